@@ -1,0 +1,208 @@
+"""The contract of a store. Whatever passes the suite in `ckpt_async.testing.store_contract` can hold checkpoints.
+
+Rules that hold for every method:
+
+- Keys are relative to the store's root, parts joined by ``/``; a key that is empty, absolute, or has an empty part, ``.`` or ``..`` raises
+  `InvalidArgument` before anything is touched.
+- Every method may be repeated after any failure: the effect of a repetition is that of one call.
+- What fails raises a `StoreError`. `StoreUnavailable` is the one transient kind: the caller may repeat. All others are permanent.
+- A method that is cancelled leaves either the old state or the new one, never half of it; it may leave unseen temporary data.
+- Nothing blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import abc
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from ckpt_async.words.errors import InvalidArgument
+
+__all__ = ["Body", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+
+
+@dataclass(frozen=True)
+class Body:
+    """Bytes to be stored, in memory; bounded by the caller, who never makes one above a part's size.
+
+    Attributes
+    ----------
+    chunks : tuple of bytes
+        The content in order. Kept in pieces, so that no copy joins them.
+    size_bytes : int
+        The sum of their lengths.
+    crc32 : int
+        Of the whole; a store that can, verifies it.
+    """
+
+    chunks: tuple[bytes, ...]
+    size_bytes: int
+    crc32: int
+
+    @classmethod
+    def of(cls, content: bytes) -> Body:
+        """Return a body with this content."""
+        return cls((content,), len(content), zlib.crc32(content))
+
+    def __repr__(self) -> str:
+        return f"Body(size_bytes={self.size_bytes}, crc32={self.crc32:08x})"
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object as the store knows it.
+
+    Attributes
+    ----------
+    key : str
+        Relative to the root.
+    size_bytes : int
+        Its length.
+    etag : str
+        Changes when the content does; what a conditional write names.
+    """
+
+    key: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part of a multipart upload: what completing it needs. `number` counts from 1."""
+
+    number: int
+    etag: str
+    size_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class StoreTraits:
+    """What a store can do and likes.
+
+    Attributes
+    ----------
+    url : str
+        Its address, as users see it; never with credentials.
+    min_part_bytes, max_part_bytes : int
+        Bounds of a part (the last one may be smaller).
+    max_parts : int
+        Of one object.
+    conditional_writes : bool
+        Whether `put` honours its conditions against other writers.
+    """
+
+    url: str
+    min_part_bytes: int
+    max_part_bytes: int
+    max_parts: int
+    conditional_writes: bool = True
+
+
+class Store(abc.ABC):
+    """An object store. Open it with ``async with``; it is used in the loop that opened it, by many tasks at once."""
+
+    @property
+    @abc.abstractmethod
+    def traits(self) -> StoreTraits:
+        """What it can do."""
+
+    @abc.abstractmethod
+    async def __aenter__(self) -> Store:
+        """Open connections lazily: entering succeeds while the store is down."""
+
+    @abc.abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection and descriptor. Never raises because of the store's state."""
+
+    @abc.abstractmethod
+    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        """Store an object, whole or not at all; an object that is there already is replaced.
+
+        Parameters
+        ----------
+        if_match : str, optional
+            Store only where the object's etag is this one (a missing object does not match).
+        if_absent : bool
+            Store only where there is no object.
+
+        Raises
+        ------
+        StorePreconditionFailed
+            The condition does not hold; nothing was written. Of several writers with one condition exactly one succeeds.
+        """
+
+    @abc.abstractmethod
+    async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
+        """Read an object, or `size_bytes` from `offset` (shorter where it ends; empty behind its end).
+
+        Raises
+        ------
+        StoreObjectMissing
+            There is none.
+        StorePreconditionFailed
+            It is not the one with the etag `if_match`.
+        """
+
+    @abc.abstractmethod
+    async def head(self, key: str) -> ObjectInfo | None:
+        """Look at an object without reading it; None where there is none."""
+
+    @abc.abstractmethod
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        """List all objects whose key starts with `prefix`, sorted by key. `prefix` ends with ``/`` or is empty. Unfinished
+        uploads are not seen."""
+
+    @abc.abstractmethod
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; a missing one counts as deleted. Returns once all are gone."""
+
+    @abc.abstractmethod
+    async def begin_multipart(self, key: str) -> str:
+        """Begin an object in parts and return the upload's id. Nothing is visible before `complete_multipart`."""
+
+    @abc.abstractmethod
+    async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        """Store one part, in any order and at once with others; a part sent again replaces the earlier one.
+
+        Parameters
+        ----------
+        number : int
+            From 1; parts are joined by number.
+        offset : int
+            Where the part starts in the object.
+
+        Raises
+        ------
+        StoreObjectMissing
+            The upload is not known (any more).
+        """
+
+    @abc.abstractmethod
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
+        """Join the parts into the object, which becomes visible whole.
+
+        Raises
+        ------
+        StoreObjectMissing
+            The upload is not known (any more): it was completed or aborted before.
+        StoreRejected
+            A part is missing or is another than the one named.
+        """
+
+    @abc.abstractmethod
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        """Give the upload up and free its parts; one that is not known counts as given up."""
+
+
+def check_key(key: str) -> str:
+    """Return `key` where it is a valid one; raises InvalidArgument otherwise."""
+    parts = key.split("/")
+    if not key or "\0" in key or any(part in ("", ".", "..") for part in parts):
+        raise InvalidArgument("use a key of a store", on=repr(key), cause="a key is relative, without empty parts, '.' and '..'")
+    return key

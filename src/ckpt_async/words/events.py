@@ -1,0 +1,138 @@
+"""What a worker tells and what it is told: frozen values, one JSON object each on the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+__all__ = [
+    "Close",
+    "Command",
+    "EntryCommitted",
+    "EntryFailed",
+    "EntryProgress",
+    "EntryStarted",
+    "Event",
+    "Press",
+    "Retry",
+    "Trouble",
+    "Wake",
+    "WorkerReady",
+    "decode_command",
+    "decode_event",
+    "encode",
+]
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker owns the spool and takes entries."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class EntryStarted:
+    """The upload of an entry began (or was taken up again)."""
+
+    entry: str
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class EntryProgress:
+    """Bytes of an entry that the store has so far; emitted at most a few times a second."""
+
+    entry: str
+    done_bytes: int
+
+
+@dataclass(frozen=True)
+class EntryCommitted:
+    """The checkpoint is visible in the store and the entry has left the spool.
+
+    Attributes
+    ----------
+    sent_bytes : int
+        What went over the line for it; less than its size where an earlier worker had sent parts.
+    seconds : float
+        From the start of its upload by this worker.
+    """
+
+    entry: str
+    sent_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EntryFailed:
+    """The entry can't be stored as things are; it stays in the spool. `error` is in the wire form."""
+
+    entry: str
+    error: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A transient failure is being retried. Emitted when it begins, then rarely; `failures` 0 says that it is over."""
+
+    failures: int
+    error: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wake:
+    """A new entry may be in the spool."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Try the entries that failed once more."""
+
+
+@dataclass(frozen=True)
+class Press:
+    """A deadline presses: the newest entry first from now on."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """No more saves will come. End once the spool is empty, or after `deadline_s` seconds."""
+
+    deadline_s: float
+
+
+Event = Union[WorkerReady, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble]
+Command = Union[Wake, Retry, Press, Close]
+
+_EVENTS: dict[str, type] = {
+    kind.__name__: kind for kind in (WorkerReady, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble)
+}
+_COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}
+
+def encode(message: Event | Command) -> bytes:
+    """Return the message as one line of JSON."""
+    return json.dumps({"kind": type(message).__name__, **dataclasses.asdict(message)}).encode() + b"\n"
+
+
+def decode_event(line: bytes) -> Event:
+    """Read one line of a worker. Raises ValueError where it is none."""
+    return _decode(line, _EVENTS)  # type: ignore[no-any-return]
+
+
+def decode_command(line: bytes) -> Command:
+    """Read one line for a worker. Raises ValueError where it is none."""
+    return _decode(line, _COMMANDS)  # type: ignore[no-any-return]
+
+
+def _decode(line: bytes, kinds: dict[str, type]) -> Any:
+    data = json.loads(line)
+    if not isinstance(data, dict) or data.get("kind") not in kinds:
+        raise ValueError(f"not a message: {line[:80]!r}")
+    kind = kinds[data.pop("kind")]
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

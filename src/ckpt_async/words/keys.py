@@ -1,0 +1,116 @@
+"""Where everything lies in the store: pure functions from an identity to keys, and back. `docs/layout.md` has the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.names import decode_name, encode_name
+
+__all__ = [
+    "DataKey",
+    "ROOT",
+    "data_key",
+    "manifest_key",
+    "parse_data_key",
+    "record_key",
+    "scope_latest_key",
+    "scope_records_prefix",
+    "task_latest_key",
+    "task_record_key",
+    "task_records_prefix",
+]
+
+ROOT = "mf.checkpoints/checkpoints"
+_DATA = f"{ROOT}/artifacts/"
+RECORD_SUFFIX = ".metadata"
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """The parts of a data key, as `parse_data_key` reads them."""
+
+    flow: str
+    step: str
+    scope: str
+    task_identifier: str
+    pathspec_hash: str
+    attempt: int
+    name: str
+    version: int
+
+
+def _family(identity: TaskIdentity) -> str:
+    return f"{identity.flow}/{identity.step}/{identity.scope}/{identity.task_identifier}"
+
+
+def _leaf(identity: TaskIdentity, name: str, version: int) -> str:
+    return f"{identity.pathspec_hash}.{identity.attempt}.{encode_name(name)}.{version}"
+
+
+def data_key(identity: TaskIdentity, name: str, version: int) -> str:
+    """The key of a checkpoint's data: a prefix for ``files``, an object for ``tar``. Also what a reference names."""
+    return f"{_DATA}{_family(identity)}/{_leaf(identity, name, version)}"
+
+
+def manifest_key(key: str) -> str:
+    """The key of the manifest that belongs to the data key `key`."""
+    return f"{ROOT}/manifests/{key.removeprefix(_DATA)}.json"
+
+
+def record_key(key: str) -> str:
+    """The key of the record by key that belongs to the data key `key`."""
+    return f"{ROOT}/artifact_metadata/{key.removeprefix(_DATA)}{RECORD_SUFFIX}"
+
+
+def scope_records_prefix(identity: TaskIdentity) -> str:
+    """The prefix of all records of the scope and task identifier."""
+    return f"{ROOT}/artifact_metadata/{_family(identity)}/"
+
+
+def scope_latest_key(identity: TaskIdentity) -> str:
+    """The key of the pointer to the newest checkpoint of the scope and task identifier."""
+    return scope_records_prefix(identity) + LATEST
+
+
+def task_records_prefix(pathspec: str) -> str:
+    """The prefix of all records of one task."""
+    return f"{ROOT}/metadata/{pathspec}/"
+
+
+def task_record_key(identity: TaskIdentity, name: str, version: int) -> str:
+    """The key of the record by task."""
+    return f"{task_records_prefix(identity.pathspec)}{identity.attempt}.{encode_name(name)}.{version}{RECORD_SUFFIX}"
+
+
+def task_latest_key(pathspec: str) -> str:
+    """The key of the pointer to the newest checkpoint of the task."""
+    return task_records_prefix(pathspec) + LATEST
+
+
+def parse_data_key(key: str) -> DataKey:
+    """Take a data key apart.
+
+    Raises
+    ------
+    InvalidArgument
+        `key` is not the key of a checkpoint.
+    """
+    parts = key.removeprefix(_DATA).split("/")
+    if key.startswith(_DATA) and len(parts) == 5 and all(parts):
+        flow, step, scope, task_identifier, leaf = parts
+        fields = leaf.split(".")
+        # A name written by another program may hold dots: the first two fields and the last one are fixed.
+        if len(fields) >= 4 and fields[1].isdecimal() and fields[-1].isdecimal() and not {".", ".."} & set(parts):
+            name = ".".join(fields[2:-1])
+            return DataKey(
+                flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1])
+            )
+    raise InvalidArgument(
+        "read a checkpoint's key",
+        on=repr(key),
+        cause="it has not the form of one",
+        hint=f"A key looks like {_DATA}FLOW/STEP/SCOPE/TASK/HASH.ATTEMPT.NAME.VERSION, as in the 'key' of a reference.",
+    )

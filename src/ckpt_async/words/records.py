@@ -1,0 +1,251 @@
+"""The record: the small JSON text that makes a checkpoint visible, and which of two is the later one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ckpt_async.words import keys
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument
+from ckpt_async.words.identity import TaskIdentity
+
+__all__ = ["STORAGE_FORMATS", "CheckpointRecord", "freeze_metadata", "supersedes"]
+
+STORAGE_FORMATS = ("files", "tar")
+
+#: The version of the fields that this package adds to the record.
+FORMAT_VERSION = 1
+
+_REQUIRED: dict[str, type] = {
+    "pathspec": str,
+    "pathspec_hash": str,
+    "attempt": int,
+    "key": str,
+    "name": str,
+    "storage_format": str,
+    "version_id": int,
+    "created_on": str,
+    "size": int,
+}
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """A checkpoint as a reader sees it.
+
+    Attributes
+    ----------
+    key : str
+        The data key; a reference by text is this.
+    url : str
+        The full address of the data.
+    pathspec, pathspec_hash : str
+        The task that saved it.
+    attempt : int
+        The attempt of the task that saved it.
+    name : str
+        As the user typed it.
+    version_id : int
+        The save number: counts the saves of the attempt from 0.
+    size_bytes : int
+        The sum of the files' sizes; with ``tar``, the size of the archive.
+    created_on : str
+        When ``save()`` was called: ISO, local time, without a zone.
+    metadata : dict
+        The user's.
+    storage_format : str
+        ``"files"`` or ``"tar"``.
+    manifest : str
+        The key of the manifest; empty where another program saved the checkpoint, which then can't be verified.
+    saved_at_unix_ns : int
+        When ``save()`` was called, in nanoseconds since 1970, UTC.
+    """
+
+    key: str
+    url: str
+    pathspec: str
+    pathspec_hash: str
+    attempt: int
+    name: str
+    version_id: int
+    size_bytes: int
+    created_on: str
+    storage_format: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    manifest: str = ""
+    saved_at_unix_ns: int = 0
+
+    @classmethod
+    def of_save(
+        cls,
+        identity: TaskIdentity,
+        *,
+        name: str,
+        version: int,
+        size_bytes: int,
+        metadata: dict[str, Any],
+        storage_format: str,
+        store_url: str,
+        now_unix_ns: int | None = None,
+    ) -> CheckpointRecord:
+        """Return the record of a save that is being made now."""
+        saved_at_unix_ns = time.time_ns() if now_unix_ns is None else now_unix_ns
+        key = keys.data_key(identity, name, version)
+        return cls(
+            key=key,
+            url=f"{store_url.rstrip('/')}/{key}",
+            pathspec=identity.pathspec,
+            pathspec_hash=identity.pathspec_hash,
+            attempt=identity.attempt,
+            name=name,
+            version_id=version,
+            size_bytes=size_bytes,
+            created_on=datetime.fromtimestamp(saved_at_unix_ns / 1e9).isoformat(),
+            storage_format=storage_format,
+            metadata=metadata,
+            manifest=keys.manifest_key(key),
+            saved_at_unix_ns=saved_at_unix_ns,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as the dict that is stored, and that ``save()`` hands out."""
+        data: dict[str, Any] = {
+            "size": self.size_bytes,
+            "pathspec": self.pathspec,
+            "pathspec_hash": self.pathspec_hash,
+            "attempt": self.attempt,
+            "key": self.key,
+            "type": "checkpoint",
+            "url": self.url,
+            "name": self.name,
+            "created_on": self.created_on,
+            "metadata": self.metadata,
+            "storage_format": self.storage_format,
+            "creation_context": "task",
+            "version_id": self.version_id,
+        }
+        if self.manifest:
+            data |= {
+                "manifest": self.manifest,
+                "save_number": self.version_id,
+                "saved_at_unix_ns": self.saved_at_unix_ns,
+                "format_version": FORMAT_VERSION,
+            }
+        return data
+
+    def to_json(self) -> bytes:
+        """Return the text that is stored, the same in all places."""
+        return json.dumps(self.to_dict()).encode()
+
+    @classmethod
+    def from_dict(cls, data: object, *, source: str) -> CheckpointRecord:
+        """Read a record; fields that are not known are passed by.
+
+        Raises
+        ------
+        CheckpointDamaged
+            A field is missing or is of the wrong kind; `source` is named.
+        """
+        if not isinstance(data, dict):
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is a {type(data).__name__}, not an object")
+        for name, kind in _REQUIRED.items():
+            value = data.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise CheckpointDamaged(
+                    "read a checkpoint's record", on=source, cause=f"{name!r} should be of type {kind.__name__}, it is {value!r}"
+                )
+        if data["storage_format"] not in STORAGE_FORMATS:
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"storage_format is {data['storage_format']!r}")
+        try:
+            keys.parse_data_key(data["key"])
+        except InvalidArgument as error:
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=str(error)) from error
+        manifest = data.get("manifest", "")
+        if manifest and manifest != keys.manifest_key(data["key"]):
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"its manifest is {manifest!r}, not its own")
+        metadata = data.get("metadata")
+        saved_at = data.get("saved_at_unix_ns")
+        return cls(
+            key=data["key"],
+            url=str(data.get("url", "")),
+            pathspec=data["pathspec"],
+            pathspec_hash=data["pathspec_hash"],
+            attempt=data["attempt"],
+            name=data["name"],
+            version_id=data["version_id"],
+            size_bytes=data["size"],
+            created_on=data["created_on"],
+            storage_format=data["storage_format"],
+            metadata=metadata if isinstance(metadata, dict) else {},
+            manifest=manifest,
+            saved_at_unix_ns=saved_at if isinstance(saved_at, int) else _unix_ns_of_local(data["created_on"]),
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes, *, source: str) -> CheckpointRecord:
+        """Read the stored text of a record; see `from_dict`."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is not JSON: {error}") from error
+        return cls.from_dict(data, source=source)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The place among the checkpoints of one task: attempt, then save number."""
+        return self.attempt, self.version_id
+
+
+def _unix_ns_of_local(created_on: str) -> int:
+    """Return the time of a record that another program wrote: naive local time; unreadable counts as the oldest."""
+    try:
+        return int(datetime.fromisoformat(created_on).astimezone(timezone.utc).timestamp() * 1e9)
+    except ValueError:
+        return 0
+
+
+def supersedes(new: CheckpointRecord, old: CheckpointRecord) -> bool:
+    """Tell whether a `latest` pointer moves from `old` to `new`: never backwards.
+
+    Within a task the attempt counts, then the save number; between tasks (two runs of one scope) the time of the save.
+    """
+    if new.pathspec == old.pathspec:
+        return new.order > old.order
+    return new.saved_at_unix_ns > old.saved_at_unix_ns
+
+
+def freeze_metadata(metadata: object) -> dict[str, Any]:
+    """Return a copy of the user's metadata as JSON can hold it; what JSON can't hold is turned into text.
+
+    Raises
+    ------
+    InvalidArgument
+        `metadata` is not a dict, or it holds itself.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise InvalidArgument(
+            "save a checkpoint",
+            on="metadata",
+            cause=f"it is a {type(metadata).__name__}, not a dict",
+            hint="Pass metadata={'epoch': 3}.",
+        )
+    try:
+        frozen = json.loads(json.dumps(_with_text_keys(copy.copy(metadata)), default=str))
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("save a checkpoint", on="metadata", cause=f"it can't be written as JSON: {error}") from error
+    assert isinstance(frozen, dict)
+    return frozen
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _with_text_keys(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_text_keys(item) for item in value]
+    return value

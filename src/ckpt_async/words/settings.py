@@ -1,0 +1,201 @@
+"""What can be set, with defaults, and how a value is checked: before anything starts, with the name, the value and what is allowed.
+
+Values may arrive as text (from a command line or from a scheduler that passes everything as strings): `coerce_settings` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckpt_async.words.errors import InvalidArgument
+
+__all__ = ["MIB", "Settings", "StoreAddress", "coerce_settings", "read_size", "settings_from_dict"]
+
+MIB = 1024 * 1024
+
+WORKERS = ("process", "thread")
+ON_FULL = ("block", "drop_oldest", "raise")
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """Where a store is and how it is reached. Holds no credentials: it is written into the spool.
+
+    Attributes
+    ----------
+    url : str
+        ``s3://bucket/prefix`` or a local path (``file:///...`` is understood too).
+    access : str
+        ``"module:function"``: a function without arguments that returns the store's access object (for S3 an
+        `ckpt_async.stores.s3_access.S3Access`). It is imported in the process that uploads, which may outlive the task. Empty: the
+        client library's own defaults (environment, profiles).
+    """
+
+    url: str
+    access: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How saves are taken and uploaded.
+
+    Attributes
+    ----------
+    async_upload : bool
+        ``save()`` returns after the snapshot; otherwise it waits until the checkpoint is in the store.
+    worker : str
+        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
+    max_pending : int
+        How many saves may lie in the spool, a new one included.
+    max_pending_bytes : int or None
+        How many bytes may lie in the spool, a new save included; None: the free disk is the limit.
+    on_full : str
+        What ``save()`` does then: ``"block"`` waits, ``"drop_oldest"`` gives up the oldest save whose upload has not begun,
+        ``"raise"`` raises SaveRefused.
+    flush_timeout_s : float
+        How long ``flush()``, and the end of a task, wait for uploads; also how long a sidecar goes on by itself once its task is gone.
+    spool_dir : str or None
+        The folder for spools; None: beside the checkpoint directory.
+    parts_in_flight : int
+        How many requests with data are under way at once.
+    """
+
+    async_upload: bool = False
+    worker: str = "process"
+    max_pending: int = 16
+    max_pending_bytes: int | None = None
+    on_full: str = "block"
+    flush_timeout_s: float = 3600.0
+    spool_dir: str | None = None
+    parts_in_flight: int = field(default=8, metadata={"internal": True})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a JSON object; `settings_from_dict` reads it."""
+        return dataclasses.asdict(self)
+
+
+def settings_from_dict(data: Mapping[str, Any]) -> Settings:
+    """Read what `Settings.to_dict` wrote."""
+    return Settings(**data)
+
+
+def _refuse(name: str, value: object, allowed: str) -> InvalidArgument:
+    return InvalidArgument("use a setting", on=f"{name}={value!r}", cause="the value is not allowed", hint=f"Allowed: {allowed}.")
+
+
+def _as_bool(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("true", "1"):
+        return True
+    if text in ("false", "0"):
+        return False
+    raise _refuse(name, value, "True or False")
+
+
+def _one_of(options: tuple[str, ...]) -> Callable[[str, object], str]:
+    def read(name: str, value: object) -> str:
+        if value in options:
+            return str(value)
+        raise _refuse(name, value, " or ".join(repr(option) for option in options))
+
+    return read
+
+
+def _as_count(name: str, value: object) -> int:
+    allowed = "a whole number, 1 or more"
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise _refuse(name, value, allowed)
+    try:
+        count = int(value)
+    except ValueError:
+        raise _refuse(name, value, allowed) from None
+    if count < 1:
+        raise _refuse(name, value, allowed)
+    return count
+
+
+def _as_seconds(name: str, value: object) -> float:
+    allowed = "a number of seconds above 0, not infinite"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise _refuse(name, value, allowed)
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise _refuse(name, value, allowed) from None
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise _refuse(name, value, allowed)
+    return seconds
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def read_size(name: str, value: object) -> int:
+    """Read a number of bytes: an int, or text such as ``"20GB"``, ``"20 GiB"`` or ``"1500000"``.
+
+    Raises
+    ------
+    InvalidArgument
+        It is none, or not above 0.
+    """
+    allowed = "a number of bytes above 0, or text such as '20GB' or '512MiB'"
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str):
+        text = value.strip().lower().removesuffix("b").strip()
+        digits = text.rstrip("kmgti").strip()
+        unit = text[len(digits) :].strip()
+        try:
+            size = int(float(digits) * _UNITS[unit])
+        except (KeyError, ValueError, OverflowError):
+            raise _refuse(name, value, allowed) from None
+    else:
+        raise _refuse(name, value, allowed)
+    if size < 1:
+        raise _refuse(name, value, allowed)
+    return size
+
+
+def _as_folder(name: str, value: object) -> str:
+    if isinstance(value, (str, os.PathLike)) and os.fspath(value):
+        return os.path.abspath(os.path.expanduser(os.fspath(value)))  # type: ignore[arg-type,type-var,return-value]
+    raise _refuse(name, value, "the path of a folder")
+
+
+_READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
+    # the user's name: (field, reader, may be None)
+    "async_upload": ("async_upload", _as_bool, False),
+    "worker": ("worker", _one_of(WORKERS), False),
+    "max_pending": ("max_pending", _as_count, False),
+    "max_pending_bytes": ("max_pending_bytes", read_size, True),
+    "on_full": ("on_full", _one_of(ON_FULL), False),
+    "flush_timeout": ("flush_timeout_s", _as_seconds, False),
+    "spool_dir": ("spool_dir", _as_folder, True),
+}
+
+
+def coerce_settings(values: Mapping[str, object]) -> Settings:
+    """Return the settings of a user's keyword values; text is read as the kind that is meant.
+
+    Raises
+    ------
+    InvalidArgument
+        A name or a value is not allowed; all of it is checked before anything is done.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _READERS:
+            raise InvalidArgument("use a setting", on=name, cause="there is none of that name", hint=f"There are: {', '.join(_READERS)}.")
+        target, read, may_be_none = _READERS[name]
+        if may_be_none and (value is None or value in ("None", "none", "")):
+            found[target] = None
+        else:
+            found[target] = read(name, value)
+    return Settings(**found)
