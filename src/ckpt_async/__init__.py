@@ -1,0 +1,94 @@
+"""Checkpoints that do not make training wait.
+
+The names listed here are the public ones. They are imported when they are first used: importing the package itself costs next to
+nothing, because Metaflow imports it at every start.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckpt_async.assembly import Reader, open_checkpointer, open_reader
+    from ckpt_async.checkpointer import Checkpointer
+    from ckpt_async.reference import CheckpointReference, NotStored, Pending, Stats
+    from ckpt_async.stores.s3_access import S3Access, S3Credentials
+    from ckpt_async.words.errors import (
+        CheckpointDamaged,
+        CheckpointError,
+        CheckpointNotFound,
+        CheckpointNotStored,
+        FlushTimeout,
+        InvalidArgument,
+        LoadTargetNotEmpty,
+        SaveRefused,
+        SnapshotFailed,
+        SpoolBusy,
+        SpoolDamaged,
+        StoreAccessDenied,
+        StoreError,
+        StoreMissing,
+        StoreObjectMissing,
+        StorePreconditionFailed,
+        StoreRejected,
+        StoreUnavailable,
+        UnsupportedStore,
+        WorkerDied,
+    )
+    from ckpt_async.words.identity import TaskIdentity, json_hash, short_hash
+    from ckpt_async.words.records import CheckpointRecord
+    from ckpt_async.words.settings import Settings, StoreAddress, coerce_settings
+
+__version__ = "0.1.0"
+
+#: Metaflow packs this package together with a flow's code because of this line, so that remote tasks can import it.
+METAFLOW_PACKAGE_POLICY = "include"
+
+_HOMES = {
+    "ckpt_async.assembly": ("Reader", "open_checkpointer", "open_reader"),
+    "ckpt_async.checkpointer": ("Checkpointer",),
+    "ckpt_async.reference": ("CheckpointReference", "NotStored", "Pending", "Stats"),
+    "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
+    "ckpt_async.words.errors": (
+        "CheckpointDamaged",
+        "CheckpointError",
+        "CheckpointNotFound",
+        "CheckpointNotStored",
+        "FlushTimeout",
+        "InvalidArgument",
+        "LoadTargetNotEmpty",
+        "SaveRefused",
+        "SnapshotFailed",
+        "SpoolBusy",
+        "SpoolDamaged",
+        "StoreAccessDenied",
+        "StoreError",
+        "StoreMissing",
+        "StoreObjectMissing",
+        "StorePreconditionFailed",
+        "StoreRejected",
+        "StoreUnavailable",
+        "UnsupportedStore",
+        "WorkerDied",
+    ),
+    "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
+    "ckpt_async.words.records": ("CheckpointRecord",),
+    "ckpt_async.words.settings": ("Settings", "StoreAddress", "coerce_settings"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["METAFLOW_PACKAGE_POLICY", "__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

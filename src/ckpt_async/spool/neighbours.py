@@ -1,0 +1,60 @@
+"""Where spools stand, and what earlier attempts of the same task have left on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from ckpt_async.spool.entry import Entry
+from ckpt_async.spool.spool import Spool
+from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.words.identity import TaskIdentity, json_hash
+from ckpt_async.words.settings import StoreAddress
+
+__all__ = ["LeftSave", "left_saves", "older_attempts", "spool_folder"]
+
+
+def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentity, node_index: int = 0) -> str:
+    """Return where the spool of this attempt stands: ``<scratch_root>/<task>/<attempt>``.
+
+    The same task finds the same folder again; tasks with one pathspec in different stores, and nodes of a gang, don't meet.
+    """
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", f"{identity.flow}-{identity.run}-{identity.step}-{identity.task}")[:120]
+    unique = json_hash([address.url, identity.pathspec, node_index])[:12]
+    return os.path.join(scratch_root, f"{readable}-{unique}", f"{identity.attempt:04d}")
+
+
+def older_attempts(folder: str) -> list[str]:
+    """Return the spool folders of earlier attempts that still stand beside `folder`, oldest first."""
+    parent, own = os.path.split(folder)
+    try:
+        names = os.listdir(parent)
+    except FileNotFoundError:
+        return []
+    return [os.path.join(parent, name) for name in sorted(names) if name.isdecimal() and name < own]
+
+
+@dataclass(frozen=True)
+class LeftSave:
+    """A save that lies in the spool of an earlier attempt."""
+
+    folder: str
+    entry: Entry
+
+
+def left_saves(folder: str) -> tuple[list[LeftSave], list[SpoolDamaged]]:
+    """Return what earlier attempts saved and the store may not have yet, newest first, and what of it can't be read."""
+    found: list[LeftSave] = []
+    damaged: list[SpoolDamaged] = []
+    for older in older_attempts(folder):
+        spool = Spool(older)
+        for name in spool.waiting():
+            try:
+                found.append(LeftSave(older, spool.read(name)))
+            except FileNotFoundError:
+                continue  # Stored in this moment by a worker that is still alive.
+            except SpoolDamaged as error:
+                damaged.append(error)
+    found.sort(key=lambda left: left.entry.record.order, reverse=True)
+    return found, damaged

@@ -1,0 +1,232 @@
+"""The spool of one attempt of a task: the queue between ``save()`` and the worker, made of folders and renames.
+
+::
+
+    <spool>/
+      spool.json        where its checkpoints go: what another process needs to upload them
+      task.lock         held by the task, as long as it lives
+      worker.lock       held by the one worker
+      counter           the next save number
+      staging/ID/       being taken; deleted by whoever opens the spool after a crash
+      ready/ID/         saved
+      active/ID/        its upload has begun
+      trash/ID/         being deleted
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ckpt_async.disk import durable
+from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
+from ckpt_async.spool.ownership import FileLock
+from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
+
+__all__ = ["Spool", "SpoolHeader"]
+
+HEADER_FILE = "spool.json"
+COUNTER_FILE = "counter"
+
+
+@dataclass(frozen=True)
+class SpoolHeader:
+    """What a process that finds the spool needs to know. Holds no credentials.
+
+    Attributes
+    ----------
+    address : StoreAddress
+        Where the checkpoints go.
+    settings : Settings
+        Of the task that saved them.
+    version_start, version_step : int
+        Save numbers are ``start, start + step, ...``: nodes that share an identity never take the same one.
+    """
+
+    address: StoreAddress
+    settings: Settings
+    version_start: int = 0
+    version_step: int = 1
+
+    def to_json(self) -> bytes:
+        """Return the text of the header file."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, *, source: str) -> SpoolHeader:
+        """Read a header file. Raises SpoolDamaged where it is none."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls(
+                StoreAddress(**data["address"]),
+                settings_from_dict(data["settings"]),
+                int(data["version_start"]),
+                int(data["version_step"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise SpoolDamaged("read a spool's header", on=source, cause=f"{type(error).__name__}: {error}") from error
+
+
+class Spool:
+    """One spool folder. Its methods may be called from several threads and processes: every transition is one rename.
+
+    Parameters
+    ----------
+    folder : str
+        Made by `create`, or by an earlier process.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.task_lock = FileLock(os.path.join(folder, "task.lock"))
+        self.worker_lock = FileLock(os.path.join(folder, "worker.lock"))
+
+    @classmethod
+    def create(cls, folder: str, header: SpoolHeader) -> Spool:
+        """Make the folders, private to the user, and the header. A spool that is there already is opened."""
+        durable.make_private_folder(folder)
+        for state in EntryState.ALL:
+            durable.make_private_folder(os.path.join(folder, state))
+        path = os.path.join(folder, HEADER_FILE)
+        if not os.path.exists(path):
+            durable.write_file(path, header.to_json())
+        return cls(folder)
+
+    def header(self) -> SpoolHeader:
+        """Read the header. Raises SpoolDamaged where there is none, or none that can be read."""
+        path = os.path.join(self.folder, HEADER_FILE)
+        try:
+            with open(path, "rb") as file:
+                return SpoolHeader.from_json(file.read(), source=path)
+        except FileNotFoundError:
+            raise SpoolDamaged("read a spool's header", on=path, cause="the file is missing") from None
+
+    # The side of save()
+
+    def next_version(self, start: int = 0, step: int = 1) -> int:
+        """Take the next save number; no two callers ever get the same one."""
+        descriptor = os.open(os.path.join(self.folder, COUNTER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # flock, unlike the record lock of FileLock, also holds between threads, each having a descriptor of its own.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            text = os.pread(descriptor, 32, 0)
+            version = int(text) if text else start
+            os.pwrite(descriptor, b"%020d" % (version + step), 0)
+            return version
+        finally:
+            os.close(descriptor)
+
+    def stage(self, version: int) -> str:
+        """Make the folder for a snapshot and return its path; `publish` or `discard` ends it."""
+        folder = self._path(EntryState.STAGING, entry_id(version))
+        os.mkdir(folder, 0o700)
+        return folder
+
+    def discard(self, version: int) -> None:
+        """Delete what `stage` made; nothing of the save remains."""
+        durable.remove_tree(self._path(EntryState.STAGING, entry_id(version)))
+
+    def publish(self, entry: Entry) -> None:
+        """Turn a staged snapshot into a saved one. When this returns, the save survives the death of every process."""
+        staged = self._path(EntryState.STAGING, entry.id)
+        durable.write_file(os.path.join(staged, ENTRY_FILE), entry.to_json())
+        durable.rename(staged, self._path(EntryState.READY, entry.id))
+
+    def drop(self, entry: str) -> bool:
+        """Give up a save whose upload has not begun; returns False where it has, or where it is gone."""
+        if not self._move(entry, EntryState.READY, EntryState.TRASH):
+            return False
+        durable.remove_tree(self._path(EntryState.TRASH, entry))
+        return True
+
+    # The side of the worker
+
+    def waiting(self) -> list[str]:
+        """Return the ids of all entries that are not in the store, oldest first."""
+        return sorted({*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)})
+
+    def claim(self, entry: str) -> bool:
+        """Begin (or take up again) an entry's upload; returns False where it is gone."""
+        return self._move(entry, EntryState.READY, EntryState.ACTIVE) or os.path.isdir(self._path(EntryState.ACTIVE, entry))
+
+    def unclaim(self, entry: str) -> None:
+        """Put an entry back whose upload can't go on as things are; its notes stay with it."""
+        self._move(entry, EntryState.ACTIVE, EntryState.READY)
+
+    def finish(self, entry: str) -> None:
+        """Remove an entry that is in the store."""
+        if self._move(entry, EntryState.ACTIVE, EntryState.TRASH):
+            durable.remove_tree(self._path(EntryState.TRASH, entry))
+
+    def clean(self) -> None:
+        """Delete what a crash left half made or half deleted. Call it only while no task saves into the spool."""
+        for state in (EntryState.STAGING, EntryState.TRASH):
+            for name in self._names(state):
+                durable.remove_tree(self._path(state, name))
+
+    def clean_trash(self) -> None:
+        """Delete what a crash left half deleted."""
+        for name in self._names(EntryState.TRASH):
+            durable.remove_tree(self._path(EntryState.TRASH, name))
+
+    # Both sides
+
+    def entry_folder(self, entry: str) -> str:
+        """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""
+        for state in (EntryState.READY, EntryState.ACTIVE):
+            folder = self._path(state, entry)
+            if os.path.isdir(folder):
+                return folder
+        raise FileNotFoundError(self._path(EntryState.READY, entry))
+
+    def read(self, entry: str) -> Entry:
+        """Read an entry's description.
+
+        Raises
+        ------
+        FileNotFoundError
+            The entry is gone: stored, or dropped.
+        SpoolDamaged
+            The description can't be read.
+        """
+        for _ in range(3):
+            # A transition between looking and reading moves the folder away: look again.
+            path = os.path.join(self.entry_folder(entry), ENTRY_FILE)
+            try:
+                with open(path, "rb") as file:
+                    return Entry.from_json(entry, file.read(), source=path)
+            except FileNotFoundError:
+                continue
+        if os.path.isdir(os.path.dirname(path)):
+            raise SpoolDamaged("read a saved checkpoint", on=path, cause="the file is missing")
+        raise FileNotFoundError(path)
+
+    def remove(self) -> bool:
+        """Remove the whole spool where nothing in it waits for an upload; returns whether it is gone."""
+        if self.waiting() or self._names(EntryState.STAGING):
+            return False
+        self.task_lock.release()
+        self.worker_lock.release()
+        durable.remove_tree(self.folder)
+        return True
+
+    def _path(self, state: str, entry: str) -> str:
+        return os.path.join(self.folder, state, entry)
+
+    def _names(self, state: str) -> list[str]:
+        try:
+            return os.listdir(os.path.join(self.folder, state))
+        except FileNotFoundError:
+            return []
+
+    def _move(self, entry: str, source: str, target: str) -> bool:
+        try:
+            os.rename(self._path(source, entry), self._path(target, entry))
+        except FileNotFoundError:
+            return False
+        return True

@@ -1,0 +1,127 @@
+"""What of an upload is in the store already: kept in memory, and in a log where a later worker finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from ckpt_async.stores.contract import Part
+from ckpt_async.transfer.plan import UploadPlan
+from ckpt_async.transfer.reading import FilePiece
+
+__all__ = ["NoteLog", "UploadNotes"]
+
+
+class NoteLog(Protocol):
+    """Where notes are kept. Each call returns after the note has left this process."""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all notes, oldest first."""
+
+    def append(self, note: dict[str, Any]) -> None:
+        """Keep one more."""
+
+    def restart(self) -> None:
+        """Forget all."""
+
+
+class UploadNotes:
+    """The state of one upload, by the index of the object in the plan.
+
+    Parameters
+    ----------
+    log : NoteLog
+        Of this upload.
+    plan : UploadPlan
+        Notes of another plan (another part size, another store) are not used.
+    store_url : str
+        Of the store that the notes are about.
+    """
+
+    def __init__(self, log: NoteLog, plan: UploadPlan, store_url: str) -> None:
+        self._log = log
+        self._head = {"plan": [store_url, plan.part_bytes, len(plan.objects), plan.total_bytes]}
+        self.upload_ids: dict[int, str] = {}
+        self.parts: dict[int, dict[int, Part]] = {}
+        self.complete: set[int] = set()
+        self.pieces: dict[int, list[FilePiece]] = {}
+        #: Multipart uploads that a changed plan left behind: (object index, upload id). They are ended before anything is sent.
+        self.abandoned: list[tuple[int, str]] = []
+        #: Of all noted parts and objects.
+        self.noted_bytes = 0
+        self._replay(log.read(), len(plan.objects))
+
+    def _replay(self, notes: Iterable[dict[str, Any]], objects: int) -> None:
+        notes = list(notes)
+        if not notes or notes[0] != self._head:
+            if notes:
+                self.abandoned = [(note["object"], note["upload"]) for note in notes if "upload" in note and note["object"] < objects]
+                self._log.restart()
+            self._log.append(self._head)
+            return
+        for note in notes[1:]:
+            if note.get("forget"):
+                self._forget(note["object"])
+            else:
+                self._take(note)
+
+    def _take(self, note: dict[str, Any]) -> None:
+        index = note["object"]
+        if "upload" in note:
+            self.upload_ids[index] = note["upload"]
+        if "part" in note:
+            number, etag, size_bytes, crc32 = note["part"]
+            if number not in self.parts.setdefault(index, {}):
+                self.noted_bytes += size_bytes
+            self.parts[index][number] = Part(number, etag, size_bytes, crc32)
+        if "pieces" in note:
+            for file_index, offset, size_bytes, crc32 in note["pieces"]:
+                piece = FilePiece(file_index, offset, size_bytes, crc32)
+                known = self.pieces.setdefault(index, [])
+                # A part that was sent twice was read twice; the later read is what the store has.
+                known[:] = [other for other in known if (other.file_index, other.offset) != (file_index, offset)]
+                known.append(piece)
+        if note.get("complete"):
+            self.complete.add(index)
+
+    def _forget(self, index: int) -> None:
+        self.upload_ids.pop(index, None)
+        self.noted_bytes -= sum(part.size_bytes for part in self.parts.pop(index, {}).values())
+        self.pieces.pop(index, None)
+        self.complete.discard(index)
+
+    def _add(self, note: dict[str, Any]) -> None:
+        self._take(note)
+        self._log.append(note)
+
+    def began(self, index: int, upload_id: str) -> None:
+        """A multipart upload was begun."""
+        self._add({"object": index, "upload": upload_id})
+
+    def sent(self, index: int, part: Part, pieces: Iterable[FilePiece], *, complete: bool = False) -> None:
+        """A part is in the store; with `complete`, it was the whole object."""
+        self._add(
+            {
+                "object": index,
+                "part": [part.number, part.etag, part.size_bytes, part.crc32],
+                "pieces": [[piece.file_index, piece.offset, piece.size_bytes, piece.crc32] for piece in pieces],
+                "complete": complete,
+            }
+        )
+
+    def completed(self, index: int) -> None:
+        """The parts were joined."""
+        self._add({"object": index, "complete": True})
+
+    def forget(self, index: int) -> None:
+        """What was sent of an object is gone from the store."""
+        self._forget(index)
+        self._log.append({"object": index, "forget": True})
+
+    def all_pieces(self) -> dict[int, list[FilePiece]]:
+        """Return the pieces of every file, by the index of the file."""
+        by_file: dict[int, list[FilePiece]] = {}
+        for pieces in self.pieces.values():
+            for piece in pieces:
+                by_file.setdefault(piece.file_index, []).append(piece)
+        return by_file

@@ -1,0 +1,98 @@
+"""Reading a part from local files: one read gives the bytes that are sent and the digests that are kept."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckpt_async.disk.digests import crc32_combine
+from ckpt_async.stores.contract import Body
+from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile
+from ckpt_async.words.errors import SpoolDamaged
+
+__all__ = ["FilePiece", "ReadPart", "digest_of_pieces", "read_part"]
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FilePiece:
+    """The CRC-32 of a run of bytes of a file."""
+
+    file_index: int
+    offset: int
+    size_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class ReadPart:
+    """A part in memory, and what was learnt about the files while reading it."""
+
+    body: Body
+    pieces: tuple[FilePiece, ...]
+
+
+def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceFile]) -> ReadPart:
+    """Read one part. Blocking: call it in a thread.
+
+    Raises
+    ------
+    SpoolDamaged
+        A file of the snapshot is missing or shorter than it was.
+    """
+    chunks: list[bytes] = []
+    pieces: list[FilePiece] = []
+    whole = 0
+    for segment, inside, length in planned.pieces(part):
+        if segment.file_index < 0:
+            content = segment.literal[inside : inside + length]
+            crc = zlib.crc32(content)
+            chunks.append(content)
+        else:
+            read, crc = _read(files[segment.file_index], inside, length)
+            chunks.extend(read)
+            pieces.append(FilePiece(segment.file_index, inside, length, crc))
+        whole = crc32_combine(whole, crc, length)
+    return ReadPart(Body(tuple(chunks), part.size_bytes, whole), tuple(pieces))
+
+
+def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]:
+    chunks = []
+    crc = 0
+    try:
+        descriptor = os.open(file.local_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SpoolDamaged(
+            "read a snapshot", on=file.local_path, cause=f"{error.strerror}; it holds {file.path!r} of a saved checkpoint"
+        ) from error
+    try:
+        position, left = file.local_offset + inside, length
+        while left:
+            chunk = os.pread(descriptor, min(CHUNK_BYTES, left), position)
+            if not chunk:
+                raise SpoolDamaged(
+                    "read a snapshot",
+                    on=file.local_path,
+                    cause=f"it ends {left} bytes early inside {file.path!r}",
+                    hint="Something other than ckpt-async has changed the spool.",
+                )
+            crc = zlib.crc32(chunk, crc)
+            chunks.append(chunk)
+            position, left = position + len(chunk), left - len(chunk)
+    finally:
+        os.close(descriptor)
+    return chunks, crc
+
+
+def digest_of_pieces(pieces: Sequence[FilePiece], size_bytes: int) -> int | None:
+    """Return the CRC-32 of a whole file from those of its pieces, or None where they don't cover it exactly."""
+    crc, position = 0, 0
+    for piece in sorted(pieces, key=lambda piece: piece.offset):
+        if piece.offset != position:
+            return None
+        crc = crc32_combine(crc, piece.crc32, piece.size_bytes)
+        position += piece.size_bytes
+    return crc if position == size_bytes else None

@@ -1,0 +1,193 @@
+"""Sending the objects of a checkpoint: many parts at once, few in memory, none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+
+from ckpt_async.disk.digests import format_digest
+from ckpt_async.stores.contract import ObjectInfo, Part, Store
+from ckpt_async.transfer.budget import ByteBudget
+from ckpt_async.transfer.notes import NoteLog, UploadNotes
+from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
+from ckpt_async.transfer.reading import digest_of_pieces, read_part
+from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing
+from ckpt_async.words.manifest import Manifest, ManifestFile
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["UploadJob", "UploadResult", "upload"]
+
+#: Requests with data at a time; small objects need more of them than large parts, whose number the budget of bytes bounds.
+REQUESTS_AT_ONCE = 16
+
+#: Bytes of parts in memory at a time.
+BUDGET_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class UploadJob:
+    """A checkpoint to be sent: its record and its frozen files."""
+
+    record: CheckpointRecord
+    files: tuple[SourceFile, ...]
+    directories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UploadResult:
+    """What `upload` returns.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        With the digests that the sending reads computed.
+    sent_bytes : int
+        By this call.
+    """
+
+    manifest: Manifest
+    sent_bytes: int
+
+
+class _Sender:
+    """One running upload."""
+
+    def __init__(
+        self, store: Store, job: UploadJob, plan: UploadPlan, notes: UploadNotes, on_progress: Callable[[int], None]
+    ) -> None:
+        self._store = store
+        self._job = job
+        self._plan = plan
+        self._notes = notes
+        self._on_progress = on_progress
+        self._budget = ByteBudget(BUDGET_BYTES)
+        self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
+        self.sent_bytes = 0
+
+    async def run(self) -> None:
+        for index, upload_id in self._notes.abandoned:
+            await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
+        work = self._work()
+        async with anyio.create_task_group() as group:
+            for _ in range(REQUESTS_AT_ONCE):
+                group.start_soon(self._take, work)
+        for index, planned in enumerate(self._plan.objects):
+            if len(planned.parts) > 1 and index not in self._notes.complete:
+                await self._join(index, planned)
+
+    def _work(self) -> Iterator[tuple[int, PlannedObject, PlannedPart]]:
+        for index, planned in enumerate(self._plan.objects):
+            if index not in self._notes.complete:
+                noted = self._notes.parts.get(index, {})
+                yield from ((index, planned, part) for part in planned.parts if part.number not in noted)
+
+    async def _take(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+        for index, planned, part in work:
+            async with self._budget.hold(part.size_bytes):
+                await self._send(index, planned, part)
+
+    async def _send(self, index: int, planned: PlannedObject, part: PlannedPart) -> None:
+        read = await anyio.to_thread.run_sync(read_part, planned, part, self._job.files)
+        if len(planned.parts) == 1:
+            info = await self._store.put(planned.key, read.body)
+            sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
+            self._notes.sent(index, sent, read.pieces, complete=True)
+        else:
+            upload_id = await self._begin(index, planned)
+            sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
+            self._notes.sent(index, sent, read.pieces)
+        self.sent_bytes += part.size_bytes
+        self._on_progress(self._notes.noted_bytes)
+
+    async def _begin(self, index: int, planned: PlannedObject) -> str:
+        async with self._begin_locks[index]:
+            known = self._notes.upload_ids.get(index)
+            if known is None:
+                known = await self._store.begin_multipart(planned.key)
+                self._notes.began(index, known)
+            return known
+
+    async def _join(self, index: int, planned: PlannedObject) -> None:
+        noted = self._notes.parts[index]
+        parts = [noted[part.number] for part in planned.parts]
+        try:
+            await self._store.complete_multipart(planned.key, self._notes.upload_ids[index], parts)
+        except StoreObjectMissing:
+            # Joined by an earlier try whose answer was lost, or by a worker that died before it could note it? Then it is there.
+            info: ObjectInfo | None = await self._store.head(planned.key)
+            if info is None or info.size_bytes != sum(part.size_bytes for part in planned.parts):
+                raise
+        self._notes.completed(index)
+
+
+async def upload(
+    store: Store, job: UploadJob, log: NoteLog, *, on_progress: Callable[[int], None], on_plan: Callable[[int], None]
+) -> UploadResult:
+    """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
+
+    May be cancelled and repeated at any point: parts that were acknowledged are not sent again.
+
+    Parameters
+    ----------
+    log : NoteLog
+        Where finished parts are noted, and found again.
+    on_progress : callable
+        Called with the bytes that the store has so far.
+    on_plan : callable
+        Called once with the bytes that it will have in the end.
+
+    Raises
+    ------
+    StoreError
+        A permanent one.
+    SpoolDamaged
+        The frozen files are not what they were.
+    """
+    plan = await anyio.to_thread.run_sync(make_plan, job.record, job.files, job.directories, store.traits)
+    on_plan(plan.total_bytes)
+    sent_bytes = 0
+    for last_try in (False, True):
+        notes = UploadNotes(log, plan, store.traits.url)
+        sender = _Sender(store, job, plan, notes, on_progress)
+        try:
+            await _run_alone(sender)
+        except StoreObjectMissing:
+            # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator): begin anew, once.
+            if last_try or not notes.upload_ids:
+                raise
+            for index in list(notes.upload_ids):
+                if index not in notes.complete:
+                    notes.forget(index)
+            sent_bytes += sender.sent_bytes
+            continue
+        break
+    return UploadResult(_manifest(job, plan, notes), sent_bytes + sender.sent_bytes)
+
+
+async def _run_alone(sender: _Sender) -> None:
+    """Run the sender and raise the first plain error: the group around the parallel requests would hide its type."""
+    try:
+        await sender.run()
+    except BaseException as error:
+        plain = error
+        while (inner := getattr(plain, "exceptions", None)) is not None:
+            plain = inner[0]
+        if plain is error:
+            raise
+        raise plain from None
+
+
+def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
+    pieces = notes.all_pieces()
+    files = []
+    for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets)):
+        crc32 = digest_of_pieces(pieces.get(index, []), file.size_bytes)
+        if crc32 is None:
+            raise SpoolDamaged(
+                "upload a checkpoint", on=job.record.key, cause=f"the notes of {file.path!r} do not cover the file", hint="Save again."
+            )
+        files.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
+    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories)
