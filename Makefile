@@ -1,0 +1,64 @@
+# The front door for every chore. Needs Python >= 3.10 (with venv) and make; everything else is installed into environments here.
+# Each environment has a stamp file that is older than pyproject.toml when the dependencies may have changed.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+TEST_FLAGS ?=
+BENCH_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench docs-check clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv-demo/stamp ## Asynchronous saves, a crash in the middle, the retry that resumes (local datastore, no server)
+	.venv-demo/bin/python examples/counter/demo.py
+
+test: .venv/stamp ## Run every test
+	.venv/bin/python -m pytest $(TEST_FLAGS)
+
+lint: .venv/stamp ## Style, strict types, and the layers of the design
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv-bench/stamp .venv-peer/stamp ## Compare save() with metaflow-checkpoint's, alternating, on S3 and local (about 15 minutes)
+	.venv-bench/bin/python benchmarks/save_against_peer.py --peer-python .venv-peer/bin/python $(BENCH_FLAGS)
+
+docs-check: .venv/stamp ## Check the links, commands and code blocks of the documentation
+	.venv/bin/python tools/check_docs.py
+
+clean: ## Remove the environments, caches and build products
+	rm -rf .venv .venv-demo .venv-bench .venv-peer build dist src/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	find src metaflow_extensions tests examples benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define fresh_venv
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 was found. Name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) "pip>=22"
+endef
+
+.venv/stamp: pyproject.toml
+	$(fresh_venv)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[test,lint]'
+	@touch $@
+
+.venv-demo/stamp: pyproject.toml
+	$(fresh_venv)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e .
+	@touch $@
+
+.venv-bench/stamp: pyproject.toml
+	$(fresh_venv)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[bench]'
+	@touch $@
+
+# An environment of its own: both packages define @checkpoint, and the last one loaded wins.
+.venv-peer/stamp: pyproject.toml
+	$(fresh_venv)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) metaflow metaflow-checkpoint psutil
+	@touch $@

@@ -1,0 +1,146 @@
+"""What every test gets: asyncio alone, fast tests first, and a failure for whatever a test leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.fixtures_s3"] if (Path(__file__).parent / "fixtures_s3.py").exists() else []
+
+LEAK_DEADLINE_S = 5.0
+BLOCKING_LIMIT_S = 0.25
+
+# Linux names what a descriptor points to; macOS only numbers them.
+_FD_FOLDER = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests last; the order among equals stays."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The engine runs on asyncio alone: aiobotocore knows nothing else."""
+    return "asyncio"
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What this process holds at one moment."""
+
+    threads: frozenset[threading.Thread]
+    children: frozenset[tuple[int, str]]
+    descriptors: frozenset[tuple[int, str]]
+
+    def beyond(self, earlier: Holdings) -> Holdings:
+        """What has come since `earlier`."""
+        return Holdings(
+            self.threads - earlier.threads,
+            self.children - earlier.children,
+            self.descriptors - earlier.descriptors,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.threads or self.children or self.descriptors)
+
+    def describe(self) -> str:
+        lines = [f"thread {thread.name}" for thread in self.threads]
+        lines += [f"child process {pid}: {command}" for pid, command in self.children]
+        lines += [f"descriptor {number}: {target}" for number, target in self.descriptors]
+        return "\n".join(sorted(lines))
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    """The child processes of this one, zombies included (somebody forgot to wait for them). Linux only."""
+    me = str(os.getpid())
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (folder / "stat").read_text().rpartition(") ")[2].split()[1]
+            if parent == me:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                # Python's own helper for shared memory and semaphores: one for the whole process, made when first needed.
+                if "multiprocessing.resource_tracker" not in command:
+                    yield int(folder.name), command or "(ended, nobody waited for it)"
+        except (OSError, IndexError):
+            continue  # it ended while we looked
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for name in os.listdir(_FD_FOLDER):
+        try:
+            target = os.readlink(_FD_FOLDER / name) if sys.platform == "linux" else str(os.fstat(int(name)))
+        except OSError:
+            continue  # the descriptor of this listing itself
+        # Opened once and kept by interpreter or libraries: sources of randomness, the null device.
+        if target not in ("/dev/urandom", "/dev/random", "/dev/null"):
+            yield int(name), target
+
+
+def _holdings() -> Holdings:
+    return Holdings(
+        frozenset(thread for thread in threading.enumerate() if thread.is_alive()),
+        frozenset(_children() if sys.platform == "linux" else ()),
+        frozenset(_descriptors()),
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread, a child process or an open descriptor behind.
+
+    What ends by itself (idle threads of a pool once their loop is closed) gets until a deadline; the state is looked at again and
+    again, so a clean test costs one look.
+    """
+    before = _holdings()
+    yield
+    left = _holdings().beyond(before)
+    deadline = time.monotonic() + LEAK_DEADLINE_S
+    while left and time.monotonic() < deadline:
+        gc.collect()
+        for thread in left.threads:
+            thread.join(0.02)
+        if not left.threads:
+            threading.Event().wait(0.02)
+        left = _holdings().beyond(before)
+    if left:
+        pytest.fail(f"left behind by the test:\n{left.describe()}", pytrace=False)
+
+
+class _SlowCallbacks(logging.Handler):
+    """Collects asyncio's own reports of callbacks that took too long; their last argument is the duration."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and "took" in str(record.msg):
+            duration_s = record.args[-1]
+            if isinstance(duration_s, float) and duration_s > BLOCKING_LIMIT_S:
+                self.found.append(record.getMessage())
+
+
+@pytest.fixture
+def no_blocking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which one callback held up an event loop, of any thread, for more than a quarter of a second."""
+    # Read by asyncio whenever a loop is made, so loops of worker threads are watched as well.
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    handler = _SlowCallbacks()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if handler.found:
+        pytest.fail("the event loop was blocked:\n" + "\n".join(handler.found), pytrace=False)

@@ -1,0 +1,112 @@
+"""The house keeps its own rules: public names, docstrings, layers, and the papers that name every dependency."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "ckpt_async"
+EXTENSION = ROOT / "metaflow_extensions"
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _modules() -> list[str]:
+    package = importlib.import_module("ckpt_async")
+    found = [module.name for module in pkgutil.walk_packages(package.__path__, "ckpt_async.")]
+    return ["ckpt_async", *sorted(name for name in found if not name.endswith("__main__"))]
+
+
+def _sources() -> list[Path]:
+    return sorted([*SOURCE.rglob("*.py"), *EXTENSION.rglob("*.py")])
+
+
+def _requirement_name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match, requirement
+    return match.group().lower()
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_public_names_exist_and_are_listed_once(name: str) -> None:
+    module = importlib.import_module(name)
+    listed = getattr(module, "__all__", None)
+    is_package = hasattr(module, "__path__")
+    if listed is None:
+        assert is_package or name.endswith("sidecar"), f"{name} has no __all__"
+        return
+    assert len(listed) == len(set(listed)), f"{name}.__all__ repeats a name"
+    missing = [public for public in listed if not hasattr(module, public)]
+    assert not missing, f"{name}.__all__ lists names that don't exist: {missing}"
+    private = [public for public in listed if public.startswith("_") and public != "__version__"]
+    assert not private, f"{name}.__all__ lists private names: {private}"
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_metaflow_extensions_is_a_namespace() -> None:
+    # An __init__.py there would hide every other extension.
+    assert not (EXTENSION / "__init__.py").exists()
+
+
+def test_importing_the_engine_is_light() -> None:
+    heavy = ["aiobotocore", "botocore", "boto3", "anyio", "asyncio", "metaflow"]
+    code = f"import ckpt_async, sys; print(*[name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.split() == []
+
+
+@pytest.mark.slow
+def test_layers_hold() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text().lower()
+    project = _project()
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {_requirement_name(requirement) for group in groups for requirement in group}
+    missing = sorted(name for name in names if f"| `{name}`" not in text)
+    assert not missing, f"docs/dependencies.md has no line for {missing}"
+
+
+def test_changelog_has_this_version() -> None:
+    headings = re.findall(r"^## \[?v?([0-9][^\]\s]*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert _project()["version"] in headings
+    assert (ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
+
+
+def test_version_is_the_same_everywhere() -> None:
+    # Remote tasks have the package without its distribution, so the number stands in the source as well.
+    assert importlib.import_module("ckpt_async").__version__ == _project()["version"]
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "docs-check", "clean"])
+def test_front_door_has_target(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
