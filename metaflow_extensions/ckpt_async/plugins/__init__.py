@@ -1,0 +1,3 @@
+"""What the extension adds to Metaflow: tables only."""
+
+STEP_DECORATORS_DESC = [("checkpoint", ".checkpoint.decorator.CheckpointDecorator")]

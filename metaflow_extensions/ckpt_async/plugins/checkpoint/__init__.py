@@ -1,0 +1,1 @@
+"""The step decorator `@checkpoint` and what it puts into `current`."""

@@ -1,0 +1,296 @@
+"""`from metaflow import Checkpoint`: checkpoints outside a task, and in child processes of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ckpt_async import Checkpointer, StoreAddress
+
+    from .environment import TaskEnvironment
+
+__all__ = ["Checkpoint", "list_of_task"]
+
+#: What `list` returns; inside the class its name means the method.
+Records = list[dict[str, Any]]
+
+DIRECTORY_HINT = "Pass path=..., or use `with Checkpoint() as checkpoint:`."
+
+
+class Checkpoint:
+    """Lists and loads checkpoints anywhere; saves them in a child process of a task that has `@checkpoint`.
+
+    ```
+    for record in Checkpoint().list(task="TrainFlow/12/train/34"):
+        print(record["name"], record["metadata"])
+    Checkpoint().load(record, "restored")
+    ```
+
+    In a child process, as a context manager:
+
+    ```
+    with Checkpoint() as checkpoint:
+        write_model(checkpoint.directory)
+        checkpoint.save(name="from-the-child")
+    ```
+
+    Parameters
+    ----------
+    temp_dir_root : str, optional
+        The folder in which `directory` is made. Default: the system's folder for temporary files.
+    init_dir : bool, default False
+        Make `directory` at once, without ``with``.
+    """
+
+    def __init__(self, temp_dir_root: str | None = None, init_dir: bool = False) -> None:
+        self._temp_dir_root = temp_dir_root
+        self._owned: tempfile.TemporaryDirectory[str] | None = None
+        self._checkpointer: Checkpointer | None = None
+        if init_dir:
+            self._make_directory()
+
+    @property
+    def directory(self) -> str | None:
+        """A folder for files to save and for files that are loaded; None outside ``with``."""
+        return None if self._owned is None else self._owned.name
+
+    def __enter__(self) -> Checkpoint:
+        if self._owned is None:
+            self._make_directory()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove `directory` and end what ``save()`` has started; ``with`` does it. May be called again.
+
+        Raises
+        ------
+        CheckpointError
+            Something saved is not in the datastore.
+        """
+        checkpointer, self._checkpointer = self._checkpointer, None
+        owned, self._owned = self._owned, None
+        try:
+            if checkpointer is not None:
+                checkpointer.close(timeout_s=checkpointer.settings.flush_timeout_s)
+        finally:
+            if owned is not None:
+                owned.cleanup()
+
+    def save(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        latest: bool = True,
+        name: str = "mfchckpt",
+        storage_format: str = "files",
+    ) -> dict[str, Any]:
+        """Save a checkpoint for the task that started this process; returns once it is in the datastore.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A folder or a file. Default: `directory`.
+        metadata : dict, optional
+            Kept with it.
+        latest : bool, default True
+            Whether a later attempt loads it, unless a newer one is saved.
+        name : str, default "mfchckpt"
+            Of the checkpoint.
+        storage_format : str, default "files"
+            ``"files"`` or ``"tar"``.
+
+        Returns
+        -------
+        dict
+            The record.
+
+        Raises
+        ------
+        InvalidArgument
+            The process does not belong to a task with `@checkpoint`, or there is nothing to save.
+        CheckpointError
+            It could not be saved, or not be stored.
+        """
+        from ckpt_async import InvalidArgument
+
+        target = self.directory if path is None else path
+        if target is None:
+            raise InvalidArgument("save a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
+        if self._checkpointer is None:
+            self._checkpointer = _open_for_child()
+        return dict(self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format))
+
+    def list(
+        self,
+        name: str | None = None,
+        task: Any = None,
+        attempt: int | str | None = None,
+        full_namespace: bool = False,
+    ) -> Records:
+        """List checkpoints that are in the datastore, newest first.
+
+        Parameters
+        ----------
+        name : str, optional
+            Only those of that name.
+        task : metaflow.Task or str, optional
+            The task, also by its pathspec; its latest attempt, unless `attempt` names one. Default, in a child process of a task:
+            that task, all attempts.
+        attempt : int, optional
+            Only those of that attempt.
+        full_namespace : bool, default False
+            Those of all runs that the task could resume from with ``load_policy="eager"``; only in a child process of a task.
+
+        Raises
+        ------
+        InvalidArgument
+            `task` is missing outside of a task.
+        StoreError, CheckpointDamaged
+            The store can't be asked, or a record in it can't be read.
+        """
+        from ckpt_async import InvalidArgument, open_reader
+
+        from .current import read_attempt
+        from .environment import read_task
+
+        if task is not None and not full_namespace:
+            return list_of_task(task, name=name, attempt=attempt)
+        mine = read_task(os.environ)
+        if mine is None or task is not None:
+            raise InvalidArgument(
+                "list checkpoints",
+                on=f"task={task!r}, full_namespace={full_namespace}",
+                cause="that needs a process of a task with @checkpoint" if full_namespace else "no task is named",
+                hint="Pass task='FLOW/RUN/STEP/TASK' alone.",
+            )
+        reader = open_reader(_address_of(mine))
+        wanted: dict[str, Any] = {"name": name, "attempt": read_attempt(attempt)}
+        if full_namespace:
+            records = reader.list(identity=mine.identity, scope=True, **wanted)
+        else:
+            records = reader.list(pathspec=mine.identity.pathspec, **wanted)
+        return [record.to_dict() for record in records]
+
+    def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
+        """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
+
+        Parameters
+        ----------
+        reference : dict or str
+            What ``save()`` or ``list()`` returned, or the key of it.
+        path : str or path, optional
+            A folder that is empty or does not exist. Default: `directory`, whose content is replaced.
+
+        Raises
+        ------
+        InvalidArgument
+            There is no folder to load into.
+        CheckpointNotFound, CheckpointDamaged, LoadTargetNotEmpty, StoreError
+            Nothing was changed.
+        """
+        from ckpt_async import InvalidArgument, open_reader
+
+        from .current import load_in_place_of, read_reference
+
+        known = read_reference(reference)
+        reader = open_reader(_address_of_reference(known))
+        if path is not None:
+            reader.load(known, os.path.abspath(path))
+        elif self.directory is not None:
+            load_in_place_of(self.directory, lambda fresh: reader.load(known, fresh))
+        else:
+            raise InvalidArgument("load a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
+
+    def _make_directory(self) -> None:
+        if self._temp_dir_root is not None:
+            os.makedirs(self._temp_dir_root, exist_ok=True)
+        self._owned = tempfile.TemporaryDirectory(prefix="metaflow_checkpoint_", dir=self._temp_dir_root)
+
+
+def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> Records:
+    """List the checkpoints of one attempt of a task, newest first.
+
+    Parameters
+    ----------
+    task : metaflow.Task or str
+        A str is a pathspec.
+    name : str or None
+        Only those of that name.
+    attempt : int or None
+        None: the task's latest one.
+
+    Raises
+    ------
+    metaflow.exception.MetaflowNotFound
+        There is no such task.
+    StoreError, CheckpointDamaged
+        The store can't be asked, or a record in it can't be read.
+    """
+    from metaflow import Task
+
+    from ckpt_async import open_reader
+
+    from .current import read_attempt
+    from .store import store_address
+
+    number = read_attempt(attempt)
+    found = Task(task, _namespace_check=False) if isinstance(task, str) else task
+    if number is None:
+        number = found.current_attempt
+    # A task says where its datastore is: the caller may stand in another folder, or be configured for another one.
+    told = found.metadata_dict
+    address = store_address(told["ds-type"], told["ds-root"])
+    records = open_reader(address).list(pathspec=found.pathspec, name=name, attempt=number)
+    return [record.to_dict() for record in records]
+
+
+def _address_of(mine: TaskEnvironment) -> StoreAddress:
+    from .store import configured_address
+
+    return mine.address or configured_address()
+
+
+def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
+    """Return the store of a reference: the one in its URL; for a key alone, the task's or the configured one."""
+    from .environment import read_task
+    from .store import configured_address, store_address
+
+    if isinstance(reference, dict):
+        url, key = str(reference.get("url", "")), str(reference.get("key", ""))
+        if key and url.endswith(f"/{key}"):
+            root = url.removesuffix(f"/{key}")
+            return store_address("s3" if root.startswith("s3://") else "local", root.removeprefix("file://"))
+    mine = read_task(os.environ)
+    return configured_address() if mine is None else _address_of(mine)
+
+
+def _open_for_child() -> Checkpointer:
+    from ckpt_async import InvalidArgument, Settings, open_checkpointer
+
+    from .environment import UID, read_task
+    from .output import say
+    from .store import scratch_root
+
+    mine = read_task(os.environ)
+    if mine is None:
+        raise InvalidArgument(
+            "save a checkpoint",
+            on="Checkpoint()",
+            cause="this process does not belong to a task with @checkpoint",
+            hint=f"Call it in a step with @checkpoint, or in a child process that has the variable {UID} of the task.",
+        )
+    return open_checkpointer(
+        mine.identity,
+        _address_of(mine),
+        Settings(async_upload=False, worker="thread"),
+        scratch_root=mine.scratch_root or scratch_root(None, None),
+        say=say,
+    )

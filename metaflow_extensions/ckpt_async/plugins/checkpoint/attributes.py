@@ -1,0 +1,143 @@
+"""The decorator's attributes: their defaults, and how a user's values (or a command line's text) are read. Pure functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckpt_async import InvalidArgument, Settings, coerce_settings
+
+from .errors import WrongCheckpointAttribute
+
+__all__ = ["DEFAULTS", "CheckpointAttributes", "read_attributes"]
+
+LOAD_POLICIES = ("fresh", "eager", "none")
+
+_ENGINE = Settings()
+
+#: Names and defaults; the engine's own settings keep the engine's defaults.
+DEFAULTS: dict[str, Any] = {
+    "load_policy": "fresh",
+    "temp_dir_root": None,
+    "show_card": True,
+    "async_upload": _ENGINE.async_upload,
+    "worker": _ENGINE.worker,
+    "max_pending": _ENGINE.max_pending,
+    "max_pending_bytes": _ENGINE.max_pending_bytes,
+    "on_full": _ENGINE.on_full,
+    "flush_timeout": _ENGINE.flush_timeout_s,
+    "spool_dir": _ENGINE.spool_dir,
+}
+_OWN = ("load_policy", "temp_dir_root", "show_card")
+
+
+@dataclass(frozen=True)
+class CheckpointAttributes:
+    """The attributes, checked.
+
+    Attributes
+    ----------
+    load_policy : str
+        ``"fresh"``, ``"eager"`` or ``"none"``.
+    temp_dir_root : str or None
+        The folder in which the checkpoint directory is made; None: the system's folder for temporary files.
+    show_card : bool
+        Whether a card shows the checkpoints.
+    settings : Settings
+        What the engine is told.
+    """
+
+    load_policy: str
+    temp_dir_root: str | None
+    show_card: bool
+    settings: Settings
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return the decorator's attributes in a form that survives Metaflow's command line.
+
+        Metaflow hands the attributes of a decorator that came by ``--with`` to the task as text, and leaves out those that are
+        None: so no value may be None whose default is another.
+        """
+        return {
+            "load_policy": self.load_policy,
+            "temp_dir_root": self.temp_dir_root,
+            "show_card": self.show_card,
+            "async_upload": self.settings.async_upload,
+            "worker": self.settings.worker,
+            "max_pending": self.settings.max_pending,
+            "max_pending_bytes": self.settings.max_pending_bytes,
+            "on_full": self.settings.on_full,
+            "flush_timeout": self.settings.flush_timeout_s,
+            "spool_dir": self.settings.spool_dir,
+        }
+
+
+def _refuse(name: str, value: object, allowed: str) -> WrongCheckpointAttribute:
+    return WrongCheckpointAttribute(f"@checkpoint({name}={value!r}): the value is not allowed. Allowed: {allowed}.")
+
+
+def _read_policy(value: object) -> str:
+    text = "none" if value is None else str(value).strip()
+    text = "none" if text == "None" else text
+    if text not in LOAD_POLICIES:
+        raise _refuse("load_policy", value, "'fresh', 'eager', 'none' or None")
+    return text
+
+
+def _read_folder(value: object) -> str | None:
+    if value is None or value in ("None", ""):
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return os.path.abspath(os.path.expanduser(str(os.fspath(value))))
+    raise _refuse("temp_dir_root", value, "the path of a folder, or None")
+
+
+def _read_switch(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in (0, 1):
+        return bool(value)
+    text = str(value).strip().lower()
+    if text in ("true", "1"):
+        return True
+    if text in ("false", "0"):
+        return False
+    raise _refuse(name, value, "True or False")
+
+
+def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
+    """Check and read all attributes.
+
+    Parameters
+    ----------
+    values : mapping
+        By attribute name; a missing one has its default. Text is read as what it stands for (``"True"``, ``"None"``, ``"20GB"``).
+
+    Raises
+    ------
+    WrongCheckpointAttribute
+        A name is not known, or a value is not allowed; it names the attribute, the value and what is allowed.
+    """
+    for name, value in values.items():
+        if name not in DEFAULTS:
+            raise WrongCheckpointAttribute(
+                f"@checkpoint({name}={value!r}): there is no such attribute. There are: {', '.join(DEFAULTS)}."
+            )
+    every = {**DEFAULTS, **values}
+    engine: dict[str, object] = {}
+    for name, value in every.items():
+        if name in _OWN:
+            continue
+        try:
+            coerce_settings({name: value})
+        except InvalidArgument as error:
+            raise _refuse(name, value, error.hint.removeprefix("Allowed: ").rstrip(".")) from error
+        engine[name] = value
+    return CheckpointAttributes(
+        load_policy=_read_policy(every["load_policy"]),
+        temp_dir_root=_read_folder(every["temp_dir_root"]),
+        show_card=_read_switch("show_card", every["show_card"]),
+        settings=coerce_settings(engine),
+    )

@@ -1,0 +1,193 @@
+"""The card of a task's checkpoints: what was loaded, what this attempt saved, and how far each save has come.
+
+The layout never changes (three pieces of Markdown), so that Metaflow sends data only. It is written from what the engine tells,
+never by asking the store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckpt_async.words.events import EntryCommitted
+
+from .output import describe_size
+
+if TYPE_CHECKING:
+    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
+
+__all__ = ["CARD_ID", "CheckpointCard", "NoCard", "attach_card", "loaded_text", "table_text"]
+
+#: The same id as metaflow-checkpoint's card, so that whoever looks it up by id goes on finding it.
+CARD_ID = "task_checkpoints"
+
+#: How many saves the table shows: the newest ones.
+MAX_ROWS = 100
+
+UPDATE_S = 2.0
+
+
+def attach_card(flow: Any, step_name: str) -> None:
+    """Add the card's decorator to the step, unless it has it. To be called in ``step_init``."""
+    from metaflow.decorators import _attach_decorators_to_step
+
+    for step in flow:
+        if step.name != step_name:
+            continue
+        if any(deco.name == "card" and deco.attributes.get("id") == CARD_ID for deco in step.decorators):
+            return
+        _attach_decorators_to_step(step, [f"card:type=blank,id={CARD_ID},refresh_interval={UPDATE_S:.0f}"])
+
+
+def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
+    """Return the Markdown that says what the attempt began with."""
+    if record is None:
+        return f"Nothing was loaded (`load_policy={load_policy}`): the step began afresh."
+    rows = [
+        ("name", record.name),
+        ("saved by", f"{record.pathspec}, attempt {record.attempt}"),
+        ("saved at", record.created_on),
+        ("size", describe_size(record.size_bytes)),
+        ("key", record.key),
+    ]
+    lines = ["The step began from this checkpoint:", "", "| | |", "| --- | --- |"]
+    lines += [f"| {label} | {_cell(value)} |" for label, value in rows]
+    return "\n".join(lines)
+
+
+def table_text(references: Sequence[CheckpointReference], blocked_s: float, upload_s: dict[str, float]) -> str:
+    """Return the Markdown table of an attempt's saves, newest first.
+
+    Parameters
+    ----------
+    references : sequence
+        In order of saving.
+    blocked_s : float
+        How long the step has waited in ``save()`` so far, all saves together.
+    upload_s : dict
+        Seconds that the upload took, by key, where it has ended.
+    """
+    if not references:
+        return "No checkpoint has been saved yet."
+    lines = [
+        f"{len(references)} saved; the step waited {blocked_s:.2f} s in `save()`.",
+        "",
+        "| save | name | size | state | saved at | upload |",
+        "| ---: | --- | ---: | --- | --- | ---: |",
+    ]
+    for reference in reversed(references[-MAX_ROWS:]):
+        seconds = upload_s.get(reference["key"])
+        lines.append(
+            f"| {reference['version_id']} | {_cell(reference['name'])} | {describe_size(reference['size'])} | {reference.status} "
+            f"| {reference['created_on']} | {'' if seconds is None else f'{seconds:.2f} s'} |"
+        )
+    if len(references) > MAX_ROWS:
+        lines.append("")
+        lines.append(f"The newest {MAX_ROWS} are shown.")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("\n", " ").replace("<", "&lt;")
+
+
+class NoCard:
+    """Stands in where there is no card: ``show_card=False``, and the workers of a gang."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def finish(self, *, refresh: bool) -> None:
+        """Do nothing."""
+
+
+class CheckpointCard(NoCard):
+    """Owns the thread that updates the card.
+
+    Parameters
+    ----------
+    checkpointer : Checkpointer
+        Tells what happens.
+    loaded : CheckpointRecord or None
+        What the attempt began with.
+    load_policy : str
+        Of the decorator.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, loaded: CheckpointRecord | None, load_policy: str) -> None:
+        self._checkpointer = checkpointer
+        self._loaded = loaded
+        self._load_policy = load_policy
+        self._condition = threading.Condition()
+        self._changed = False
+        self._stopping = False
+        self._upload_s: dict[str, float] = {}
+        self._thread: threading.Thread | None = None
+        self._manager: Any = None
+        self._table: Any = None
+        self._refreshed_at = 0.0
+
+    def start(self) -> None:
+        """Lay the card out and begin to update it. To be called once `current.card` is complete: when the step begins."""
+        from metaflow import current
+        from metaflow.cards import Markdown
+
+        collector: Any = current.get("card")
+        manager: Any = None if collector is None else collector[CARD_ID]
+        if not hasattr(manager, "refresh"):
+            return  # no such card in this run: somebody took the decorator off, or the run ignores cards
+        self._manager = manager
+        self._table = Markdown(self._table_text())
+        identity = self._checkpointer.identity
+        manager.append(Markdown(f"## Checkpoints of {_cell(identity.pathspec)}, attempt {identity.attempt}"))
+        manager.append(Markdown(loaded_text(self._loaded, self._load_policy)))
+        manager.append(self._table)
+        self._refreshed_at = time.monotonic()
+        self._checkpointer.add_listener(self._on_event)
+        self._thread = threading.Thread(target=self._run, name="ckpt-async-card", daemon=True)
+        self._thread.start()
+
+    def finish(self, *, refresh: bool) -> None:
+        """Stop the thread and leave the final state on the card.
+
+        Metaflow itself renders it for a task that ended well, and only then: `refresh` asks for it here, which takes up to 2 s.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        thread.join()
+        self._table.update(self._table_text())
+        if refresh:
+            # Metaflow passes over requests that follow one another too closely.
+            pause_s = self._refreshed_at + UPDATE_S - time.monotonic()
+            if pause_s > 0:
+                threading.Event().wait(pause_s)
+            self._manager.refresh()
+
+    def _table_text(self) -> str:
+        return table_text(self._checkpointer.references(), self._checkpointer.stats.blocked_s, self._upload_s)
+
+    def _on_event(self, event: object) -> None:
+        with self._condition:
+            if isinstance(event, EntryCommitted):
+                self._upload_s[event.entry] = event.seconds
+            self._changed = True
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._changed or self._stopping)
+                # The first update waits too: a short step is better off without, its card is rendered at the end.
+                self._condition.wait_for(lambda: self._stopping, timeout=max(0.0, self._refreshed_at + UPDATE_S - time.monotonic()))
+                if self._stopping:
+                    return
+                self._changed = False
+            self._table.update(self._table_text())
+            self._manager.refresh()
+            self._refreshed_at = time.monotonic()

@@ -1,0 +1,291 @@
+"""`current.checkpoint`: what a step's code sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ckpt_async import InvalidArgument
+
+if TYPE_CHECKING:
+    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
+
+__all__ = ["CheckpointInfo", "CurrentCheckpoint"]
+
+DEFAULT_NAME = "mfchckpt"
+
+#: What `list` returns; inside the class its name means the method.
+Records = list[dict[str, Any]]
+
+
+class CheckpointInfo(Mapping[str, Any]):
+    """A checkpoint's record, its fields as attributes and as items of a mapping: ``info.attempt``, ``info["attempt"]``.
+
+    Attributes
+    ----------
+    pathspec : str
+        The task that saved it.
+    key : str
+        The reference by text.
+    attempt : int
+        Of the task that saved it.
+    name : str
+        As given to ``save()``.
+    version_id : int
+        The save number within the attempt, from 0.
+    created_on : str
+        When it was saved: ISO, local time.
+    metadata : dict
+        As given to ``save()``.
+    size : int
+        In bytes.
+    url : str
+        The full address of the data.
+    storage_format : str
+        ``"files"`` or ``"tar"``.
+    """
+
+    def __init__(self, record: CheckpointRecord) -> None:
+        self._fields = record.to_dict()
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self._fields:
+            return self._fields[name]
+        raise AttributeError(f"a checkpoint has no {name!r}; it has: {', '.join(self._fields)}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self._fields]
+
+    def __repr__(self) -> str:
+        return f"CheckpointInfo({self._fields!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as a plain dict."""
+        return dict(self._fields)
+
+
+class CurrentCheckpoint:
+    """Saves, lists and loads the checkpoints of the running task.
+
+    Parameters
+    ----------
+    checkpointer : Checkpointer
+        Of this attempt.
+    directory : str
+        An existing folder; holds the files of `loaded`.
+    loaded : CheckpointRecord or None
+        What was loaded into the folder before the step began.
+    passed_over : set of str
+        Gets the keys of what is saved with ``latest=False``.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, directory: str, loaded: CheckpointRecord | None, passed_over: set[str]) -> None:
+        self._checkpointer = checkpointer
+        self._passed_over = passed_over
+        self._directory = directory
+        self._info = None if loaded is None else CheckpointInfo(loaded)
+
+    @property
+    def directory(self) -> str:
+        """The checkpoint directory: where a loaded checkpoint's files are, and what ``save()`` saves. Removed after the step."""
+        return self._directory
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a checkpoint was loaded before the step began."""
+        return self._info is not None
+
+    @property
+    def info(self) -> CheckpointInfo | None:
+        """The checkpoint that was loaded before the step began; None where none was."""
+        return self._info
+
+    @property
+    def task_identifier(self) -> str:
+        """12 hexadecimal characters that are the same for the same task of another run."""
+        return self._checkpointer.identity.task_identifier
+
+    @property
+    def pending(self) -> Pending:
+        """What is saved and not yet in the datastore: ``.saves``, ``.size_bytes``."""
+        return self._checkpointer.pending
+
+    @property
+    def stats(self) -> Stats:
+        """What this attempt has done so far, in saves, bytes and seconds."""
+        return self._checkpointer.stats
+
+    def save(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        name: str = DEFAULT_NAME,
+        metadata: dict[str, Any] | None = None,
+        latest: bool = True,
+        storage_format: str = "files",
+    ) -> CheckpointReference:
+        """Save a checkpoint.
+
+        The stored bytes are those on disk at the call, whatever is done to the files afterwards. With ``async_upload=True`` this
+        returns as soon as they are safe on local disk; without it, once they are in the datastore.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A folder or a file. Default: the checkpoint directory.
+        name : str, default "mfchckpt"
+            Of the checkpoint.
+        metadata : dict, optional
+            Kept with it; copied at the call. What JSON can't hold becomes text.
+        latest : bool, default True
+            Whether a later attempt loads this checkpoint, unless a newer one is saved.
+        storage_format : str, default "files"
+            ``"files"``: one object for each file; ``"tar"``: one archive.
+
+        Returns
+        -------
+        CheckpointReference
+            A dict, the checkpoint's record, that also has ``.wait(timeout=None)``, ``.done()`` and ``.status``. In an artifact it
+            is stored as a plain dict.
+
+        Raises
+        ------
+        InvalidArgument, SnapshotFailed, SaveRefused
+            Nothing was saved.
+        StoreError
+            An earlier save met a failure that will not pass (no such bucket, access denied).
+        """
+        target = self._directory if path is None else path
+        reference = self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+        if not latest:
+            self._passed_over.add(reference["key"])
+        return reference
+
+    def list(
+        self,
+        name: str | None = None,
+        task: Any = None,
+        attempt: int | str | None = None,
+        full_namespace: bool = False,
+    ) -> Records:
+        """List checkpoints that are in the datastore, newest first.
+
+        Parameters
+        ----------
+        name : str, optional
+            Only those of that name.
+        task : metaflow.Task or str, optional
+            Another task, also by its pathspec; its latest attempt, unless `attempt` names one. Default: this task, all attempts.
+        attempt : int, optional
+            Only those of that attempt.
+        full_namespace : bool, default False
+            Those of all runs that this task could resume from with ``load_policy="eager"``.
+
+        Returns
+        -------
+        list of dict
+            The records, as ``save()`` returns them.
+        """
+        if task is not None:
+            from .api import list_of_task
+
+            return list_of_task(task, name=name, attempt=attempt)
+        records = self._checkpointer.list(name=name, attempt=read_attempt(attempt), scope=full_namespace)
+        return [record.to_dict() for record in records]
+
+    def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
+        """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
+
+        Parameters
+        ----------
+        reference : dict or str
+            What ``save()`` or ``list()`` returned, or the key of it.
+        path : str or path, optional
+            A folder that is empty or does not exist. Default: the checkpoint directory, whose content is replaced.
+
+        Raises
+        ------
+        CheckpointNotFound, CheckpointDamaged, LoadTargetNotEmpty, StoreError
+            Nothing was changed.
+        """
+        known = read_reference(reference)
+        if path is not None:
+            self._checkpointer.load(known, os.path.abspath(path))
+            return
+        load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything saved so far is in the datastore.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds. Default: the attribute ``flush_timeout``.
+
+        Raises
+        ------
+        FlushTimeout
+            The time is over; what was saved is still queued.
+        CheckpointNotStored, StoreError
+            A save was given up, or can't be stored as things are.
+        """
+        self._checkpointer.flush(timeout)
+
+
+def read_attempt(attempt: int | str | None) -> int | None:
+    """Return an attempt as a number; raises InvalidArgument where it is none."""
+    if attempt is None:
+        return None
+    try:
+        return int(attempt)
+    except (TypeError, ValueError):
+        raise InvalidArgument("list checkpoints", on=f"attempt={attempt!r}", cause="an attempt is a whole number") from None
+
+
+def read_reference(reference: object) -> str | dict[str, Any]:
+    """Return what the engine loads by: a key, or a plain dict.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither a text nor a mapping.
+    """
+    if isinstance(reference, str):
+        return reference
+    if isinstance(reference, Mapping):
+        return dict(reference)
+    raise InvalidArgument(
+        "load a checkpoint",
+        on=f"a {type(reference).__name__}",
+        cause="a reference is a dict or a key",
+        hint="Pass what save() or list() returned.",
+    )
+
+
+def load_in_place_of(directory: str, load: Callable[[str], object]) -> None:
+    """Replace the content of a folder by what `load` writes into the missing folder that it is given.
+
+    That one stands beside `directory`, on the same filesystem: where `load` raises, the old content is still there.
+    """
+    with tempfile.TemporaryDirectory(prefix=".ckpt-async-load-", dir=os.path.dirname(directory)) as beside:
+        fresh = os.path.join(beside, "loaded")
+        load(fresh)
+        with os.scandir(directory) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        for name in os.listdir(fresh):
+            os.rename(os.path.join(fresh, name), os.path.join(directory, name))

@@ -1,0 +1,187 @@
+"""The step decorator `@checkpoint`: Metaflow's hooks, and nothing else. What they do is in `session`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from metaflow.decorators import StepDecorator
+from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
+
+from ckpt_async import METAFLOW_PACKAGE_POLICY  # noqa: F401  # imported with Metaflow, the engine travels in the code package
+
+from . import artifacts
+from .attributes import DEFAULTS, CheckpointAttributes, read_attributes
+from .card import attach_card
+from .output import say
+from .store import address_of_datastore
+
+__all__ = ["CheckpointDecorator"]
+
+
+class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
+    """
+    Saves checkpoints of a running step, and loads the newest one when the step is retried.
+
+    With `async_upload=True`, `current.checkpoint.save()` returns as soon as the files are safe on local disk, and they are uploaded
+    while the step goes on. When the step ends, in whatever way, everything saved is stored before the task ends.
+
+    ```
+    @checkpoint(async_upload=True)
+    @retry
+    @step
+    def train(self):
+        path = os.path.join(current.checkpoint.directory, "model.pt")
+        if current.checkpoint.is_loaded:
+            self.model.load(path)
+        for epoch in range(100):
+            ...
+            self.model.write(path)
+            self.newest = current.checkpoint.save(metadata={"epoch": epoch})
+        self.next(self.end)
+    ```
+
+    Parameters
+    ----------
+    load_policy : str, optional, default "fresh"
+        What is loaded when the step begins: "fresh", the newest checkpoint of the same task, saved by an earlier attempt;
+        "eager", likewise, else the newest one of the same step of another run in the namespace; "none" or None, nothing.
+    temp_dir_root : str, optional, default None
+        The folder in which the checkpoint directory is made. Default: the system's folder for temporary files.
+    show_card : bool, default True
+        Whether a card shows the checkpoints.
+    async_upload : bool, default False
+        Whether `save()` returns before the checkpoint is in the datastore.
+    worker : str, default "process"
+        Where uploads run: "process", in a process beside the task; "thread", in a thread of the task.
+    max_pending : int, default 16
+        How many saves may wait for their upload on local disk.
+    max_pending_bytes : int or str, optional, default None
+        How many bytes may wait, for example "20GB". Default: free disk is the limit.
+    on_full : str, default "block"
+        What `save()` does when that many wait: "block", it waits; "drop_oldest", it gives up the oldest one whose upload has not
+        begun; "raise", it raises SaveRefused.
+    flush_timeout : float, default 3600
+        How many seconds the end of the step waits for uploads.
+    spool_dir : str, optional, default None
+        The folder for saves that wait. Default: beside the checkpoint directory.
+
+    MF Add To Current
+    -----------------
+    checkpoint -> metaflow_extensions.ckpt_async.plugins.checkpoint.current.CurrentCheckpoint
+        Saves, lists and loads the checkpoints of the running task.
+
+        @@ Returns
+        -------
+        CurrentCheckpoint
+            `directory`, `is_loaded`, `info`, `save()`, `list()`, `load()`, `flush()`, `pending`, `stats`
+    """
+
+    name = "checkpoint"
+    defaults = DEFAULTS
+
+    def __init__(self, attributes: dict[str, Any] | None = None, statically_defined: bool = False, inserted_by: Any = None) -> None:
+        # Unknown attributes are kept for `init`: refused there, they end in a message instead of a trace of the import of the flow.
+        given = dict(attributes or {})
+        self._unknown = {key: given.pop(key) for key in list(given) if key not in self.defaults and not key.startswith("_unpacked")}
+        super().__init__(given, statically_defined, inserted_by)
+        self._checked: CheckpointAttributes | None = None
+        self._session: Any = None
+        self._flow_datastore: Any = None
+        self._fallback = False
+
+    def init(self) -> None:
+        """Check the attributes: once, before any hook, in the launching process and in the task."""
+        self._checked = read_attributes({**self.attributes, **self._unknown})
+        self.attributes = self._checked.to_attributes()
+
+    def step_init(
+        self, flow: Any, graph: Any, step_name: str, decorators: Any, environment: Any, flow_datastore: Any, logger: Any
+    ) -> None:
+        """Refuse a datastore that can't hold checkpoints, and add the card."""
+        self._flow_datastore = flow_datastore
+        address_of_datastore(flow_datastore)
+        # Without this, `merge_artifacts` in a join would stumble over them.
+        INTERNAL_ARTIFACTS_SET.update((artifacts.TASK_CHECKPOINTS, artifacts.LATEST))
+        if self._attributes.show_card:
+            attach_card(flow, step_name)
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        """Open the session and load, so that `current.checkpoint` is there for the step and for other decorators."""
+        from metaflow import current
+        from metaflow.unbounded_foreach import UBF_CONTROL
+
+        from .scope import current_identity
+        from .session import TaskSession
+
+        parallel = bool(graph[step_name].parallel_step)
+        control = ubf_context == UBF_CONTROL
+        identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
+        address = address_of_datastore(self._flow_datastore)
+        # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.
+        self._fallback = retry_count > max_user_code_retries
+        if self._fallback:
+            artifacts.store_artifacts(flow, [], artifacts.newest_in_store(address, identity.pathspec, say))
+            return
+        show_card = self._attributes.show_card and (not parallel or control or current.parallel.node_index == 0)
+        self._session = TaskSession(flow, identity, address, self._attributes, with_card=show_card)
+        current._update_env({"checkpoint": self._session.current})
+        if self._session.loaded is not None:
+            metadata.register_metadata(run_id, step_name, task_id, _load_metadata(self._session.loaded, retry_count))
+
+    def task_decorate(
+        self, step_func: Any, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int, ubf_context: Any
+    ) -> Callable[..., Any]:
+        """Put the session around the step: the one place that sees every kind of exit."""
+        session = self._session
+        if session is None:
+            return step_func  # type: ignore[no-any-return]
+
+        @functools.wraps(step_func)
+        def with_checkpoints(*args: Any, **kwargs: Any) -> Any:
+            return session.run(step_func, args, kwargs)
+
+        return with_checkpoints
+
+    def task_post_step(self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int) -> None:
+        """End a session that the step never reached."""
+        if self._session is not None:
+            self._session.end_unused(None)
+
+    def task_exception(
+        self, exception: BaseException, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> bool:
+        """End a session that the step never reached. Raises nothing: hooks of other decorators (`@catch`) follow."""
+        if self._session is not None:
+            self._session.end_unused(exception)
+        return False
+
+    @property
+    def _attributes(self) -> CheckpointAttributes:
+        assert self._checked is not None, "Metaflow calls init() before any hook"
+        return self._checked
+
+
+def _load_metadata(record: Any, attempt: int) -> list[Any]:
+    """Return the task's metadata that tells which checkpoint it began from; lineage is traced through it."""
+    from metaflow.metadata_provider import MetaDatum
+
+    fields = {"key": record.key, "pathspec": record.pathspec, "attempt": str(record.attempt), "name": record.name}
+    return [
+        MetaDatum(field=f"checkpoint-load-{field}", value=value, type="checkpoint", tags=[f"attempt_id:{attempt}"])
+        for field, value in fields.items()
+    ]

@@ -1,0 +1,30 @@
+"""Lines for the user."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["describe_size", "say"]
+
+_STDERR = 2
+
+
+def say(text: str) -> None:
+    """Print `text` as one line of `@checkpoint`. May be called from any thread and from a signal handler; never raises OSError.
+
+    Written past Python's buffers: a handler that interrupts a `print` of the main thread must not enter the same buffer.
+    """
+    try:
+        os.write(_STDERR, f"[@checkpoint] {text}\n".encode(errors="backslashreplace"))
+    except OSError:
+        # The reader of the task's output may be gone before the task: nobody is left to be told, and the upload matters more.
+        return
+
+
+def describe_size(size_bytes: float) -> str:
+    """Return a number of bytes as people write it: ``"1.5 MB"``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

@@ -1,0 +1,197 @@
+"""One attempt of a task, from the opening of its checkpointer to the end on every kind of exit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ckpt_async import CheckpointError, StoreAddress, TaskIdentity
+
+from . import artifacts
+from .attributes import CheckpointAttributes
+from .card import CheckpointCard, NoCard
+from .current import CurrentCheckpoint
+from .environment import export_task
+from .output import describe_size, say
+from .signals import StoppedWaiting, StopSignals, stop_alarm
+from .store import scratch_root
+
+if TYPE_CHECKING:
+    from ckpt_async import Checkpointer, CheckpointRecord
+
+__all__ = ["TaskSession"]
+
+
+class TaskSession:
+    """Owns what `@checkpoint` opens for one attempt: checkpointer, checkpoint directory, signal handlers and card.
+
+    Parameters
+    ----------
+    flow : FlowSpec
+        Gets the artifacts.
+    identity : TaskIdentity
+        Of the attempt.
+    address : StoreAddress
+        Where the checkpoints go.
+    attributes : CheckpointAttributes
+        Of the decorator.
+    with_card : bool
+        Whether this task updates the card.
+
+    Attributes
+    ----------
+    current : CurrentCheckpoint
+        For the step's code.
+    loaded : CheckpointRecord or None
+        What was loaded into the checkpoint directory.
+
+    Raises
+    ------
+    CheckpointError
+        A checkpoint exists and can't be loaded, or the local folders can't be made. Nothing is left open then.
+    """
+
+    def __init__(
+        self,
+        flow: Any,
+        identity: TaskIdentity,
+        address: StoreAddress,
+        attributes: CheckpointAttributes,
+        *,
+        with_card: bool,
+    ) -> None:
+        from ckpt_async import open_checkpointer
+
+        self._flow = flow
+        self._attributes = attributes
+        self._ended = False
+        self._signals = StopSignals(say)
+        self._card = NoCard()
+        self._passed_over: set[str] = set()
+        self.loaded: CheckpointRecord | None = None
+        scratch = scratch_root(attributes.settings.spool_dir, attributes.temp_dir_root)
+        self._directory = _make_directory(attributes.temp_dir_root)
+        try:
+            self._checkpointer: Checkpointer = open_checkpointer(
+                identity, address, attributes.settings, scratch_root=scratch, say=say
+            )
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+        try:
+            self._signals.install()
+            self.loaded = self._load(attributes.load_policy)
+        except BaseException as error:
+            self._end(error)
+            raise
+        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over)
+        if with_card:
+            self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy)
+        export_task(identity, address, scratch)
+
+    def _load(self, policy: str) -> CheckpointRecord | None:
+        if policy == "none":
+            return None
+        record = self._checkpointer.resume(policy, self._directory)
+        if record is not None:
+            say(
+                f"loaded checkpoint {record.name!r} number {record.version_id} of {record.pathspec}, attempt {record.attempt} "
+                f"({describe_size(record.size_bytes)}, saved at {record.created_on}): {record.url}"
+            )
+        return record
+
+    def run(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the step's code, store what it saved, and end the session, whatever the code raises.
+
+        Raises
+        ------
+        BaseException
+            What the code raised; a failure to store is then reported beside it. Where the code ended well: the failure to store.
+        """
+        try:
+            try:
+                self._card.start()
+                result = step(*args, **kwargs)
+            finally:
+                self._settle_signals()
+        except BaseException as error:
+            # The alarm or a signal may have struck inside the `finally` above: that is the step's exception, no second may follow.
+            self._settle_signals()
+            self._end(error)
+            raise
+        late = self._end(None)
+        if late is not None:
+            raise late
+        return result
+
+    def end_unused(self, failure: BaseException | None) -> None:
+        """End the session where the step's code was never reached: another decorator failed before it, or skipped it."""
+        late = self._end(failure)
+        if late is not None and failure is None:
+            raise late
+
+    def _settle_signals(self) -> None:
+        self._signals.begin_end()
+        stop_alarm()
+
+    def _end(self, failure: BaseException | None) -> BaseException | None:
+        """End everything once; return the exception that the attempt should fail with where `failure` is None."""
+        if self._ended:
+            return None
+        self._ended = True
+        self._signals.begin_end()
+        if isinstance(failure, KeyboardInterrupt):
+            self._signals.count_interrupt()
+        try:
+            not_stored = self._store_all()
+            self._leave_artifacts(not_stored)
+            failed = failure is not None or not_stored is not None
+            self._card.finish(refresh=failed and not self._signals.stopped)
+        except StoppedWaiting:
+            # A second signal during the short rest: the attempt ends at once.
+            not_stored = None
+        finally:
+            self._signals.restore()
+            shutil.rmtree(self._directory, ignore_errors=True)
+        if failure is not None and not_stored is not None:
+            report_beside(failure, not_stored)
+        return self._signals.exit_of_late_signal() or not_stored
+
+    def _store_all(self) -> CheckpointError | None:
+        """Wait until all is stored; return why not, where it is not."""
+        settings = self._attributes.settings
+        try:
+            self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=self._signals.stopped)
+        except CheckpointError as error:
+            return error
+        except StoppedWaiting:
+            pending = self._checkpointer.pending
+            goes_on = "a process beside the task goes on storing" if settings.worker == "process" else "not stored yet are"
+            say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {describe_size(pending.size_bytes)}.")
+        return None
+
+    def _leave_artifacts(self, not_stored: CheckpointError | None) -> None:
+        references = self._checkpointer.references()
+        records = artifacts.records_of(references)
+        latest = next((record for record in records if record["key"] not in self._passed_over), None)
+        if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
+            latest = self.loaded.to_dict()
+        artifacts.store_artifacts(self._flow, records, latest)
+        artifacts.settle_user_references(self._flow, references, say)
+
+
+def _make_directory(root: str | None) -> str:
+    if root is not None:
+        os.makedirs(root, exist_ok=True)
+    return tempfile.mkdtemp(prefix="metaflow_checkpoint_", dir=root)
+
+
+def report_beside(failure: BaseException, not_stored: CheckpointError) -> None:
+    """Tell that checkpoints were not stored while another exception is on its way, which stays the attempt's failure."""
+    text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {not_stored}"
+    say(text)
+    if hasattr(failure, "add_note"):  # Python 3.11 and later
+        failure.add_note(f"[@checkpoint] {text}")

@@ -1,0 +1,72 @@
+"""Which store Metaflow's datastore is, and where the spools stand."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+from ckpt_async import StoreAddress
+
+from .errors import CheckpointNotPossible
+
+__all__ = ["S3_ACCESS", "SUPPORTED", "address_of_datastore", "configured_address", "scratch_root", "store_address"]
+
+#: Imported in the process that uploads, which may be another than the task.
+S3_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.s3_access:metaflow_s3_access"
+
+SUPPORTED = ("local", "s3")
+
+
+def store_address(kind: str, root: str | None) -> StoreAddress:
+    """Return the store of a datastore.
+
+    Parameters
+    ----------
+    kind : str
+        Metaflow's name of it: ``"local"`` or ``"s3"``.
+    root : str or None
+        Its root.
+
+    Raises
+    ------
+    CheckpointNotPossible
+        Another kind, or a datastore without a root.
+    """
+    if kind not in SUPPORTED:
+        raise CheckpointNotPossible(
+            f"Checkpoints are kept in the datastore of the flow, which is {kind!r} here. "
+            f"Supported are: {', '.join(SUPPORTED)}. Choose one with --datastore, or take @checkpoint off."
+        )
+    if not root:
+        raise CheckpointNotPossible(
+            f"The datastore {kind!r} has no root. Set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}, or pass --datastore-root."
+        )
+    if kind == "s3":
+        return StoreAddress(root.rstrip("/"), access=S3_ACCESS)
+    return StoreAddress(os.path.abspath(root))
+
+
+def address_of_datastore(datastore: Any) -> StoreAddress:
+    """Return the store of a flow's datastore, as hooks of decorators get it; raises like `store_address`."""
+    return store_address(datastore.TYPE, datastore.datastore_root)
+
+
+def configured_address() -> StoreAddress:
+    """Return the store of the datastore that Metaflow is configured for, outside any flow; raises like `store_address`."""
+    from metaflow.metaflow_config import DEFAULT_DATASTORE
+    from metaflow.plugins import DATASTORES
+
+    for storage in DATASTORES:
+        if storage.TYPE == DEFAULT_DATASTORE:
+            return store_address(storage.TYPE, storage.get_datastore_root_from_config(lambda *_: None, create_on_absent=False))
+    return store_address(DEFAULT_DATASTORE, None)
+
+
+def scratch_root(spool_dir: str | None, temp_dir_root: str | None) -> str:
+    """Return the folder under which spools stand: the one that the user named, else a private one on the filesystem of the
+    checkpoint directory, where a snapshot may be a link or a clone.
+    """
+    if spool_dir:
+        return spool_dir
+    return os.path.join(temp_dir_root or tempfile.gettempdir(), f"ckpt-async-{os.getuid()}")
