@@ -1,4 +1,4 @@
-"""Compares `save()` of ckpt-async and of metaflow-checkpoint: alternating, in one run, on S3 (SeaweedFS) and on the local datastore.
+"""Compares `save()` of ckpt-async and of metaflow-checkpoint: in turns, on S3 (SeaweedFS) and on the local datastore.
 
 Each measurement is one flow with one task that saves once. `README.md` beside this file says what is measured and how to read it.
 """
