@@ -1,0 +1,201 @@
+"""A store in a folder: an object is a file, its key the path."""
+
+# ruff: noqa: D102 - the contract has the docstrings of a store's methods
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import anyio.to_thread
+
+from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.local_errors import translate_os_error
+from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
+from ckpt_async.stores.local_uploads import LocalUploads, write_body
+from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed
+
+__all__ = ["LocalStore"]
+
+THREADS = 16
+T = TypeVar("T")
+
+
+class LocalStore(Store):
+    """Objects as files below a root folder, with the mode of any new file, so that others can read them with their own means.
+
+    A file is written under a temporary name, synced, renamed into place, and its folder (and those made for it) synced: once a call has returned, the
+    object survives a crash of the machine. Conditional writes hold against all writers of the same file system, in
+    any process. A symbolic link to a place outside the root is never followed, nor listed.
+
+    Parameters
+    ----------
+    root : str
+        The folder. It must exist when the store is used; it is never made.
+    url : str, optional
+        The address as users see it; the root if left out.
+    """
+
+    def __init__(self, root: str, url: str | None = None) -> None:
+        self._root = os.path.abspath(root)
+        self._files = LocalFiles(self._root)
+        self._uploads = LocalUploads(self._files)
+        self._threads: anyio.CapacityLimiter | None = None
+        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000)
+
+    @property
+    def traits(self) -> StoreTraits:
+        return self._traits
+
+    async def __aenter__(self) -> LocalStore:
+        # A limiter of its own: whoever fills the common one, with copies of snapshots, does not hold up uploads.
+        self._threads = anyio.CapacityLimiter(THREADS)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Every call closes its own descriptors; a thread always ends before its call does.
+        self._threads = None
+
+    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        def store() -> ObjectInfo:
+            self._files.path(key)
+            descriptor, temp_path = self._files.new_file()
+            try:
+                write_body(descriptor, 0, body)
+                return self._files.publish(descriptor, temp_path, key, if_match=if_match, if_absent=if_absent)
+            except BaseException:
+                try:
+                    os.unlink(temp_path)
+                except FileNotFoundError:
+                    # The failure came after the rename.
+                    pass
+                raise
+            finally:
+                os.close(descriptor)
+
+        return await self._run("store an object", key, store)
+
+    async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
+        def read() -> bytes:
+            try:
+                # Without waiting: a fifo in the place of a file would hold the thread for ever.
+                descriptor = os.open(self._files.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                if not os.path.isdir(self._root):
+                    raise
+                raise StoreObjectMissing("read an object", on=self._on(key)) from None
+            try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise StoreObjectMissing("read an object", on=self._on(key), cause="it is no file")
+                if if_match is not None and etag_of(found) != if_match:
+                    raise StorePreconditionFailed("read an object", on=self._on(key), cause="it is not the expected one")
+                left = max(0, found.st_size - offset)
+                return _read(descriptor, offset, left if size_bytes is None else min(size_bytes, left))
+            finally:
+                os.close(descriptor)
+
+        return await self._run("read an object", key, read)
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        def look() -> ObjectInfo | None:
+            try:
+                found = os.stat(self._files.real_path(key))
+            except (FileNotFoundError, NotADirectoryError):
+                if not os.path.isdir(self._root):
+                    raise
+                return None
+            return ObjectInfo(key, found.st_size, etag_of(found)) if stat.S_ISREG(found.st_mode) else None
+
+        return await self._run("look at an object", key, look)
+
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        return await self._run("list objects", prefix, lambda: _walk(self._files, prefix))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            check_key(key)
+
+        def remove() -> None:
+            for key in keys:
+                self._files.remove(key)
+
+        await self._run("delete objects", keys[0] if len(keys) == 1 else "", remove)
+
+    async def begin_multipart(self, key: str) -> str:
+        return await self._run("begin an upload", key, lambda: self._uploads.begin(key))
+
+    async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        return await self._run("store a part", key, lambda: self._uploads.put_part(key, upload_id, number, offset, body))
+
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
+        return await self._run("complete an upload", key, lambda: self._uploads.complete(key, upload_id, parts))
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        await self._run("give an upload up", key, lambda: self._uploads.abort(key, upload_id))
+
+    def _on(self, key: str) -> str:
+        return os.path.join(self._root, key)
+
+    async def _run(self, attempted: str, key: str, act: Callable[[], T]) -> T:
+        def translated() -> T:
+            try:
+                return act()
+            except OSError as error:
+                raise translate_os_error(error, attempted, self._on(key), self._root) from error
+
+        # Not abandoned on cancellation: the descriptor and the temporary file have their owner until the end.
+        return await anyio.to_thread.run_sync(translated, limiter=self._threads)
+
+
+def _walk(files: LocalFiles, prefix: str) -> list[ObjectInfo]:
+    found: list[ObjectInfo] = []
+    start = files.real_path(prefix.removesuffix("/")) if prefix else files.root
+    todo = [(start, prefix)]
+    while todo:
+        folder, base = todo.pop()
+        try:
+            entries = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(files.root):
+                raise
+            # Removed meanwhile, or nothing under that prefix.
+            continue
+        with entries:
+            for entry in entries:
+                if not base and entry.name.startswith(TEMP_FOLDER):
+                    continue
+                key = base + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append((entry.path, key + "/"))
+                elif (info := _look(files, entry, key)) is not None:
+                    found.append(info)
+    return sorted(found, key=lambda info: info.key)
+
+
+def _look(files: LocalFiles, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
+    try:
+        if entry.is_symlink() and not files.is_inside(os.path.realpath(entry.path)):
+            return None
+        status = entry.stat()
+    except FileNotFoundError:
+        return None
+    return ObjectInfo(key, status.st_size, etag_of(status)) if stat.S_ISREG(status.st_mode) else None
+
+
+def _read(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    while size_bytes:
+        piece = os.pread(descriptor, size_bytes, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        size_bytes -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,288 @@
+"""The files under the root of a local store: finding, replacing, removing. Blocks, so it runs in threads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ckpt_async.stores.contract import ObjectInfo, check_key
+from ckpt_async.words.errors import InvalidArgument, StorePreconditionFailed, StoreRejected, StoreUnavailable
+
+__all__ = ["LocalFiles", "etag_of", "sync"]
+
+_T = TypeVar("_T")
+
+TEMP_FOLDER = ".ckpt-async-tmp"
+LOCK_TIMEOUT_S = 30.0
+# How often a folder that another process removes, because it is empty, is made again.
+FOLDER_TRIES = 50
+# What a dead process may have left; an upload in parts may be taken up again days later.
+STALE_FILE_S = 24 * 3600.0
+STALE_UPLOAD_S = 14 * 24 * 3600.0
+UPLOAD_MARK = "upload-"
+
+
+def etag_of(found: os.stat_result) -> str:
+    """Return what changes whenever a file is replaced: inode, size, time.
+
+    `LocalFiles.publish` sets the time itself, in nanoseconds: the kernel's own time stamps stand still for milliseconds, in which a file may be
+    replaced twice and get its first inode back.
+    """
+    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
+
+def sync(descriptor: int) -> None:
+    """Bring a file or a folder to the disk itself."""
+    if sys.platform == "darwin":
+        # fsync leaves it in the drive's cache there. Not every file system knows the stronger call.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems can't sync folders and write them through instead. A file never answers this.
+        if error.errno != errno.EINVAL:
+            raise
+
+
+class LocalFiles:
+    """The files of one store.
+
+    Parameters
+    ----------
+    root : str
+        An absolute path. Never made: a missing root is a datastore that is not there.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._temp_folder: str | None = None
+
+    def path(self, key: str) -> str:
+        """Return the path of a key. Symbolic links among its folders are followed.
+
+        Raises
+        ------
+        InvalidArgument
+            It is no key, or lies in the store's folder for temporary files.
+        StoreRejected
+            A symbolic link leads out of the store.
+        """
+        check_key(key)
+        if key.split("/", 1)[0].startswith(TEMP_FOLDER):
+            raise InvalidArgument("use a key of a store", on=repr(key), cause="the store keeps its temporary files there")
+        path = os.path.join(self.root, key)
+        folder = os.path.realpath(os.path.dirname(path))
+        self._check_inside(folder, key)
+        return os.path.join(folder, os.path.basename(path))
+
+    def real_path(self, key: str) -> str:
+        """Return the path that is read for a key: links of the last part are followed as well."""
+        path = os.path.realpath(self.path(key))
+        self._check_inside(path, key)
+        return path
+
+    def is_inside(self, path: str) -> bool:
+        """Whether a path without symbolic links is the root or below it."""
+        root = os.path.realpath(self.root)
+        return path == root or path.startswith(root.rstrip("/") + "/")
+
+    def _check_inside(self, path: str, key: str) -> None:
+        if not self.is_inside(path):
+            raise StoreRejected("use a key of a store", on=key, cause="a symbolic link leads out of the store's root", hint=f"See {path}.")
+
+    def temp_folder(self) -> str:
+        """Return the folder for files in the making; made at the first use, closed to other users."""
+        if self._temp_folder is None:
+            folder = os.path.join(self.root, TEMP_FOLDER)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            if os.stat(folder).st_uid != os.geteuid():
+                # Another user of this store was first: a folder for each.
+                folder = f"{folder}-{os.geteuid()}"
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
+            self._sweep(folder)
+            self._temp_folder = folder
+        return self._temp_folder
+
+    def new_file(self) -> tuple[int, str]:
+        """Make a temporary file; return a descriptor to write it, and its path. Its mode is that of any new file of this user."""
+        path = os.path.join(self.temp_folder(), f"put-{secrets.token_hex(12)}")
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
+
+    def publish(
+        self, descriptor: int, temp_path: str, key: str, *, if_match: str | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        """Sync a finished temporary file and put it in the place of a key, whole and durably.
+
+        Raises
+        ------
+        StorePreconditionFailed
+            The condition does not hold.
+        """
+        now_ns = time.time_ns()
+        os.utime(descriptor, ns=(now_ns, now_ns))
+        sync(descriptor)
+
+        def move(folder: int, name: str) -> ObjectInfo:
+            self._check_condition(folder, name, key, if_match, if_absent)
+            try:
+                os.rename(temp_path, name, dst_dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+                    raise StoreRejected("store an object", on=key, cause="there is a folder of that name") from error
+                raise
+            found = os.fstat(descriptor)
+            return ObjectInfo(key, found.st_size, etag_of(found))
+
+        path = self.path(key)
+        for attempt in range(1, FOLDER_TRIES + 1):
+            try:
+                self._make_folder(os.path.dirname(path), key)
+                return self._in_folder(path, move)
+            except FileNotFoundError:
+                # Whoever deletes the last object of a folder removes the folder.
+                if attempt == FOLDER_TRIES or not os.path.exists(temp_path) or not os.path.isdir(self.root):
+                    raise
+        raise AssertionError("not reached")
+
+    def remove(self, key: str) -> None:
+        """Remove the file of a key, and the folders that are empty then. Nothing happens where there is no file."""
+
+        def unlink(folder: int, name: str) -> None:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=folder)
+
+        path = self.path(key)
+        try:
+            self._in_folder(path, unlink)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(self.root):
+                raise
+        self._prune(os.path.dirname(path))
+
+    def _prune(self, folder: str) -> None:
+        root = os.path.realpath(self.root)
+        while folder != root:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # Not empty, or not ours to remove: an empty folder does no harm.
+                return
+            folder = os.path.dirname(folder)
+
+    def _make_folder(self, folder: str, key: str) -> None:
+        missing = []
+        while not os.path.isdir(folder):
+            if folder == os.path.realpath(self.root) or os.path.lexists(folder):
+                break
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            if not os.path.isdir(self.root):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
+            if os.path.exists(folder):
+                raise StoreRejected("store an object", on=key, cause=f"a part of its path is a file: {folder}")
+        for path in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+            # Also where another process made it just now: what we store in it must not be lost with it.
+            self._sync_folder(os.path.dirname(path))
+
+    @staticmethod
+    def _sync_folder(path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _in_folder(self, path: str, act: Callable[[int, str], _T]) -> _T:
+        """Call `act` with a descriptor of the folder of `path`, locked against other writers, and the name in it; sync it."""
+        descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._locked(descriptor):
+                result = act(descriptor, os.path.basename(path))
+            sync(descriptor)
+            return result
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _locked(self, folder: int) -> Iterator[None]:
+        """Hold the lock of a folder: on the folder itself, so that no lock file stays behind and all users share it."""
+        lock, own = folder, -1
+        try:
+            if not _try_lock(lock):
+                _wait_for_lock(lock)
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.EISDIR, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
+                raise
+            # NFS locks only what is open for writing, which a folder never is: a file of ours serves there, for the whole store.
+            own = os.open(os.path.join(self.temp_folder(), "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = own
+            try:
+                _wait_for_lock(lock)
+            except BaseException:
+                os.close(own)
+                raise
+        try:
+            yield
+        finally:
+            if own >= 0:
+                os.close(own)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def _check_condition(self, folder: int, name: str, key: str, if_match: str | None, if_absent: bool) -> None:
+        if if_match is None and not if_absent:
+            return
+        try:
+            found = os.stat(name, dir_fd=folder)
+        except FileNotFoundError:
+            found = None
+        if if_absent and found is not None:
+            raise StorePreconditionFailed("store an object", on=key, cause="there is one already")
+        if if_match is not None and (found is None or etag_of(found) != if_match):
+            raise StorePreconditionFailed("store an object", on=key, cause="the object there is not the expected one")
+
+    def _sweep(self, folder: str) -> None:
+        """Remove what processes that died long ago left in the folder for temporary files."""
+        now_s = time.time()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                limit_s = STALE_UPLOAD_S if entry.name.startswith(UPLOAD_MARK) else STALE_FILE_S
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name != "lock" and now_s - entry.stat(follow_symlinks=False).st_mtime > limit_s:
+                        os.unlink(entry.path)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    # Others hold it for microseconds; one that was stopped in between must not hold us for ever.
+    deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+    wait_s = 0.0005
+    while not _try_lock(descriptor):
+        if time.monotonic() > deadline_s:
+            raise StoreUnavailable("lock a folder of the store", cause=f"another process has held the lock for {LOCK_TIMEOUT_S:.0f} s")
+        time.sleep(wait_s)
+        wait_s = min(0.02, wait_s * 2)

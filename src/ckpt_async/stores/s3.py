@@ -1,0 +1,317 @@
+"""A store in a bucket of S3, or of a server that speaks S3."""
+
+# ruff: noqa: D102 - the contract has the docstrings of a store's methods
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+
+from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
+from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3_body import RequestBody
+from ckpt_async.stores.s3_client import ClientKeeper
+from ckpt_async.stores.s3_errors import FOREIGN, code_of, credentials_refused, translate, translate_code
+from ckpt_async.words.errors import (
+    StoreError,
+    StoreMissing,
+    StoreObjectMissing,
+    StorePreconditionFailed,
+    StoreRejected,
+    StoreUnavailable,
+)
+
+__all__ = ["S3Store"]
+
+MIB = 1 << 20
+DELETE_AT_ONCE = 1000
+READ_BYTES = 1 * MIB
+# What was agreed on when an upload began; in front of the id, since another process may go on with it.
+FULL, EACH, NONE = "full:", "each:", "none:"
+
+T = TypeVar("T")
+Moved = Callable[[], None]
+
+
+class S3Store(Store):
+    """Objects in a bucket, below a prefix.
+
+    Each object and part is sent with its CRC32, which the server checks; an object in parts is checked as a whole once more, where the
+    server can (it says so when the upload begins). One call is one request, apart from `list`, `delete` of more than 1000 keys, and one repetition
+    after credentials were renewed: put `ckpt_async.stores.retrying.Retrying` around it.
+
+    Parameters
+    ----------
+    bucket : str
+        Its name.
+    prefix : str
+        In front of every key; without slashes at its ends.
+    access : S3Access
+        How it is reached.
+    """
+
+    def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
+        self._bucket = bucket
+        self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._access = access
+        self._clients = ClientKeeper(access)
+        self._bucket_seen = False
+        self._traits = StoreTraits(
+            url=f"s3://{bucket}/{self._base}".rstrip("/"), min_part_bytes=5 * MIB, max_part_bytes=5 * 1024 * MIB, max_parts=10_000
+        )
+
+    @property
+    def traits(self) -> StoreTraits:
+        return self._traits
+
+    async def __aenter__(self) -> S3Store:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._clients.close()
+
+    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        check_key(key)
+        extra = self._encryption()
+        if if_match is not None:
+            extra["IfMatch"] = if_match
+        if if_absent:
+            extra["IfNoneMatch"] = "*"
+        try:
+            answer = await self._send("store an object", key, "put_object", body, **extra)
+        except StoreObjectMissing as error:
+            # A server's answer to a condition on an object that isn't there.
+            raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+        return ObjectInfo(key, body.size_bytes, answer["ETag"])
+
+    async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
+        check_key(key)
+        if size_bytes == 0:
+            # A range can't be empty.
+            if await self.head(key) is None:
+                raise StoreObjectMissing("read an object", on=self._on(key))
+            return b""
+        extra: dict[str, Any] = {} if if_match is None else {"IfMatch": if_match}
+        ranged = offset > 0 or size_bytes is not None
+        if ranged:
+            extra["Range"] = f"bytes={offset}-" if size_bytes is None else f"bytes={offset}-{offset + size_bytes - 1}"
+
+        async def read(client: Any, moved: Moved) -> bytes:
+            answer = await client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
+            content = await _read(answer["Body"], moved)
+            if len(content) != answer["ContentLength"]:
+                raise StoreUnavailable(
+                    "read an object", on=self._on(key), cause=f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
+                )
+            if ranged and "ContentRange" not in answer:
+                # A server without ranges sends the whole.
+                return content[offset : None if size_bytes is None else offset + size_bytes]
+            return content
+
+        try:
+            return await self._call("read an object", self._on(key), read)
+        except _BehindTheEnd:
+            return b""
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        try:
+            answer = await self._send("look at an object", key, "head_object")
+        except StoreObjectMissing:
+            # The answer to a HEAD has no body that would tell a missing object from a missing bucket.
+            if not self._bucket_seen:
+                await self._look_for_bucket()
+            return None
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        found: list[ObjectInfo] = []
+        extra: dict[str, Any] = {}
+        while True:
+            answer = await self._send_plain("list objects", prefix, "list_objects_v2", Prefix=self._base + prefix, **extra)
+            for item in answer.get("Contents", ()):
+                key = item["Key"].removeprefix(self._base)
+                # Some tools make empty objects that stand for folders; their names are no keys.
+                if not key.endswith("/") and key:
+                    found.append(ObjectInfo(key, item["Size"], item["ETag"]))
+            if not answer.get("IsTruncated"):
+                return sorted(found, key=lambda info: info.key)
+            extra = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            check_key(key)
+        for start in range(0, len(keys), DELETE_AT_ONCE):
+            batch = [{"Key": self._base + key} for key in keys[start : start + DELETE_AT_ONCE]]
+            answer = await self._send_plain("delete objects", "", "delete_objects", Delete={"Objects": batch, "Quiet": True})
+            failures = [
+                translate_code(item.get("Code", ""), 0, item.get("Message", ""), "delete an object", self._on(item["Key"].removeprefix(self._base)))
+                for item in answer.get("Errors", ())
+            ]
+            failures = [failure for failure in failures if not isinstance(failure, StoreObjectMissing)]
+            if failures:
+                raise _worst(failures)
+
+    async def begin_multipart(self, key: str) -> str:
+        check_key(key)
+        extra = self._encryption()
+        if self._access.checksums:
+            extra |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        answer = await self._send("begin an upload", key, "create_multipart_upload", **extra)
+        agreed = NONE
+        if answer.get("ChecksumAlgorithm") == "CRC32":
+            agreed = FULL if answer.get("ChecksumType") == "FULL_OBJECT" else EACH
+        return agreed + str(answer["UploadId"])
+
+    async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        check_key(key)
+        _, upload = self._upload("store a part", key, upload_id)
+        answer = await self._send("store a part", key, "upload_part", body, UploadId=upload, PartNumber=number)
+        return Part(number, answer["ETag"], body.size_bytes, body.crc32)
+
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
+        check_key(key)
+        agreed, upload = self._upload("complete an upload", key, upload_id)
+        ordered = sorted(parts, key=lambda part: part.number)
+        named: list[dict[str, Any]] = [{"PartNumber": part.number, "ETag": part.etag} for part in ordered]
+        if agreed != NONE:
+            for item, part in zip(named, ordered, strict=True):
+                item["ChecksumCRC32"] = encode_crc32(part.crc32)
+        extra: dict[str, Any] = {}
+        if agreed == FULL:
+            whole = combined_crc32((part.crc32, part.size_bytes) for part in ordered)
+            extra = {"ChecksumCRC32": encode_crc32(whole), "ChecksumType": "FULL_OBJECT"}
+        answer = await self._send(
+            "complete an upload", key, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": named}, **extra
+        )
+        return ObjectInfo(key, sum(part.size_bytes for part in parts), answer["ETag"])
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        check_key(key)
+        try:
+            _, upload = self._upload("give an upload up", key, upload_id)
+            await self._send("give an upload up", key, "abort_multipart_upload", UploadId=upload)
+        except StoreObjectMissing:
+            return
+
+    def _on(self, key: str) -> str:
+        return f"s3://{self._bucket}/{self._base}{key}"
+
+    def _encryption(self) -> dict[str, Any]:
+        access = self._access
+        found: dict[str, Any] = {}
+        if access.server_side_encryption:
+            found["ServerSideEncryption"] = access.server_side_encryption
+        if access.sse_kms_key_id:
+            found["SSEKMSKeyId"] = access.sse_kms_key_id
+        return found
+
+    def _upload(self, attempted: str, key: str, upload_id: str) -> tuple[str, str]:
+        for agreed in (FULL, EACH, NONE):
+            if upload_id.startswith(agreed) and len(upload_id) > len(agreed):
+                return agreed, upload_id.removeprefix(agreed)
+        raise StoreObjectMissing(attempted, on=self._on(key), cause="that is no id of an upload")
+
+    async def _look_for_bucket(self) -> None:
+        try:
+            await self._send_plain("look at the bucket", "", "head_bucket")
+        except StoreObjectMissing as error:
+            raise StoreMissing("look at the bucket", on=self._traits.url, cause="there is no such bucket") from error
+
+    async def _send(self, attempted: str, key: str, operation: str, body: Body | None = None, **params: Any) -> Any:
+        """Send one request for a key."""
+
+        async def act(client: Any, moved: Moved) -> Any:
+            if body is not None:
+                params["Body"] = RequestBody(body, moved) if body.size_bytes else b""
+                if self._access.checksums:
+                    params["ChecksumCRC32"] = encode_crc32(body.crc32)
+            return await getattr(client, operation)(Bucket=self._bucket, Key=self._base + key, **params)
+
+        try:
+            return await self._call(attempted, self._on(key), act)
+        except _DigestRefused as error:
+            assert body is not None
+            raise _damaged(error, body) from error
+
+    async def _send_plain(self, attempted: str, on: str, operation: str, **params: Any) -> Any:
+        """Send one request for the bucket."""
+        return await self._call(attempted, self._on(on), lambda client, _: getattr(client, operation)(Bucket=self._bucket, **params))
+
+    async def _call(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
+        """Run one request: under a deadline that every moved byte pushes on, with its failure translated."""
+        renewed = False
+        while True:
+            used = self._clients.held
+            try:
+                result = await self._bounded(attempted, on, act)
+            except FOREIGN as error:
+                if not renewed and credentials_refused(error):
+                    renewed = True
+                    try:
+                        if await self._clients.renew(used):
+                            continue
+                    except FOREIGN as other:
+                        raise translate(other, "renew the credentials of the store", on, self._clients.secrets) from other
+                code = code_of(error)
+                if code == "InvalidRange":
+                    raise _BehindTheEnd(attempted, on=on) from error
+                failure = translate(error, attempted, on, self._clients.secrets)
+                if code in ("BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest"):
+                    raise _DigestRefused(attempted, on=on, cause=failure.cause) from error
+                raise failure from error
+            self._bucket_seen = True
+            return result
+
+    async def _bounded(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
+        # The client's own read timeout starts when a request was sent: a connection that takes no more bytes would hold it for ever.
+        limit_s = self._access.connect_timeout_s + self._access.read_timeout_s
+        with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
+
+            def moved() -> None:
+                scope.deadline = anyio.current_time() + limit_s
+
+            return await act(await self._clients.get(), moved)
+        raise StoreUnavailable(attempted, on=on, cause=f"nothing moved for {limit_s:.0f} s")
+
+
+class _BehindTheEnd(StoreRejected):
+    """A range that begins behind the end of the object."""
+
+
+class _DigestRefused(StoreRejected):
+    """The server got other bytes than the checksum belongs to."""
+
+
+async def _read(stream: Any, moved: Moved) -> bytes:
+    pieces = []
+    async with stream:
+        while piece := await stream.read(READ_BYTES):
+            moved()
+            pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _damaged(error: StoreError, body: Body) -> StoreError:
+    crc = 0
+    for chunk in body.chunks:
+        crc = zlib.crc32(chunk, crc)
+    if crc == body.crc32:
+        return StoreUnavailable(error.attempted, on=error.on, cause=f"the bytes were damaged on the way ({error.cause})")
+    return StoreRejected(error.attempted, on=error.on, cause="the checksum is not that of the bytes: they changed in memory, or at their source")
+
+
+def _worst(failures: Sequence[StoreError]) -> StoreError:
+    """Return the failure that matters most: a permanent one, since a repetition won't help against it."""
+    first = next((failure for failure in failures if not failure.transient), failures[0])
+    if len(failures) == 1:
+        return first
+    return type(first)(first.attempted, on=first.on, cause=f"{first.cause} (and {len(failures) - 1} others)", hint=first.hint)

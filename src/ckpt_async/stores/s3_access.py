@@ -1,0 +1,112 @@
+"""How an S3 store is reached: endpoint, credentials, encryption. Light to import."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckpt_async.words.errors import CheckpointError, StoreAccessDenied, UnsupportedStore
+
+__all__ = ["S3Access", "S3Credentials", "load_access"]
+
+
+@dataclass(frozen=True)
+class S3Credentials:
+    """Keys of an S3 account; never shown in its ``repr``.
+
+    Attributes
+    ----------
+    access_key, secret_key : str
+        The pair of keys.
+    token : str, optional
+        Of temporary credentials.
+    expires_at_s : float, optional
+        When they expire, in seconds since the epoch, where that is known.
+    """
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    expires_at_s: float | None = None
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How a bucket is reached; without arguments, as the AWS libraries do by themselves (environment, profiles, roles).
+
+    Attributes
+    ----------
+    endpoint_url : str, optional
+        Of a server other than AWS.
+    region : str, optional
+        Of the bucket.
+    verify : bool or str
+        Whether certificates are checked; a path names a bundle of authorities.
+    addressing_style : str
+        ``"auto"``, ``"path"`` or ``"virtual"``.
+    server_side_encryption : str, optional
+        ``"AES256"``, ``"aws:kms"``: asked for with each object.
+    sse_kms_key_id : str, optional
+        The key for ``"aws:kms"``.
+    max_attempts : int
+        How often the client itself sends one request. 1: repeating is left to `ckpt_async.stores.retrying.Retrying`.
+    anonymous : bool
+        Send requests without a signature.
+    credentials : callable, optional
+        Returns the credentials, or None where there are none. Called in a thread, and again at least every ten minutes, before they expire
+        and when the server refuses them, so that rotating credentials are followed. Left out: the client library finds them.
+    max_connections : int
+        Connections at once; more than the requests at once.
+    checksums : bool
+        Send a CRC32 with each object and part, for the server to check. False only for servers that refuse that.
+    connect_timeout_s, read_timeout_s : float
+        How long a connection may take, and how long nothing may move on it.
+    client_params : mapping
+        Further values for ``aiobotocore.config.AioConfig``, such as ``proxies``; they beat ours. A mapping under ``"s3"`` is merged into ours.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    verify: bool | str = True
+    addressing_style: str = "auto"
+    server_side_encryption: str | None = None
+    sse_kms_key_id: str | None = None
+    max_attempts: int = 1
+    anonymous: bool = False
+    credentials: Callable[[], S3Credentials | None] | None = field(default=None, repr=False)
+    max_connections: int = 64
+    checksums: bool = True
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    client_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def load_access(spec: str) -> S3Access:
+    """Import ``"module:function"`` and call the function for the access.
+
+    Raises
+    ------
+    UnsupportedStore
+        It can't be imported, or what it returns is no `S3Access`.
+    StoreAccessDenied
+        The function raised.
+    """
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnsupportedStore(
+            "find a store's access", on=spec, cause=str(error), hint="It is written 'module:function', a function without arguments."
+        ) from error
+    try:
+        access = function()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Whatever a configured function raises; its type alone is told, since its text may hold credentials.
+        raise StoreAccessDenied("make a store's access", on=spec, cause=f"the function raised {type(error).__name__}") from error
+    if not isinstance(access, S3Access):
+        raise UnsupportedStore("make a store's access", on=spec, cause=f"it returned a {type(access).__name__}, not an S3Access")
+    return access

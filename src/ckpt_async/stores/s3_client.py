@@ -1,0 +1,256 @@
+"""One aiobotocore client of a store: made at the first use, with the settings that cost the least CPU, closed with the store."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
+from aiobotocore.session import AioSession
+from botocore import UNSIGNED
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import NoCredentialsError
+
+from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.words.errors import CheckpointError, StoreAccessDenied
+
+__all__ = ["ClientKeeper", "FollowedCredentials", "client_config"]
+
+FOLLOW_EVERY_S = 600.0
+# Before they expire, so that no request is signed with credentials that die on the way.
+EXPIRY_MARGIN_S = 120.0
+RETRY_SOON_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
+# The kernel takes no more than this beyond what is on the wire: progress is then seen as it is, not as the kernel's buffer fills.
+UNSENT_BYTES = 256 * 1024
+
+
+class FollowedCredentials(AioCredentials):  # type: ignore[misc]
+    """Credentials that are fetched anew: every ten minutes, before they expire, and when the server refused them.
+
+    Parameters
+    ----------
+    source : callable
+        Returns the credentials, or None; called in a thread.
+    clock : callable
+        Seconds since the epoch.
+    """
+
+    def __init__(self, source: Callable[[], S3Credentials | None], clock: Callable[[], float] = time.time) -> None:
+        # The parent's own fields stay empty: it signs with what `get_frozen_credentials` returns.
+        super().__init__("", "", method="ckpt-async")
+        self._source = source
+        self._clock = clock
+        self._lock = anyio.Lock()
+        self._held: S3Credentials | None = None
+        self._fetch_at_s = 0.0
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown."""
+        held = self._held
+        return () if held is None else tuple(text for text in (held.access_key, held.secret_key, held.token) if text)
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """Return what the next request is signed with."""
+        async with self._lock:
+            if self._held is None or self._clock() >= self._fetch_at_s:
+                await self._fetch()
+            held = self._held
+        if held is None:
+            raise NoCredentialsError
+        return ReadOnlyCredentials(held.access_key, held.secret_key, held.token)
+
+    async def renew(self, refused: S3Credentials | None) -> bool:
+        """Fetch once more after the server refused `refused`; return whether others are held now."""
+        async with self._lock:
+            # Of many requests that fail together only the first one fetches.
+            if self._held == refused:
+                await self._fetch()
+            return self._held is not None and self._held != refused
+
+    @property
+    def held(self) -> S3Credentials | None:
+        """The last ones that were fetched."""
+        return self._held
+
+    async def _fetch(self) -> None:
+        try:
+            held = await anyio.to_thread.run_sync(self._source)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            # Whatever a configured function raises. Its type alone is told: its text may hold credentials.
+            raise StoreAccessDenied("get the credentials of the store", cause=f"their source raised {type(error).__name__}") from error
+        now_s = self._clock()
+        self._held = held
+        self._fetch_at_s = now_s + FOLLOW_EVERY_S
+        if held is not None and held.expires_at_s is not None:
+            # Where a source hands out what is about to expire, it is asked often, but not with each request.
+            self._fetch_at_s = min(self._fetch_at_s, max(held.expires_at_s - EXPIRY_MARGIN_S, now_s + RETRY_SOON_S))
+
+
+class _ChainCredentials(AioCredentials):  # type: ignore[misc]
+    """The credentials that the client library finds by itself (it refreshes those of roles); looked up anew after a refusal."""
+
+    def __init__(self) -> None:
+        super().__init__("", "", method="ckpt-async")
+        self._lock = anyio.Lock()
+        self._found: Any = None
+        self._frozen: ReadOnlyCredentials | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        frozen = self._frozen
+        return () if frozen is None else tuple(text for text in (frozen.access_key, frozen.secret_key, frozen.token) if text)
+
+    @property
+    def held(self) -> ReadOnlyCredentials | None:
+        return self._frozen
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        async with self._lock:
+            return await self._freeze()
+
+    async def renew(self, refused: ReadOnlyCredentials | None) -> bool:
+        async with self._lock:
+            if self._frozen == refused:
+                self._found = None
+                await self._freeze()
+            return self._frozen != refused
+
+    async def _freeze(self) -> ReadOnlyCredentials:
+        if self._found is None:
+            self._found = await AioSession().get_credentials()
+        if self._found is None:
+            raise NoCredentialsError
+        self._frozen = await self._found.get_frozen_credentials()
+        return self._frozen
+
+
+class _CredentialProvider:
+    """What puts credentials into a session: the place that botocore has for them."""
+
+    METHOD = CANONICAL_NAME = "ckpt-async"
+
+    def __init__(self, credentials: AioCredentials) -> None:
+        self._credentials = credentials
+
+    async def load_credentials(self) -> AioCredentials:
+        return self._credentials
+
+
+class ClientKeeper:
+    """Makes the client when it is first asked for, and closes it.
+
+    Parameters
+    ----------
+    access : S3Access
+        How the bucket is reached.
+    """
+
+    def __init__(self, access: S3Access) -> None:
+        self._access = access
+        self._lock = anyio.Lock()
+        self._client: Any = None
+        self._exit = contextlib.AsyncExitStack()
+        self._credentials: FollowedCredentials | _ChainCredentials | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be in an error's text."""
+        return () if self._credentials is None else self._credentials.secrets
+
+    @property
+    def held(self) -> Any:
+        """The credentials of the next request, as far as they are known."""
+        return None if self._credentials is None else self._credentials.held
+
+    async def renew(self, refused: Any) -> bool:
+        """Fetch other credentials than `refused`; return whether there are any."""
+        return self._credentials is not None and await self._credentials.renew(refused)
+
+    async def get(self) -> Any:
+        """Return the client."""
+        if self._client is None:
+            async with self._lock:
+                if self._client is None:
+                    self._client = await self._make()
+        return self._client
+
+    async def close(self) -> None:
+        """Close the client and its connections; another one is made if it is asked for again."""
+        stack, self._exit, self._client = self._exit, contextlib.AsyncExitStack(), None
+        # Under a shield, since it also runs on cancellation; with a deadline, since a dead peer must not hold it.
+        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            await stack.aclose()
+
+    async def _make(self) -> Any:
+        access = self._access
+        session = AioSession()
+        if not access.anonymous:
+            self._credentials = _ChainCredentials() if access.credentials is None else FollowedCredentials(access.credentials)
+            session.register_component("credential_provider", _CredentialProvider(self._credentials))
+        # Reading the description of S3 takes a tenth of a second: not in the loop.
+        await anyio.to_thread.run_sync(_warm_up, session)
+        return await self._exit.enter_async_context(
+            session.create_client(
+                "s3",
+                region_name=access.region,
+                endpoint_url=access.endpoint_url,
+                # botocore tells None (take the environment's) from True.
+                verify=None if access.verify is True else access.verify,
+                config=client_config(access),
+            )
+        )
+
+
+def client_config(access: S3Access) -> AioConfig:
+    """Return the client's settings: no checksum pass and no signature over the payload (our own CRC32 protects it), no repetitions."""
+    params: dict[str, Any] = {
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "max_pool_connections": access.max_connections,
+        "connect_timeout": access.connect_timeout_s,
+        "read_timeout": access.read_timeout_s,
+        "retries": {"total_max_attempts": max(1, access.max_attempts), "mode": "standard"},
+        "connector_args": {"socket_factory": _open_socket},
+        **access.client_params,
+    }
+    if access.anonymous:
+        params["signature_version"] = UNSIGNED
+    params["s3"] = {
+        "payload_signing_enabled": False,
+        "addressing_style": access.addressing_style,
+        **dict(access.client_params.get("s3") or {}),
+    }
+    return AioConfig(**params)
+
+
+def _warm_up(session: AioSession) -> None:
+    loader = session.get_component("data_loader")
+    loader.load_service_model("s3", type_name="service-2")
+    loader.load_service_model("s3", type_name="endpoint-rule-set-1")
+    for name in ("endpoints", "partitions", "_retry", "sdk-default-configuration"):
+        loader.load_data(name)
+
+
+def _open_socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make a TCP socket that keeps little unsent data and notices a dead peer."""
+    family, kind, protocol, _, _ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        # What was sent and not acknowledged for so long is lost; without it the kernel tries for a quarter of an hour.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    not_sent = getattr(socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform == "darwin" else None)
+    if not_sent is not None:
+        opened.setsockopt(socket.IPPROTO_TCP, not_sent, UNSENT_BYTES)
+    return opened

@@ -1,0 +1,127 @@
+"""What a failure of botocore, aiohttp or the network means: the one place where S3's errors are read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+
+import aiohttp
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from ckpt_async.words.errors import (
+    StoreAccessDenied,
+    StoreError,
+    StoreMissing,
+    StoreObjectMissing,
+    StorePreconditionFailed,
+    StoreRejected,
+    StoreUnavailable,
+)
+
+__all__ = ["FOREIGN", "code_of", "credentials_refused", "translate", "translate_code"]
+
+#: What a request may raise. Below OSError are the errors of sockets; ValueError is what a URL that is none gives.
+FOREIGN: tuple[type[Exception], ...] = (
+    boto.BotoCoreError, boto.ClientError, ResponseParserError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError,
+)  # fmt: skip
+
+# Newer credentials may be there already.
+_RENEWABLE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
+_DENIED = _RENEWABLE | {
+    "401", "403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "AccountProblem", "AuthFailure", "AuthorizationHeaderMalformed",
+    "Forbidden", "InvalidClientTokenId", "InvalidSecurity", "MissingAuthenticationToken", "MissingSecurityHeader", "NotSignedUp", "RequestExpired",
+    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized", "UnauthorizedAccess", "UnrecognizedClientException",
+}  # fmt: skip
+_BUSY = {
+    "429", "BandwidthLimitExceeded", "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted", "RequestLimitExceeded",
+    "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
+    "TooManyRequests", "TooManyRequestsException",
+}  # fmt: skip
+_NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
+_CONDITION = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound, boto.TokenRetrievalError,
+    boto.NoAuthTokenError, boto.SSOError, boto.UnknownCredentialError,
+)  # fmt: skip
+_TRANSPORT = (
+    boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError, asyncio.TimeoutError,
+)  # fmt: skip
+_HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
+_HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def code_of(error: BaseException) -> str:
+    """Return the code of an error answer, such as ``"NoSuchKey"``; empty where it is none."""
+    if not isinstance(error, boto.ClientError):
+        return ""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def credentials_refused(error: BaseException) -> bool:
+    """Whether fresh credentials may help."""
+    return code_of(error) in _RENEWABLE
+
+
+def translate(error: BaseException, attempted: str, on: str, secrets: tuple[str, ...] = ()) -> StoreError:
+    """Return the store's error for a failure.
+
+    Parameters
+    ----------
+    error : BaseException
+        One of `FOREIGN`.
+    attempted, on : str
+        For the text.
+    secrets : tuple of str
+        What must not be in the text.
+    """
+    if isinstance(error, boto.ClientError):
+        answer = error.response.get("Error", {})
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        message = clean(str(answer.get("Message", "")), secrets)
+        return translate_code(code_of(error), status, message, attempted, on)
+    cause = clean(f"{type(error).__name__}: {error}", secrets)
+    if isinstance(error, _NO_CREDENTIALS):
+        return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)
+    if _certificate_refused(error):
+        return StoreRejected(attempted, on=on, cause=cause, hint="Name the server's authority in the setting for certificates.")
+    if isinstance(error, _TRANSPORT):
+        return StoreUnavailable(attempted, on=on, cause=cause)
+    return StoreRejected(attempted, on=on, cause=cause)
+
+
+def translate_code(code: str, status: int, message: str, attempted: str, on: str) -> StoreError:
+    """Return the store's error for an answer of the server: its code, its HTTP status (0: not known) and its message."""
+    cause = f"{code}: {message}" if message else code or f"HTTP status {status}"
+    if code == "NoSuchBucket":
+        return StoreMissing(attempted, on=on, cause=cause, hint=_HINT_BUCKET)
+    if code in _BUSY or status == 429 or (status >= 500 and code not in ("NotImplemented", "501")):
+        return StoreUnavailable(attempted, on=on, cause=cause)
+    if code in _DENIED or status in (401, 403):
+        return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)
+    if code in _CONDITION or status == 412:
+        return StorePreconditionFailed(attempted, on=on, cause=cause)
+    if code in _NO_OBJECT or status == 404:
+        return StoreObjectMissing(attempted, on=on, cause=cause)
+    return StoreRejected(attempted, on=on, cause=cause)
+
+
+def clean(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """Return `text` without secrets, and without the user and the password of a URL."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return _USER_INFO.sub("***@", text)
+
+
+def _certificate_refused(error: BaseException | None) -> bool:
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError)):
+            return True
+        inner = getattr(error, "kwargs", None)
+        nested = inner.get("error") if isinstance(inner, dict) else None
+        error = nested if isinstance(nested, BaseException) else error.__cause__ or error.__context__
+        seen += 1
+    return False
