@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .names import LATEST, TASK_CHECKPOINTS
+
 if TYPE_CHECKING:
     from ckpt_async import CheckpointReference, StoreAddress
 
-__all__ = ["LATEST", "TASK_CHECKPOINTS", "newest_in_store", "records_of", "settle_user_references", "store_artifacts"]
-
-TASK_CHECKPOINTS = "_task_checkpoints"
-LATEST = "_task_latest_checkpoint"
+__all__ = ["newest_in_store", "records_of", "settle_user_references", "store_artifacts"]
 
 COMMITTED = "committed"
 

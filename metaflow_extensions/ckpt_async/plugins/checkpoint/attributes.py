@@ -10,26 +10,12 @@ from typing import Any
 from ckpt_async import InvalidArgument, Settings, coerce_settings
 
 from .errors import WrongCheckpointAttribute
+from .names import DEFAULTS
 
-__all__ = ["DEFAULTS", "CheckpointAttributes", "read_attributes"]
+__all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_ENGINE = Settings()
-
-#: Names and defaults; the engine's own settings keep the engine's defaults.
-DEFAULTS: dict[str, Any] = {
-    "load_policy": "fresh",
-    "temp_dir_root": None,
-    "show_card": True,
-    "async_upload": _ENGINE.async_upload,
-    "worker": _ENGINE.worker,
-    "max_pending": _ENGINE.max_pending,
-    "max_pending_bytes": _ENGINE.max_pending_bytes,
-    "on_full": _ENGINE.on_full,
-    "flush_timeout": _ENGINE.flush_timeout_s,
-    "spool_dir": _ENGINE.spool_dir,
-}
 _OWN = ("load_policy", "temp_dir_root", "show_card")
 
 

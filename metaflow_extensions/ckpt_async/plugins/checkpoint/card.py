@@ -13,32 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_async.words.events import EntryCommitted
 
+from .names import CARD_ID
 from .output import describe_size
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
 
-__all__ = ["CARD_ID", "CheckpointCard", "NoCard", "attach_card", "loaded_text", "table_text"]
-
-#: The same id as metaflow-checkpoint's card, so that whoever looks it up by id goes on finding it.
-CARD_ID = "task_checkpoints"
+__all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text"]
 
 #: How many saves the table shows: the newest ones.
 MAX_ROWS = 100
 
 UPDATE_S = 2.0
-
-
-def attach_card(flow: Any, step_name: str) -> None:
-    """Add the card's decorator to the step, unless it has it. To be called in ``step_init``."""
-    from metaflow.decorators import _attach_decorators_to_step
-
-    for step in flow:
-        if step.name != step_name:
-            continue
-        if any(deco.name == "card" and deco.attributes.get("id") == CARD_ID for deco in step.decorators):
-            return
-        _attach_decorators_to_step(step, [f"card:type=blank,id={CARD_ID},refresh_interval={UPDATE_S:.0f}"])
 
 
 def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:

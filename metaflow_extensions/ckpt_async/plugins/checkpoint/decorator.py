@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
 
 from ckpt_async import METAFLOW_PACKAGE_POLICY  # noqa: F401  # imported with Metaflow, the engine travels in the code package
 
-from . import artifacts
-from .attributes import DEFAULTS, CheckpointAttributes, read_attributes
-from .card import attach_card
-from .output import say
-from .store import address_of_datastore
+from .names import CARD_ID, DEFAULTS, LATEST, TASK_CHECKPOINTS
+
+if TYPE_CHECKING:
+    from .attributes import CheckpointAttributes
+    from .session import TaskSession
 
 __all__ = ["CheckpointDecorator"]
 
@@ -87,12 +87,13 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         self._unknown = {key: given.pop(key) for key in list(given) if key not in self.defaults and not key.startswith("_unpacked")}
         super().__init__(given, statically_defined, inserted_by)
         self._checked: CheckpointAttributes | None = None
-        self._session: Any = None
+        self._session: TaskSession | None = None
         self._flow_datastore: Any = None
-        self._fallback = False
 
     def init(self) -> None:
         """Check the attributes: once, before any hook, in the launching process and in the task."""
+        from .attributes import read_attributes
+
         self._checked = read_attributes({**self.attributes, **self._unknown})
         self.attributes = self._checked.to_attributes()
 
@@ -100,12 +101,14 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         self, flow: Any, graph: Any, step_name: str, decorators: Any, environment: Any, flow_datastore: Any, logger: Any
     ) -> None:
         """Refuse a datastore that can't hold checkpoints, and add the card."""
+        from .store import address_of_datastore
+
         self._flow_datastore = flow_datastore
         address_of_datastore(flow_datastore)
         # Without this, `merge_artifacts` in a join would stumble over them.
-        INTERNAL_ARTIFACTS_SET.update((artifacts.TASK_CHECKPOINTS, artifacts.LATEST))
+        INTERNAL_ARTIFACTS_SET.update((TASK_CHECKPOINTS, LATEST))
         if self._attributes.show_card:
-            attach_card(flow, step_name)
+            _attach_card(flow, step_name)
 
     def task_pre_step(
         self,
@@ -125,17 +128,19 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow import current
         from metaflow.unbounded_foreach import UBF_CONTROL
 
+        from .artifacts import newest_in_store, store_artifacts
+        from .output import say
         from .scope import current_identity
         from .session import TaskSession
+        from .store import address_of_datastore
 
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
         address = address_of_datastore(self._flow_datastore)
         # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.
-        self._fallback = retry_count > max_user_code_retries
-        if self._fallback:
-            artifacts.store_artifacts(flow, [], artifacts.newest_in_store(address, identity.pathspec, say))
+        if retry_count > max_user_code_retries:
+            store_artifacts(flow, [], newest_in_store(address, identity.pathspec, say))
             return
         show_card = self._attributes.show_card and (not parallel or control or current.parallel.node_index == 0)
         self._session = TaskSession(flow, identity, address, self._attributes, with_card=show_card)
@@ -174,6 +179,18 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     def _attributes(self) -> CheckpointAttributes:
         assert self._checked is not None, "Metaflow calls init() before any hook"
         return self._checked
+
+
+def _attach_card(flow: Any, step_name: str) -> None:
+    """Add the card's decorator to the step, unless it has it. To be called in ``step_init``."""
+    from metaflow.decorators import _attach_decorators_to_step
+
+    for step in flow:
+        if step.name != step_name:
+            continue
+        if any(deco.name == "card" and deco.attributes.get("id") == CARD_ID for deco in step.decorators):
+            return
+        _attach_decorators_to_step(step, [f"card:type=blank,id={CARD_ID},refresh_interval=2"])
 
 
 def _load_metadata(record: Any, attempt: int) -> list[Any]:

@@ -1,0 +1,26 @@
+"""Names and defaults that Metaflow needs while it is imported. Nothing is imported here: every start of Metaflow pays for it."""
+
+from __future__ import annotations
+
+__all__ = ["CARD_ID", "DEFAULTS", "LATEST", "TASK_CHECKPOINTS"]
+
+#: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings`; a test compares them.
+DEFAULTS: dict[str, object] = {
+    "load_policy": "fresh",
+    "temp_dir_root": None,
+    "show_card": True,
+    "async_upload": False,
+    "worker": "process",
+    "max_pending": 16,
+    "max_pending_bytes": None,
+    "on_full": "block",
+    "flush_timeout": 3600.0,
+    "spool_dir": None,
+}
+
+#: Artifacts of a task.
+TASK_CHECKPOINTS = "_task_checkpoints"
+LATEST = "_task_latest_checkpoint"
+
+#: The same id as that of metaflow-checkpoint's card, so that whoever looks it up by id goes on finding it.
+CARD_ID = "task_checkpoints"
