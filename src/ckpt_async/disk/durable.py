@@ -20,8 +20,6 @@ __all__ = ["make_private_folder", "remove_tree", "rename", "sync_descriptor", "s
 # A file system that has no notion of syncing a folder says so with one of these (some FUSE and network ones).
 _FOLDER_SYNC_UNKNOWN = (errno.EINVAL, errno.ENOTSUP)
 
-_REMOVE_ROUNDS = 8
-
 
 def sync_descriptor(descriptor: int) -> None:
     """Return once the content of an open file is on the disk, not only in the disk's cache."""
@@ -172,22 +170,31 @@ def remove_tree(path: str) -> None:
     OSError
         Something could not be removed.
     """
-    for round_left in reversed(range(_REMOVE_ROUNDS)):
-        try:
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                os.unlink(path)
-            else:
-                shutil.rmtree(path)
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
             return
-        except FileNotFoundError:
-            # Of the folder itself: done. Of something in it: somebody else removes the same tree, so look again.
-            if not os.path.lexists(path):
-                return
-            if not round_left:
-                raise
-        except PermissionError:
-            if not round_left or not _open_up(path):
-                raise
+    except FileNotFoundError:
+        return
+    try:
+        _remove_folder(path)
+    except PermissionError:
+        if not _open_up(path):
+            raise
+        _remove_folder(path)
+
+
+def _remove_folder(path: str) -> None:
+    # rmtree walks by descriptors, so a link that is put in a folder's place can't lead it elsewhere.
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=lambda _call, _path, error: _raise_unless_missing(error))
+    else:
+        shutil.rmtree(path, onerror=lambda _call, _path, info: _raise_unless_missing(info[1]))
+
+
+def _raise_unless_missing(error: BaseException) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _open_up(path: str) -> bool:

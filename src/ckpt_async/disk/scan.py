@@ -218,7 +218,7 @@ class _Scanning:
         elif not stat.S_ISDIR(found.st_mode):
             self.refuse(path, f"is {_kind_of(found.st_mode)}", _HINT_KIND)
         elif (found.st_dev, found.st_ino) in folder.ancestry:
-            self.refuse(path, f"is a link to a folder that holds it{_link_target(entry.path)}", _HINT_LINK)
+            self.refuse(path, f"leads back, through a link, to a folder that holds it{_link_target(entry.path)}", _HINT_LINK)
         elif self._name_is_fine(path):
             self.directories.append(path)
             waiting.append(_Folder(path, entry.path, folder.ancestry | {(found.st_dev, found.st_ino)}))

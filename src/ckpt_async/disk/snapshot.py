@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from ckpt_async.disk.clone import (
@@ -48,6 +49,7 @@ PACK = "pack"
 #: What `Snapshot.methods` counts packed files under.
 PACKED = "packed"
 
+_RESTORE = "restore the files of a checkpoint"
 _OWN_FILE = re.compile(r"f[0-9]{6,12}")
 
 
@@ -282,33 +284,38 @@ def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
             os.makedirs(os.path.join(target, path), exist_ok=True)
     except OSError as error:
         raise _restore_failed(error, target, snapshot.size_bytes) from error
-    opened: tuple[str, int] = ("", -1)
+    # Each holder is opened once: the files of the pack come together, in the order in which they lie.
+    in_place = sorted(snapshot.files, key=lambda file: (file.stored_in, file.offset))
+    for stored_in, files in groupby(in_place, key=lambda file: file.stored_in):
+        source = os.path.join(folder, stored_in)
+        holder = _open_holder(source)
+        try:
+            for file in files:
+                _restore_file(file, holder, os.path.join(target, file.path), source)
+        finally:
+            os.close(holder)
+
+
+def _open_holder(source: str) -> int:
     try:
-        # Each holder is opened once: the pack's files come together, in the order in which they lie.
-        for file in sorted(snapshot.files, key=lambda file: (file.stored_in, file.offset)):
-            if opened[0] != file.stored_in:
-                if opened[1] >= 0:
-                    os.close(opened[1])
-                    opened = ("", -1)
-                opened = (file.stored_in, os.open(os.path.join(folder, file.stored_in), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-            _restore_file(file, opened[1], os.path.join(target, file.path), os.path.join(folder, file.stored_in))
-    finally:
-        if opened[1] >= 0:
-            os.close(opened[1])
+        return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SpoolDamaged(_RESTORE, on=printable(source), cause=error.strerror or str(error)) from error
 
 
 def _check_target(target: str) -> None:
-    attempted = "restore the files of a checkpoint"
     try:
         if not stat.S_ISDIR(os.stat(target).st_mode):
-            raise InvalidArgument(attempted, on=printable(target), cause="it is not a folder")
+            raise InvalidArgument(_RESTORE, on=printable(target), cause="it is not a folder")
         with os.scandir(target) as entries:
             first = next(entries, None)
     except OSError as error:
-        raise InvalidArgument(attempted, on=printable(target), cause=error.strerror or str(error)) from error
+        raise InvalidArgument(_RESTORE, on=printable(target), cause=error.strerror or str(error)) from error
     if first is not None:
         cause = f"it holds '{printable(first.name)}' already"
-        raise LoadTargetNotEmpty(attempted, on=printable(target), cause=cause, hint="Name an empty folder.")
+        raise LoadTargetNotEmpty(_RESTORE, on=printable(target), cause=cause, hint="Name an empty folder.")
 
 
 def _folders_of(snapshot: Snapshot) -> Iterable[str]:
@@ -322,7 +329,7 @@ def _restore_file(file: SnapshotFile, holder: int, target: str, source: str) -> 
     end = file.offset + file.size_bytes
     if found.st_size < end or (file.stored_in != PACK and found.st_size != end):
         cause = f"'{printable(file.path)}' should end at byte {end:,} of it, it has {found.st_size:,}"
-        raise SpoolDamaged("restore the files of a checkpoint", on=printable(source), cause=cause)
+        raise SpoolDamaged(_RESTORE, on=printable(source), cause=cause)
     age_s = time.time() - found.st_ctime
     method = choose_method(size_bytes=file.size_bytes, age_s=age_s, reflink_works=file.stored_in != PACK)
     try:
@@ -341,4 +348,4 @@ def _restore_file(file: SnapshotFile, holder: int, target: str, source: str) -> 
 def _restore_failed(error: OSError, target: str, size_bytes: int) -> CheckpointError:
     if is_no_space(error):
         return no_space(target, size_bytes, error)
-    return CheckpointError("restore the files of a checkpoint", on=printable(target), cause=error.strerror or str(error))
+    return CheckpointError(_RESTORE, on=printable(target), cause=error.strerror or str(error))
