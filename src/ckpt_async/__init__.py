@@ -11,117 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Each name twice: without a list that they can read, type checkers take only these for public.
-    from ckpt_async.assembly import (
-        Reader as Reader,
-    )
-    from ckpt_async.assembly import (
-        open_checkpointer as open_checkpointer,
-    )
-    from ckpt_async.assembly import (
-        open_reader as open_reader,
-    )
-    from ckpt_async.checkpointer import (
-        Checkpointer as Checkpointer,
-    )
+    from ckpt_async.assembly import Reader as Reader, open_checkpointer as open_checkpointer, open_reader as open_reader
+    from ckpt_async.checkpointer import Checkpointer as Checkpointer
     from ckpt_async.reference import (
         CheckpointReference as CheckpointReference,
-    )
-    from ckpt_async.reference import (
         NotStored as NotStored,
-    )
-    from ckpt_async.reference import (
         Pending as Pending,
-    )
-    from ckpt_async.reference import (
         Stats as Stats,
     )
-    from ckpt_async.stores.s3_access import (
-        S3Access as S3Access,
-    )
-    from ckpt_async.stores.s3_access import (
-        S3Credentials as S3Credentials,
-    )
+    from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
-    )
-    from ckpt_async.words.errors import (
         CheckpointError as CheckpointError,
-    )
-    from ckpt_async.words.errors import (
         CheckpointNotFound as CheckpointNotFound,
-    )
-    from ckpt_async.words.errors import (
         CheckpointNotStored as CheckpointNotStored,
-    )
-    from ckpt_async.words.errors import (
         FlushTimeout as FlushTimeout,
-    )
-    from ckpt_async.words.errors import (
         InvalidArgument as InvalidArgument,
-    )
-    from ckpt_async.words.errors import (
         LoadTargetNotEmpty as LoadTargetNotEmpty,
-    )
-    from ckpt_async.words.errors import (
         SaveRefused as SaveRefused,
-    )
-    from ckpt_async.words.errors import (
         SnapshotFailed as SnapshotFailed,
-    )
-    from ckpt_async.words.errors import (
         SpoolBusy as SpoolBusy,
-    )
-    from ckpt_async.words.errors import (
         SpoolDamaged as SpoolDamaged,
-    )
-    from ckpt_async.words.errors import (
         StoreAccessDenied as StoreAccessDenied,
-    )
-    from ckpt_async.words.errors import (
         StoreError as StoreError,
-    )
-    from ckpt_async.words.errors import (
         StoreMissing as StoreMissing,
-    )
-    from ckpt_async.words.errors import (
         StoreObjectMissing as StoreObjectMissing,
-    )
-    from ckpt_async.words.errors import (
         StorePreconditionFailed as StorePreconditionFailed,
-    )
-    from ckpt_async.words.errors import (
         StoreRejected as StoreRejected,
-    )
-    from ckpt_async.words.errors import (
         StoreUnavailable as StoreUnavailable,
-    )
-    from ckpt_async.words.errors import (
         UnsupportedStore as UnsupportedStore,
-    )
-    from ckpt_async.words.errors import (
         WorkerDied as WorkerDied,
     )
-    from ckpt_async.words.identity import (
-        TaskIdentity as TaskIdentity,
-    )
-    from ckpt_async.words.identity import (
-        json_hash as json_hash,
-    )
-    from ckpt_async.words.identity import (
-        short_hash as short_hash,
-    )
-    from ckpt_async.words.records import (
-        CheckpointRecord as CheckpointRecord,
-    )
-    from ckpt_async.words.settings import (
-        Settings as Settings,
-    )
-    from ckpt_async.words.settings import (
-        StoreAddress as StoreAddress,
-    )
-    from ckpt_async.words.settings import (
-        coerce_settings as coerce_settings,
-    )
+    from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
+    from ckpt_async.words.records import CheckpointRecord as CheckpointRecord
+    from ckpt_async.words.settings import Settings as Settings, StoreAddress as StoreAddress, coerce_settings as coerce_settings
 
 __version__ = "0.1.0"
 
