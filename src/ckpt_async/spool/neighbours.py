@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ckpt_async.words.errors import SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
 from ckpt_async.words.settings import StoreAddress
 
-__all__ = ["LeftSave", "left_saves", "older_attempts", "spool_folder"]
+__all__ = ["LeftSave", "left_saves", "older_attempts", "remove_spool", "spool_folder"]
 
 
 def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentity, node_index: int = 0) -> str:
@@ -58,3 +59,15 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[SpoolDamaged]]:
                 damaged.append(error)
     found.sort(key=lambda left: left.entry.record.order, reverse=True)
     return found, damaged
+
+
+def remove_spool(spool: Spool) -> bool:
+    """Remove a spool in which nothing waits, and the task's folder with the last of its spools; returns whether the spool is gone."""
+    if not spool.remove():
+        return False
+    try:
+        os.rmdir(os.path.dirname(spool.folder))
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+    return True

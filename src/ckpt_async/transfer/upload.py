@@ -11,6 +11,7 @@ import anyio.to_thread
 from ckpt_async.disk.digests import format_digest
 from ckpt_async.stores.contract import ObjectInfo, Part, Store
 from ckpt_async.transfer.budget import ByteBudget
+from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import NoteLog, UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import digest_of_pieces, read_part
@@ -71,7 +72,7 @@ class _Sender:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
         work = self._work()
-        async with anyio.create_task_group() as group:
+        async with plain_task_group() as group:
             for _ in range(REQUESTS_AT_ONCE):
                 group.start_soon(self._take, work)
         for index, planned in enumerate(self._plan.objects):
@@ -150,10 +151,10 @@ async def upload(
     on_plan(plan.total_bytes)
     sent_bytes = 0
     for last_try in (False, True):
-        notes = UploadNotes(log, plan, store.traits.url)
+        notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
         sender = _Sender(store, job, plan, notes, on_progress)
         try:
-            await _run_alone(sender)
+            await sender.run()
         except StoreObjectMissing:
             # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator): begin anew, once.
             if last_try or not notes.upload_ids:
@@ -165,19 +166,6 @@ async def upload(
             continue
         break
     return UploadResult(_manifest(job, plan, notes), sent_bytes + sender.sent_bytes)
-
-
-async def _run_alone(sender: _Sender) -> None:
-    """Run the sender and raise the first plain error: the group around the parallel requests would hide its type."""
-    try:
-        await sender.run()
-    except BaseException as error:
-        plain = error
-        while (inner := getattr(plain, "exceptions", None)) is not None:
-            plain = inner[0]
-        if plain is error:
-            raise
-        raise plain from None
 
 
 def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:

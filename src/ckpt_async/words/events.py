@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 __all__ = [
+    "AdoptionEnded",
     "Close",
     "Command",
     "EntryCommitted",
     "EntryFailed",
     "EntryProgress",
+    "EntrySaved",
     "EntryStarted",
     "Event",
     "Press",
@@ -31,6 +33,14 @@ class WorkerReady:
     """The worker owns the spool and takes entries."""
 
     pid: int
+
+
+@dataclass(frozen=True)
+class EntrySaved:
+    """A save has entered the spool. Told by the task itself, to its own listeners."""
+
+    entry: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,25 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class AdoptionEnded:
+    """The spool of an earlier attempt needs this worker no more.
+
+    Attributes
+    ----------
+    attempt : str
+        The name of its folder.
+    left : int
+        Saves that still lie in it: 0 where all are in the store.
+    error : dict
+        Why some are left, in the wire form.
+    """
+
+    attempt: str
+    left: int
+    error: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Wake:
     """A new entry may be in the spool."""
 
@@ -104,11 +133,11 @@ class Close:
     deadline_s: float
 
 
-Event = Union[WorkerReady, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble]
+Event = Union[WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded]
 Command = Union[Wake, Retry, Press, Close]
 
 _EVENTS: dict[str, type] = {
-    kind.__name__: kind for kind in (WorkerReady, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble)
+    kind.__name__: kind for kind in (WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded)
 }
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}
 

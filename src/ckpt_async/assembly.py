@@ -1,0 +1,110 @@
+"""The one place that builds real objects from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ckpt_async.checkpointer import Checkpointer
+from ckpt_async.disk import durable
+from ckpt_async.reader import Reader
+from ckpt_async.spool.neighbours import spool_folder
+from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.stores.contract import Store
+from ckpt_async.stores.limiting import Limiting
+from ckpt_async.stores.opening import open_store
+from ckpt_async.stores.retrying import Retrying
+from ckpt_async.words.errors import StoreError
+from ckpt_async.words.events import Event
+from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.settings import Settings, StoreAddress
+from ckpt_async.worker.handle import WorkerHandle
+from ckpt_async.worker.sidecar_client import SidecarClient
+from ckpt_async.worker.thread import ThreadWorker
+
+__all__ = ["Reader", "make_store", "open_checkpointer", "open_reader"]
+
+#: Requests to a store at once.
+REQUESTS_AT_ONCE = 32
+
+#: How long a reading call keeps trying a store that does not answer.
+READ_GIVE_UP_S = 120.0
+
+TellTrouble = Callable[[int, "StoreError | None"], None]
+
+
+def _stack(address: StoreAddress, tell_trouble: TellTrouble, give_up_after_s: float | None) -> Store:
+    """A call that backs off holds no slot: the limit is inside."""
+    return Retrying(Limiting(open_store(address), REQUESTS_AT_ONCE), on_trouble=tell_trouble, give_up_after_s=give_up_after_s)
+
+
+def make_store(header: SpoolHeader, tell_trouble: TellTrouble) -> Store:
+    """Return the store of a spool, for a worker: it retries without end, for the worker has a deadline of its own."""
+    return _stack(header.address, tell_trouble, None)
+
+
+def open_reader(
+    address: StoreAddress, *, say: Callable[[str], None] = print, give_up_after_s: float = READ_GIVE_UP_S
+) -> Reader:
+    """Return a reader of the checkpoints in a store. Touches nothing until it is asked for something.
+
+    Parameters
+    ----------
+    address : StoreAddress
+        Where they are.
+    say : callable
+        Prints a line for the user.
+    give_up_after_s : float
+        How long a call keeps trying a store that does not answer, in seconds.
+    """
+    return Reader(lambda tell_trouble: _stack(address, tell_trouble, give_up_after_s), say)
+
+
+def open_checkpointer(
+    identity: TaskIdentity,
+    address: StoreAddress,
+    settings: Settings,
+    *,
+    scratch_root: str,
+    say: Callable[[str], None] = print,
+    node_index: int = 0,
+    num_nodes: int = 1,
+) -> Checkpointer:
+    """Return the checkpointer of one attempt of a task. Does not touch the store.
+
+    Parameters
+    ----------
+    identity : TaskIdentity
+        Whose checkpoints they are.
+    address : StoreAddress
+        Where they go.
+    settings : Settings
+        How.
+    scratch_root : str
+        The folder under which spools stand; made private to the user. Best on the filesystem of the files that will be saved.
+    say : callable
+        Prints a line for the user; may be called from any thread.
+    node_index, num_nodes : int
+        Of nodes that save under one identity: they never take the same save number.
+
+    Raises
+    ------
+    InvalidArgument
+        `scratch_root` can't be used: it belongs to another user, or is no folder.
+    UnsupportedStore
+        There is no store for the address.
+    SpoolBusy
+        The same attempt runs already, in another process.
+    """
+    open_store(address)  # Says at once what is wrong with the address; opens no connection.
+    durable.make_private_folder(scratch_root)
+    header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes)
+    spool = Spool.create(spool_folder(scratch_root, address, identity, node_index), header)
+
+    def make_worker(on_event: Callable[[Event], None], on_death: Callable[[], None]) -> WorkerHandle:
+        if settings.worker == "thread":
+            return ThreadWorker(spool.folder, make_store, on_event, on_death)
+        return SidecarClient(spool.folder, on_event, on_death)
+
+    return Checkpointer(
+        identity=identity, header=header, spool=spool, make_worker=make_worker, reader=open_reader(address, say=say), say=say
+    )

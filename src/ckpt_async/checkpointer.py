@@ -1,0 +1,358 @@
+"""The synchronous facade over the engine: what a training loop calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+
+from ckpt_async import recovery
+from ckpt_async.disk.scan import ScannedTree, scan
+from ckpt_async.disk.snapshot import take_snapshot
+from ckpt_async.ledger import Ledger
+from ckpt_async.progress import readable_bytes, readable_seconds
+from ckpt_async.reader import Reader
+from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
+from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, decide
+from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.neighbours import older_attempts
+from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.supervisor import MakeWorker, Supervisor
+from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
+from ckpt_async.words import keys
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SaveRefused, SnapshotFailed
+from ckpt_async.words.events import EntrySaved, Wake
+from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.names import DEFAULT_NAME, check_name
+from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
+
+__all__ = ["Checkpointer"]
+
+
+class Checkpointer:
+    """Saves and loads the checkpoints of one attempt of a task. Made by `ckpt_async.open_checkpointer`; `close` ends it.
+
+    Its methods may be called from several threads. It belongs to the process that opened it: a forked child must not use it.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: TaskIdentity,
+        header: SpoolHeader,
+        spool: Spool,
+        make_worker: MakeWorker,
+        reader: Reader,
+        say: Callable[[str], None],
+    ) -> None:
+        self.identity = identity
+        self.settings = header.settings
+        self.address = header.address
+        self.reader = reader
+        self._header = header
+        self._spool = spool
+        self._say = say
+        self._pid = os.getpid()
+        self._closed = False
+        self._saving = threading.Lock()
+        self._spool.task_lock.acquire(attempted="open the spool of a task")
+        # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
+        self._spool.clean()
+        older = older_attempts(spool.folder)
+        self._ledger = Ledger(os.path.basename(folder) for folder in older)
+        self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
+        if self.settings.async_upload or older:
+            # Warm before the first save. A synchronous task that never saves has no need of it.
+            self._worker.ensure_started()
+
+    @property
+    def spool_folder(self) -> str:
+        """Where saves lie until they are in the store."""
+        return self._spool.folder
+
+    def add_listener(self, callback: Callable[[object], None]) -> None:
+        """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise."""
+        self._worker.listeners.append(callback)
+
+    # Saving
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str = DEFAULT_NAME,
+        metadata: dict[str, object] | None = None,
+        latest: bool = True,
+        storage_format: str = "files",
+    ) -> CheckpointReference:
+        """Save a folder or a file as a checkpoint.
+
+        With ``async_upload`` it returns when a private copy of the files is on local disk: from then on the originals may be changed, and the
+        death of every process loses nothing while the machine stays up. Otherwise it returns when the checkpoint is in the store.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A folder, whose content is saved, or a file, which is saved under its base name.
+        name : str
+            Of the checkpoint; several may have the same.
+        metadata : dict, optional
+            Copied at the call; what JSON can't hold is turned into text.
+        latest : bool
+            Whether this becomes the checkpoint that a retry resumes from.
+        storage_format : str
+            ``"files"``: an object for each file; ``"tar"``: one archive.
+
+        Returns
+        -------
+        CheckpointReference
+            A dict, with ``wait()``, ``done()`` and ``status``.
+
+        Raises
+        ------
+        InvalidArgument
+            An argument can't be used.
+        SnapshotFailed
+            Files can't be read or copied; all problems are named.
+        SaveRefused
+            The spool is full and ``on_full="raise"``, or the save could never fit.
+        StoreError
+            The store refuses what was saved before, for good as things are; this save was not taken. Without ``async_upload``: this save.
+        """
+        started_s = time.monotonic()
+        self._check_usable("save a checkpoint")
+        check_name(name)
+        frozen_metadata = freeze_metadata(metadata)
+        if storage_format not in STORAGE_FORMATS:
+            raise InvalidArgument(
+                "save a checkpoint", on=f"storage_format={storage_format!r}", cause="there is none of that name", hint="Use 'files' or 'tar'."
+            )
+        self._raise_earlier_failure()
+        tree = scan(path)
+        with self._saving:
+            self._admit(tree.size_bytes, name)
+            reference = self._take(tree, name, frozen_metadata, latest, storage_format)
+        self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
+        self._worker.ensure_started()
+        self._worker.send(Wake())
+        if not self.settings.async_upload:
+            self._wait_stored(reference)
+        self._ledger.charge(reference, time.monotonic() - started_s)
+        return reference
+
+    def _take(
+        self, tree: ScannedTree, name: str, metadata: dict[str, object], latest: bool, storage_format: str
+    ) -> CheckpointReference:
+        """Bring a snapshot of the files into the spool."""
+        version = self._spool.next_version(self._header.version_start, self._header.version_step)
+        entry_name = entry_id(version)
+        try:
+            folder = self._spool.stage(version)
+            snapshot = take_snapshot(tree, folder)
+            size_bytes = snapshot.size_bytes
+            if storage_format == "tar":
+                sources = [SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, "", 0) for file in snapshot.files]
+                size_bytes = tar_size_bytes(sources, snapshot.directories)
+            record = CheckpointRecord.of_save(
+                self.identity,
+                name=name,
+                version=version,
+                size_bytes=size_bytes,
+                metadata=metadata,
+                storage_format=storage_format,
+                store_url=self.address.url,
+            )
+            reference = self._ledger.open(record, entry_name, snapshot.size_bytes)
+            self._spool.publish(Entry(entry_name, self.identity, record, snapshot, latest))
+        except BaseException as error:
+            self._ledger.cancel(entry_name)
+            self._spool.discard(version)
+            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+                raise SnapshotFailed(
+                    "write a save into the spool",
+                    on=error.filename or self._spool.folder,
+                    cause=error.strerror or str(error),
+                    hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
+                ) from error
+            raise
+        return reference
+
+    def _admit(self, size_bytes: int, name: str) -> None:
+        """Wait, drop or refuse until the save may enter the spool."""
+        limits = Limits(self.settings.max_pending, self.settings.max_pending_bytes, self.settings.on_full)
+        started_s = time.monotonic()
+        deadline_s = started_s + self.settings.flush_timeout_s
+        gone: set[str] = set()
+        told = False
+        while True:
+            saves, held_bytes = self._ledger.held()
+            droppable = tuple(queued for queued in self._ledger.droppable(name) if queued.entry not in gone)
+            free_bytes = shutil.disk_usage(self._spool.folder).free
+            decision = decide(size_bytes, SpoolLoad(saves, held_bytes, free_bytes, droppable), limits)
+            if isinstance(decision, Admit):
+                break
+            if isinstance(decision, Refuse):
+                raise SaveRefused("save a checkpoint", on=self._spool.folder, cause=decision.reason, hint=decision.hint)
+            if isinstance(decision, Drop):
+                gone.add(decision.entry)
+                if self._spool.drop(decision.entry):
+                    reason = f"given up for a later save: {decision.reason}"
+                    self._ledger.settle_dropped(decision.entry, reason)
+                    self._say(f"Save {int(decision.entry)} was dropped before its upload began ({decision.reason}).")
+                continue
+            if not told:
+                told = True
+                self._say(f"save() waits: {decision.reason}.")
+            self._raise_earlier_failure()
+            if not self._worker.wait_until(lambda held=saves: self._ledger.held()[0] != held or bool(self._ledger.failures()), deadline_s):
+                raise SaveRefused(
+                    "save a checkpoint",
+                    on=self._spool.folder,
+                    cause=f"{decision.reason}, and no upload has ended in {readable_seconds(self.settings.flush_timeout_s)}",
+                    hint=self._worker.where_it_lies(),
+                )
+        if told:
+            self._ledger.charge_wait(time.monotonic() - started_s)
+
+    def _wait_stored(self, reference: CheckpointReference) -> None:
+        """The synchronous mode: what ``save()`` returns is in the store."""
+        self._worker.wait_settled(reference, self.settings.flush_timeout_s)
+        if reference.status == Status.FAILED:
+            error = reference.state.error
+            # The caller learns of the failure here and now; keeping the data would only upset the next save.
+            self._spool.drop(reference.state.entry)
+            self._ledger.settle_dropped(reference.state.entry, str(error))
+            assert error is not None
+            raise error
+
+    def _raise_earlier_failure(self) -> None:
+        self._worker.raise_fatal()
+        failures = self._ledger.failures()
+        if failures:
+            error = failures[0].state.error
+            assert error is not None
+            kept = f"{len(failures)} earlier {'save has' if len(failures) == 1 else 'saves have'} not reached the store"
+            raise type(error)(
+                error.attempted,
+                on=error.on,
+                cause=error.cause,
+                hint=f"{error.hint} {kept}; {'it is' if len(failures) == 1 else 'they are'} kept in {self._spool.folder}. "
+                "Mend the cause and call flush(), or let the next attempt try again.".strip(),
+            ) from error
+
+    # Loading
+
+    def resume(self, policy: str, target: str) -> CheckpointRecord | None:
+        """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
+        return recovery.resume(
+            policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
+        )
+
+    def list(
+        self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
+    ) -> list[CheckpointRecord]:
+        """List stored checkpoints, newest first.
+
+        Parameters
+        ----------
+        name, attempt
+            Only those.
+        pathspec : str, optional
+            Of another task than this one.
+        scope : bool
+            Of all runs that share this task's scope.
+        """
+        if scope:
+            return self.reader.list_scope(keys.scope_records_prefix(self.identity), name=name, attempt=attempt)
+        return self.reader.list(pathspec or self.identity.pathspec, name=name, attempt=attempt)
+
+    def load(self, reference: object, target: str) -> CheckpointRecord:
+        """Load a checkpoint into a missing or empty folder. One that this task has saved and is still uploading is waited for."""
+        self._check_owner("load a checkpoint")
+        key = reference.get("key") if isinstance(reference, dict) else reference
+        for own in self._ledger.references():
+            if own["key"] == key and not own.done():
+                own.wait(self.settings.flush_timeout_s)
+        return self.reader.load(reference, target)
+
+    # Waiting and ending
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until everything saved is in the store. What the store refused before is tried once more.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Seconds; by default `Settings.flush_timeout_s`.
+
+        Raises
+        ------
+        FlushTimeout
+            The time is over: names the store, the trouble, and where the data lies. The uploads go on.
+        StoreError
+            The store refuses a save.
+        WorkerDied
+            The worker can't be kept alive.
+        """
+        self._check_usable("flush")
+        self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
+
+    def close(self, *, timeout_s: float, newest_first: bool = False) -> None:
+        """Take no more saves, flush, end the worker and remove the spool. The second call does nothing.
+
+        Where something could not be uploaded, the spool stays for the next attempt, and a sidecar goes on with it for
+        `Settings.flush_timeout_s` seconds at most.
+
+        Raises
+        ------
+        CheckpointError
+            As `flush`; the worker has been let go all the same.
+        """
+        self._check_owner("close")
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._worker.flush(timeout_s, newest_first=newest_first)
+        finally:
+            self._worker.shut_down()
+            self._spool.task_lock.release()
+        stats = self.stats
+        if stats.saves and self.settings.async_upload:
+            self._say(
+                f"{stats.committed} {'save' if stats.committed == 1 else 'saves'} with {readable_bytes(stats.saved_bytes)} in the store; "
+                f"save() took {readable_seconds(stats.blocked_s)} of the training's time, waiting for the uploads would have taken "
+                f"{readable_seconds(stats.blocked_s + stats.upload_s)}."
+            )
+
+    # Looking
+
+    @property
+    def pending(self) -> Pending:
+        """What is on local disk and not yet in the store."""
+        return self._ledger.pending
+
+    @property
+    def stats(self) -> Stats:
+        """The saves of this attempt, counted."""
+        return self._ledger.stats
+
+    def references(self) -> list[CheckpointReference]:
+        """Return the saves of this attempt, in order."""
+        return self._ledger.references()
+
+    def _check_owner(self, attempted: str) -> None:
+        if os.getpid() != self._pid:
+            raise InvalidArgument(
+                attempted,
+                on=f"process {os.getpid()}",
+                cause=f"the checkpointer belongs to process {self._pid}, and this one was forked from it",
+                hint="Save in the process of the task itself.",
+            )
+
+    def _check_usable(self, attempted: str) -> None:
+        self._check_owner(attempted)
+        if self._closed:
+            raise InvalidArgument(attempted, on=self.identity.pathspec, cause="the checkpointer is closed: its task has ended")

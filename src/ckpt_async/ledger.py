@@ -1,0 +1,196 @@
+"""The task's book of its saves: one line each, brought up to date by the worker's events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ckpt_async.reference import CheckpointReference, Pending, SaveState, Stats, Status
+from ckpt_async.spool.admission import Queued
+from ckpt_async.words.errors import CheckpointError, from_wire
+from ckpt_async.words.events import AdoptionEnded, EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Trouble
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["Ledger", "Outstanding"]
+
+
+@dataclass(frozen=True)
+class Outstanding:
+    """What a flush waits for.
+
+    Attributes
+    ----------
+    saves, size_bytes : int
+        Of this attempt: not settled, and the bytes of them that the store lacks.
+    adopting : tuple of str
+        Earlier attempts whose spools are still being emptied.
+    """
+
+    saves: int
+    size_bytes: int
+    adopting: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.saves or self.adopting)
+
+
+class Ledger:
+    """Thread-safe; `changed` is notified at every change.
+
+    Parameters
+    ----------
+    adopting : iterable of str
+        The earlier attempts that left something.
+    """
+
+    def __init__(self, adopting: Iterable[str] = ()) -> None:
+        self.changed = threading.Condition()
+        self._references: dict[str, CheckpointReference] = {}
+        self._adopting = set(adopting)
+        self.adoption_errors: dict[str, CheckpointError] = {}
+        #: The transient failure that is being retried now.
+        self.trouble: CheckpointError | None = None
+        self._waited_s = 0.0
+
+    def open(self, record: CheckpointRecord, entry: str, size_bytes: int) -> CheckpointReference:
+        """Enter a save that is about to be published."""
+        reference = CheckpointReference(record, SaveState(entry, size_bytes, self.changed, total_bytes=size_bytes))
+        with self.changed:
+            self._references[entry] = reference
+        return reference
+
+    def cancel(self, entry: str) -> None:
+        """Take a save back that could not be published."""
+        with self.changed:
+            self._references.pop(entry, None)
+            self.changed.notify_all()
+
+    def settle_dropped(self, entry: str, reason: str) -> None:
+        """A save was given up."""
+        with self.changed:
+            state = self._references[entry].state
+            state.status, state.reason = Status.DROPPED, reason
+            self.changed.notify_all()
+
+    def charge(self, reference: CheckpointReference, blocked_s: float) -> None:
+        """Note how long a ``save()`` held the training up."""
+        with self.changed:
+            reference.state.blocked_s = blocked_s
+
+    def charge_wait(self, waited_s: float) -> None:
+        """Note how long a ``save()`` waited for room."""
+        with self.changed:
+            self._waited_s += waited_s
+
+    def apply(self, event: Event) -> None:
+        """Bring the book up to date."""
+        with self.changed:
+            if isinstance(event, Trouble):
+                self.trouble = from_wire(event.error) if event.failures else None
+            elif isinstance(event, AdoptionEnded):
+                self._adopting.discard(event.attempt)
+                if event.left:
+                    self.adoption_errors[event.attempt] = from_wire(event.error)
+            elif isinstance(event, (EntryStarted, EntryProgress, EntryCommitted, EntryFailed)):
+                reference = self._references.get(event.entry)
+                if reference is not None and reference.status != Status.DROPPED:
+                    _apply_to(reference.state, event)
+            self.changed.notify_all()
+
+    def reopen_failed(self) -> bool:
+        """Count the failed saves as under way again; returns whether there are any."""
+        with self.changed:
+            failed = [reference.state for reference in self._references.values() if reference.status == Status.FAILED]
+            for state in failed:
+                state.status, state.error = Status.QUEUED, None
+            return bool(failed)
+
+    def outstanding(self) -> Outstanding:
+        """Return what is not settled."""
+        with self.changed:
+            open_states = [reference.state for reference in self._references.values() if not reference.state.settled]
+            return Outstanding(
+                len(open_states),
+                sum(max(0, state.total_bytes - state.done_bytes) for state in open_states),
+                tuple(sorted(self._adopting)),
+            )
+
+    def wait_until(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a state of the book, at most so long; returns whether it is reached."""
+        with self.changed:
+            return self.changed.wait_for(reached, timeout_s)
+
+    def failures(self) -> list[CheckpointReference]:
+        """Return the saves that the store refuses."""
+        with self.changed:
+            return [reference for reference in self._references.values() if reference.status == Status.FAILED]
+
+    def references(self) -> list[CheckpointReference]:
+        """Return all saves, in the order in which they were taken."""
+        with self.changed:
+            return [self._references[entry] for entry in sorted(self._references)]
+
+    def droppable(self, name: str) -> tuple[Queued, ...]:
+        """Return the saves that may be given up for a new one called `name`, oldest first: not begun, and superseded."""
+        with self.changed:
+            found = []
+            later_names = {name}
+            for entry in sorted(self._references, reverse=True):
+                reference = self._references[entry]
+                if reference.status == Status.QUEUED and reference.record.name in later_names:
+                    found.append(Queued(entry, reference.state.size_bytes))
+                if reference.status != Status.DROPPED:
+                    later_names.add(reference.record.name)
+            return tuple(reversed(found))
+
+    def held(self) -> tuple[int, int]:
+        """Return how many saves lie in the spool, and their bytes."""
+        with self.changed:
+            states = [
+                reference.state
+                for reference in self._references.values()
+                if reference.status not in (Status.COMMITTED, Status.DROPPED)
+            ]
+            return len(states), sum(state.size_bytes for state in states)
+
+    @property
+    def pending(self) -> Pending:
+        """What is not in the store yet."""
+        with self.changed:
+            states = [
+                reference.state
+                for reference in self._references.values()
+                if reference.status not in (Status.COMMITTED, Status.DROPPED)
+            ]
+            return Pending(len(states), sum(max(0, state.total_bytes - state.done_bytes) for state in states))
+
+    @property
+    def stats(self) -> Stats:
+        """The counts up to now."""
+        with self.changed:
+            references = list(self._references.values())
+            states = [reference.state for reference in references]
+            return Stats(
+                saves=len(states),
+                committed=sum(state.status == Status.COMMITTED for state in states),
+                dropped=sum(state.status == Status.DROPPED for state in states),
+                failed=sum(state.status == Status.FAILED for state in states),
+                saved_bytes=sum(state.size_bytes for state in states),
+                sent_bytes=sum(state.sent_bytes for state in states),
+                blocked_s=sum(state.blocked_s for state in states),
+                waited_s=self._waited_s,
+                upload_s=sum(state.upload_s for state in states),
+            )
+
+
+def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommitted | EntryFailed) -> None:
+    if isinstance(event, EntryStarted):
+        state.status, state.total_bytes = Status.UPLOADING, event.total_bytes
+    elif isinstance(event, EntryProgress):
+        state.done_bytes = event.done_bytes
+    elif isinstance(event, EntryCommitted):
+        state.status, state.error, state.done_bytes = Status.COMMITTED, None, state.total_bytes
+        state.sent_bytes, state.upload_s = event.sent_bytes, event.seconds
+    else:
+        state.status, state.error = Status.FAILED, from_wire(event.error)

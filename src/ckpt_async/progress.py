@@ -1,0 +1,61 @@
+"""The lines that tell a person how a wait goes: pure text from numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FIRST_LINE_S", "LINE_EVERY_S", "Rate", "readable_bytes", "readable_seconds", "waiting_line"]
+
+#: A wait shorter than this says nothing.
+FIRST_LINE_S = 1.0
+
+#: Between two lines of one wait.
+LINE_EVERY_S = 10.0
+
+
+def readable_bytes(size_bytes: float) -> str:
+    """Return a size as people write it, in powers of ten."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}" if size_bytes / factor < 999.5 else f"{size_bytes / factor:.0f} {unit}"
+    return f"{size_bytes:.0f} bytes"
+
+
+def readable_seconds(seconds: float) -> str:
+    """Return a duration as people write it."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
+
+
+@dataclass
+class Rate:
+    """How fast what is left becomes less, over the whole wait."""
+
+    first_left_bytes: int
+    first_s: float
+
+    def bytes_per_s(self, left_bytes: int, now_s: float) -> float:
+        """Return the mean rate since the beginning; 0 where nothing has moved."""
+        passed_s = now_s - self.first_s
+        return max(0.0, (self.first_left_bytes - left_bytes) / passed_s) if passed_s > 0 else 0.0
+
+
+def waiting_line(saves: int, left_bytes: int, bytes_per_s: float, *, store: str, trouble: str, adopting: int) -> str:
+    """Return the line of a flush that takes long: what is left, how fast it goes, how long it will take."""
+    parts = []
+    if saves:
+        parts.append(f"{saves} {'save' if saves == 1 else 'saves'} with {readable_bytes(left_bytes)} left")
+    if adopting:
+        parts.append(f"what {adopting} earlier {'attempt' if adopting == 1 else 'attempts'} left")
+    line = f"Uploading to {store}: {' and '.join(parts)}"
+    if trouble:
+        return f"{line}; trouble, being retried: {trouble}"
+    if bytes_per_s > 0 and left_bytes:
+        line += f", {readable_bytes(bytes_per_s)}/s, about {readable_seconds(left_bytes / bytes_per_s)} to go"
+    return line

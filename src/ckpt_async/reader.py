@@ -1,0 +1,111 @@
+"""The reading side, for code without an event loop: list, follow `latest`, load."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from ckpt_async.stores.contract import Store
+from ckpt_async.transfer import catalog
+from ckpt_async.transfer.catalog import Listing
+from ckpt_async.transfer.download import download
+from ckpt_async.words import keys
+from ckpt_async.words.errors import StoreError
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["Reader"]
+
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Reads checkpoints from one store. Each call opens connections and closes them again; it may be called from any thread.
+
+    Parameters
+    ----------
+    open_store : callable
+        Makes the store, with retries that end: told of transient trouble through its argument.
+    say : callable
+        Prints a line for the user.
+    """
+
+    def __init__(self, open_store: Callable[[Callable[[int, StoreError | None], None]], Store], say: Callable[[str], None]) -> None:
+        self._open_store = open_store
+        self._say = say
+
+    def _run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        # A loop in a thread of its own: the caller's thread may have a running loop (a notebook), and can be interrupted meanwhile.
+        with start_blocking_portal("asyncio") as portal:
+            future = portal.start_task_soon(functools.partial(self._within, act))
+            try:
+                return future.result()
+            except BaseException:
+                future.cancel()
+                raise
+
+    async def _within(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        async with self._open_store(self._tell_trouble) as store:
+            return await act(store)
+
+    def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
+        if error is not None:
+            self._say(f"Reading from the store has failed {failures} times and is being retried: {error}")
+
+    def list(self, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> list[CheckpointRecord]:
+        """List the checkpoints of a task, newest first: by attempt, then by save number. A damaged record is named and passed by."""
+        return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)))
+
+    def list_scope(self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None) -> list[CheckpointRecord]:
+        """List the checkpoints of all runs that share a scope, newest first."""
+        return self._told(self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt)))
+
+    def _told(self, listing: Listing) -> list[CheckpointRecord]:
+        for damage in listing.damaged:
+            self._say(f"A damaged checkpoint record is left out: {damage}")
+        return list(listing.records)
+
+    def latest(self, pathspec: str) -> CheckpointRecord | None:
+        """Return the newest checkpoint of a task; None where there is none.
+
+        Raises
+        ------
+        CheckpointDamaged
+            The pointer can't be read.
+        """
+        return self.latest_at(keys.task_latest_key(pathspec))
+
+    def latest_at(self, pointer_key: str) -> CheckpointRecord | None:
+        """Follow a `latest` pointer by its key; see `latest`."""
+        return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
+
+    def load(self, reference: object, target: str) -> CheckpointRecord:
+        """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
+
+        Parameters
+        ----------
+        reference : str, mapping or object
+            A data key, or what has one as ``key``: a reference, a record, a listed checkpoint.
+
+        Raises
+        ------
+        InvalidArgument, CheckpointNotFound
+            The reference is malformed, or names nothing.
+        CheckpointDamaged
+            What is stored is not what was saved. Nothing has appeared in `target`.
+        LoadTargetNotEmpty
+            The folder holds something.
+        """
+
+        async def act(store: Store) -> CheckpointRecord:
+            record = await catalog.resolve(store, reference)
+            await download(store, record, target)
+            return record
+
+        return self._run(act)
+
+    def load_record(self, record: CheckpointRecord, target: str) -> None:
+        """Load the checkpoint of a record that has been read already; see `load`."""
+        self._run(functools.partial(download, record=record, target=target))

@@ -1,0 +1,158 @@
+"""What a new attempt goes on from: the newest of what the store has and of what a dead attempt left on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from ckpt_async.disk import durable
+from ckpt_async.disk.snapshot import restore_snapshot
+from ckpt_async.reader import Reader
+from ckpt_async.spool.neighbours import LeftSave, left_saves
+from ckpt_async.spool.spool import Spool
+from ckpt_async.transfer.download import PARTIAL_PREFIX, check_target, hand_over
+from ckpt_async.words import keys
+from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreUnavailable
+from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["POLICIES", "resume"]
+
+POLICIES = ("fresh", "eager")
+
+#: How often the spools are looked at again because a worker emptied them meanwhile.
+LOOKS = 5
+
+
+def resume(
+    policy: str, *, identity: TaskIdentity, spool_folder: str, reader: Reader, target: str, say: Callable[[str], None]
+) -> CheckpointRecord | None:
+    """Load the newest checkpoint that the policy allows into the empty folder `target`.
+
+    ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint that turns out
+    damaged is named, and the next older one is taken.
+
+    Returns
+    -------
+    CheckpointRecord or None
+        What was loaded; None where there is nothing.
+
+    Raises
+    ------
+    CheckpointDamaged
+        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision.
+    """
+    if policy not in POLICIES:
+        raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
+    for _ in range(LOOKS):
+        left, unreadable = left_saves(spool_folder)
+        for damage in unreadable:
+            say(f"A save of an earlier attempt can't be read and is passed by: {damage}")
+        left = [one for one in left if one.entry.latest]
+        if policy == "fresh" and identity.attempt == 0 and not left:
+            return None
+        stored = chain(_of_task(identity, reader, say), _of_scope(policy, identity, reader, say))
+        try:
+            return _load_newest(stored, left, reader, target, say)
+        except FileNotFoundError:
+            # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
+            continue
+    raise StoreUnavailable(
+        "resume from a checkpoint", on=spool_folder, cause=f"what lies there changed {LOOKS} times while it was read", hint="Start again."
+    )
+
+
+def _load_newest(
+    stored: Iterator[CheckpointRecord], left: list[LeftSave], reader: Reader, target: str, say: Callable[[str], None]
+) -> CheckpointRecord | None:
+    """Try what the store has and what the spools hold, newest first, until one is good."""
+    damages: list[CheckpointError] = []
+    try:
+        for record in stored:
+            newer = [one for one in left if _is_newer(one, record)]
+            left = left[len(newer) :]
+            if (restored := _from_spool(newer, target, say, damages)) is not None:
+                return restored
+            try:
+                reader.load_record(record, target)
+                return record
+            except CheckpointDamaged as damage:
+                say(f"A checkpoint is damaged, an older one is tried: {damage}")
+                damages.append(damage)
+    except StoreUnavailable as trouble:
+        # Nothing that was saved is lost while the machine stays up, whatever the store does.
+        restored = _from_spool(left, target, say, damages)
+        if restored is None:
+            raise
+        say(f"The store does not answer; what lies on this machine is the newest that is known: {trouble}")
+        return restored
+    restored = _from_spool(left, target, say, damages)
+    if restored is None and damages:
+        raise damages[0]
+    return restored
+
+
+def _is_newer(one: LeftSave, record: CheckpointRecord) -> bool:
+    """A left save is of this task: newer than any checkpoint of another run, and ordered among its own."""
+    own = one.entry.record
+    return own.pathspec != record.pathspec or own.order > record.order
+
+
+def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
+    """Yield the task's checkpoints, newest first; the list is read only where the first is not good."""
+    first = None
+    try:
+        first = reader.latest(identity.pathspec)
+        if first is None:
+            return
+        yield first
+    except CheckpointDamaged as damage:
+        say(f"The pointer to the task's latest checkpoint is damaged, the list is searched: {damage}")
+    for record in reader.list(identity.pathspec):
+        if first is None or record.order < first.order:
+            yield record
+
+
+def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
+    if policy != "eager":
+        return
+    first = None
+    try:
+        first = reader.latest_at(keys.scope_latest_key(identity))
+        if first is None:
+            return
+        yield first
+    except CheckpointDamaged as damage:
+        say(f"The pointer to the scope's latest checkpoint is damaged, the list is searched: {damage}")
+    for record in reader.list_scope(keys.scope_records_prefix(identity)):
+        if first is None or record.key != first.key:
+            yield record
+
+
+def _from_spool(
+    left: list[LeftSave], target: str, say: Callable[[str], None], damages: list[CheckpointError]
+) -> CheckpointRecord | None:
+    """Load the newest of these that is whole.
+
+    Raises
+    ------
+    FileNotFoundError
+        One of them is gone from the spool.
+    """
+    for one in left:
+        check_target(target)
+        partial = os.path.join(target, PARTIAL_PREFIX + secrets.token_hex(4))
+        os.mkdir(partial, 0o700)
+        try:
+            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial)
+            hand_over(partial, target)
+        except SpoolDamaged as damage:
+            say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
+            damages.append(damage)
+            continue
+        finally:
+            durable.remove_tree(partial)
+        return one.entry.record
+    return None

@@ -1,0 +1,200 @@
+"""What a user holds of a save: the reference that ``save()`` returns, and the counts over all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["CheckpointReference", "NotStored", "Pending", "SaveState", "Stats", "Status"]
+
+NotStored = CheckpointNotStored
+
+
+class Status:
+    """The states of a save, as `CheckpointReference.status` tells them.
+
+    ``queued``: safe on local disk, its upload has not begun. ``uploading``: it has. ``committed``: in the store, for everybody to see.
+    ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
+    ``dropped``: given up for a later save, because the spool was full and ``on_full="drop_oldest"`` allows it.
+    """
+
+    QUEUED = "queued"
+    UPLOADING = "uploading"
+    COMMITTED = "committed"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+@dataclass
+class SaveState:
+    """The changing side of a save. Guarded by `changed`, which all saves of a task share.
+
+    Attributes
+    ----------
+    total_bytes, done_bytes : int
+        Of its upload.
+    blocked_s, upload_s : float
+        Seconds that ``save()`` took, and that the upload took.
+    sent_bytes : int
+        What went over the line.
+    """
+
+    entry: str
+    size_bytes: int
+    changed: threading.Condition
+    status: str = Status.QUEUED
+    total_bytes: int = 0
+    done_bytes: int = 0
+    sent_bytes: int = 0
+    blocked_s: float = 0.0
+    upload_s: float = 0.0
+    error: CheckpointError | None = None
+    reason: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is to be expected any more without a new try."""
+        return self.status in (Status.COMMITTED, Status.FAILED, Status.DROPPED)
+
+
+class CheckpointReference(dict[str, Any]):
+    """A saved checkpoint: its record as a dict, and how far it is.
+
+    Kept in an artifact it is stored as a plain dict with the same content, readable without this package. A save that has not reached
+    the store when it is pickled becomes a plain dict of another kind (``type`` is ``"checkpoint-not-stored"``, without a ``key``): an
+    artifact never names a checkpoint that does not exist.
+    """
+
+    def __init__(self, record: CheckpointRecord, state: SaveState) -> None:
+        super().__init__(record.to_dict())
+        self._record = record
+        self._state = state
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """The same content, typed."""
+        return self._record
+
+    @property
+    def status(self) -> str:
+        """One of the values of `Status`."""
+        return self._state.status
+
+    @property
+    def state(self) -> SaveState:
+        """Sizes and times of this save; a view that changes."""
+        return self._state
+
+    def done(self) -> bool:
+        """Return True once the checkpoint is in the store."""
+        return self._state.status == Status.COMMITTED
+
+    def wait(self, timeout: float | None = None) -> CheckpointReference:
+        """Wait until the checkpoint is in the store; returns the reference itself.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds. Without it the wait ends when the upload ends, well or not.
+
+        Raises
+        ------
+        FlushTimeout
+            The time is over; the save is still safe on local disk and under way.
+        CheckpointNotStored
+            It was dropped, or the store refuses it; the cause says why.
+        """
+        limit_s = None if timeout is None else time.monotonic() + timeout
+        with self._state.changed:
+            while not self._state.settled:
+                left_s = None if limit_s is None else limit_s - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise FlushTimeout(
+                        "wait for a checkpoint's upload",
+                        on=self["key"],
+                        cause=f"it is {self._state.status} after {timeout:g} s",
+                        hint="It is safe on local disk and goes on uploading; wait() again, or let the task's end wait for it.",
+                    )
+                self._state.changed.wait(left_s)
+        if self._state.status != Status.COMMITTED:
+            raise CheckpointNotStored("store a checkpoint", on=self["key"], cause=self.reason) from self._state.error
+        return self
+
+    @property
+    def reason(self) -> str:
+        """Why it is not in the store; empty once it is."""
+        state = self._state
+        if state.status == Status.COMMITTED:
+            return ""
+        return state.reason or (str(state.error) if state.error is not None else f"it was {state.status} when this was written")
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.done():
+            return dict, (dict(self),)
+        return dict, (
+            {
+                "type": "checkpoint-not-stored",
+                "name": self["name"],
+                "attempt": self["attempt"],
+                "version_id": self["version_id"],
+                "status": self.status,
+                "reason": self.reason,
+            },
+        )
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return self._record.to_dict()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is on local disk and not yet in the store.
+
+    Attributes
+    ----------
+    saves : int
+        How many.
+    size_bytes : int
+        The bytes of them that the store does not have yet.
+    """
+
+    saves: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The saves of this attempt, counted.
+
+    Attributes
+    ----------
+    saves, committed, dropped, failed : int
+        Saves taken; in the store; given up; refused by the store.
+    saved_bytes, sent_bytes : int
+        Taken by ``save()``; sent over the line.
+    blocked_s : float
+        Seconds that the training was held up by ``save()``: snapshots and waiting.
+    waited_s : float
+        The part of `blocked_s` that was spent waiting for room in the spool.
+    upload_s : float
+        Seconds of uploading, which is what waiting for each upload would have cost.
+    """
+
+    saves: int = 0
+    committed: int = 0
+    dropped: int = 0
+    failed: int = 0
+    saved_bytes: int = 0
+    sent_bytes: int = 0
+    blocked_s: float = 0.0
+    waited_s: float = 0.0
+    upload_s: float = 0.0

@@ -1,0 +1,232 @@
+"""Keeps the worker alive, waits for it with signs of life, and ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ckpt_async.ledger import Ledger, Outstanding
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.reference import CheckpointReference
+from ckpt_async.spool.neighbours import remove_spool
+from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, WorkerDied
+from ckpt_async.words.events import Close, Command, EntryCommitted, Event, Press, Retry
+from ckpt_async.worker.handle import WorkerHandle
+
+__all__ = ["MakeWorker", "Supervisor"]
+
+MakeWorker = Callable[[Callable[[Event], None], Callable[[], None]], WorkerHandle]
+
+#: A worker that dies more often than this without having stored anything in between is not started again.
+MAX_DEATHS = 5
+
+#: How long a worker with nothing left to do may take to end.
+END_TIMEOUT_S = 15.0
+
+
+class Supervisor:
+    """Owns the worker of a task.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Brought up to date by the worker's events.
+    make_worker : callable
+        Makes the worker from two callbacks, for events and for its death.
+    header : SpoolHeader
+        Of the spool.
+    spool : Spool
+        Whose task lock the caller holds.
+    say : callable
+        Prints a line for the user.
+    """
+
+    def __init__(
+        self, ledger: Ledger, make_worker: MakeWorker, header: SpoolHeader, spool: Spool, say: Callable[[str], None]
+    ) -> None:
+        self.listeners: list[Callable[[object], None]] = []
+        self._ledger = ledger
+        self._header = header
+        self._spool = spool
+        self._say = say
+        self._worker = make_worker(self._on_event, self._on_death)
+        self._starting = threading.Lock()
+        self._started = False
+        self._ending = False
+        self._deaths = 0
+        self._fatal: CheckpointError | None = None
+
+    def ensure_started(self) -> None:
+        """Start the worker where that has not been done yet.
+
+        Raises
+        ------
+        WorkerDied
+            The operating system refuses.
+        """
+        with self._starting:
+            if not self._started:
+                self._start()
+                self._started = True
+
+    def _start(self) -> None:
+        try:
+            self._worker.start()
+        except OSError as error:
+            raise WorkerDied(
+                "start the uploader",
+                on=self._spool.folder,
+                cause=error.strerror or str(error),
+                hint="What was saved is kept there. Where no child process is allowed, use worker='thread'.",
+            ) from error
+
+    def send(self, command: Command) -> None:
+        """Pass a command on. A dead worker needs none: the next one looks into the spool by itself."""
+        self._worker.send(command)
+
+    def _on_event(self, event: Event) -> None:
+        self._ledger.apply(event)
+        if isinstance(event, EntryCommitted):
+            self._deaths = 0
+        self.tell_listeners(event)
+
+    def tell_listeners(self, event: Event) -> None:
+        """Pass an event on."""
+        for listener in self.listeners:
+            listener(event)
+
+    def _on_death(self) -> None:
+        """Start the worker again, in the thread that saw it die."""
+        with self._starting:
+            if self._ending:
+                return
+            self._deaths += 1
+            words = self._worker.last_words()
+            if self._deaths <= MAX_DEATHS:
+                self._say(f"The uploader ended unexpectedly and is started again; nothing is lost. {words[-300:]}".rstrip())
+                try:
+                    self._start()
+                    return
+                except WorkerDied as error:
+                    self._set_fatal(error)
+                    return
+            self._set_fatal(
+                WorkerDied(
+                    "keep the uploader alive",
+                    on=self._spool.folder,
+                    cause=f"it died {self._deaths} times in a row; its last words: {words[-500:] or 'none'}",
+                    hint="What was saved is kept there, and the next attempt uploads it.",
+                )
+            )
+
+    def _set_fatal(self, error: CheckpointError) -> None:
+        with self._ledger.changed:
+            self._fatal = error
+            self._ledger.changed.notify_all()
+
+    def raise_fatal(self) -> None:
+        """Raise where there is no worker and none can be had."""
+        if self._fatal is not None:
+            raise self._fatal
+
+    def where_it_lies(self) -> str:
+        """Return a sentence on where what was saved is kept."""
+        return f"What was saved is kept in {self._spool.folder}."
+
+    # Waiting
+
+    def wait_until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait for a state of the ledger until `deadline_s` on the monotonic clock, with a line now and then; returns whether it is reached.
+
+        Raises
+        ------
+        WorkerDied
+            There is no worker any more that could reach it.
+        """
+        next_line_s = time.monotonic() + FIRST_LINE_S
+        rate = Rate(self._ledger.outstanding().size_bytes, time.monotonic())
+        while True:
+            now_s = time.monotonic()
+            step_s = max(0.0, min(next_line_s, deadline_s) - now_s)
+            if self._ledger.wait_until(lambda: reached() or self._fatal is not None, step_s):
+                self.raise_fatal()
+                return True
+            now_s = time.monotonic()
+            if now_s >= deadline_s:
+                return False
+            if now_s >= next_line_s:
+                next_line_s = now_s + LINE_EVERY_S
+                self._say(self._line(self._ledger.outstanding(), rate, now_s))
+
+    def _line(self, outstanding: Outstanding, rate: Rate, now_s: float) -> str:
+        trouble = self._ledger.trouble
+        return waiting_line(
+            outstanding.saves,
+            outstanding.size_bytes,
+            rate.bytes_per_s(outstanding.size_bytes, now_s),
+            store=self._header.address.url,
+            trouble=str(trouble) if trouble is not None else "",
+            adopting=len(outstanding.adopting),
+        )
+
+    def wait_settled(self, reference: CheckpointReference, timeout_s: float) -> None:
+        """Wait until a save is stored, or refused."""
+        if not self.wait_until(lambda: reference.state.settled, time.monotonic() + timeout_s):
+            raise self._timeout("store a checkpoint", timeout_s)
+
+    def flush(self, timeout_s: float, *, newest_first: bool = False) -> None:
+        """Wait until everything saved is stored; see `ckpt_async.checkpointer.Checkpointer.flush`."""
+        self.raise_fatal()
+        if self._ledger.reopen_failed():
+            self.send(Retry())
+        if newest_first:
+            self.send(Press())
+        if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
+            raise self._timeout("flush", timeout_s)
+        for attempt, error in self._ledger.adoption_errors.items():
+            self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
+        self._raise_failures()
+
+    def _raise_failures(self) -> None:
+        failures = self._ledger.failures()
+        if failures:
+            error = failures[-1].state.error
+            assert error is not None
+            raise type(error)(
+                error.attempted,
+                on=error.on,
+                cause=f"{error.cause} ({len(failures)} {'save is' if len(failures) == 1 else 'saves are'} not in the store)",
+                hint=f"{error.hint} {self.where_it_lies()}".strip(),
+            ) from error
+
+    def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
+        outstanding = self._ledger.outstanding()
+        trouble = self._ledger.trouble
+        cause = f"after {readable_seconds(timeout_s)}, {outstanding.saves} saves with {outstanding.size_bytes} bytes are left"
+        if outstanding.adopting:
+            cause += f", and what earlier attempts left ({len(outstanding.adopting)})"
+        if trouble is not None:
+            cause += f"; the last trouble was: {trouble}"
+        return FlushTimeout(
+            attempted,
+            on=self._header.address.url,
+            cause=cause,
+            hint=f"{self.where_it_lies()} The next attempt on this machine uploads it; a longer flush_timeout gives it more time.",
+        )
+
+    # Ending
+
+    def shut_down(self) -> None:
+        """End the worker; one with work left goes on by itself if it can. An empty spool is removed."""
+        with self._starting:
+            self._ending = True
+            started = self._started
+        if started:
+            finished = not self._ledger.outstanding() and not self._ledger.failures() and self._fatal is None
+            self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
+            if not finished or not self._worker.join(END_TIMEOUT_S):
+                self._worker.leave()
+                return
+        remove_spool(self._spool)

@@ -1,0 +1,166 @@
+"""Finding checkpoints in a store: lists, the newest, the one under a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from ckpt_async.stores.contract import Store
+from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.words import keys
+from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreObjectMissing
+from ckpt_async.words.names import encode_name
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["Listing", "latest_of", "list_scope", "list_task", "resolve"]
+
+READS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found, newest first, and the records that could not be read."""
+
+    records: tuple[CheckpointRecord, ...]
+    damaged: tuple[CheckpointDamaged, ...] = ()
+
+
+async def list_task(store: Store, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
+    """List the checkpoints of one task, newest first: by attempt, then by save number."""
+    prefix = keys.task_records_prefix(pathspec)
+
+    def wanted(leaf: str) -> bool:
+        fields = leaf.split(".")
+        return (attempt is None or fields[0] == str(attempt)) and (name is None or ".".join(fields[1:-1]) in (name, encode_name(name)))
+
+    listing = await _read_all(store, prefix, wanted)
+    return Listing(tuple(sorted(listing.records, key=lambda record: record.order, reverse=True)), listing.damaged)
+
+
+async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
+    """List the checkpoints of all runs that share a scope, newest first: by time, and within a task by attempt and save number.
+
+    Parameters
+    ----------
+    scope_prefix : str
+        As `keys.scope_records_prefix` gives it.
+    """
+
+    def wanted(leaf: str) -> bool:
+        fields = leaf.split(".")
+        return (attempt is None or fields[1:2] == [str(attempt)]) and (
+            name is None or ".".join(fields[2:-1]) in (name, encode_name(name))
+        )
+
+    listing = await _read_all(store, scope_prefix, wanted)
+    newest: dict[str, int] = {}
+    for record in listing.records:
+        newest[record.pathspec] = max(newest.get(record.pathspec, 0), record.saved_at_unix_ns)
+    ordered = sorted(
+        listing.records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True
+    )
+    return Listing(tuple(ordered), listing.damaged)
+
+
+async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool]) -> Listing:
+    names = []
+    for info in await store.list(prefix):
+        leaf = info.key.removeprefix(prefix)
+        if "/" not in leaf and leaf.endswith(keys.RECORD_SUFFIX) and wanted(leaf.removesuffix(keys.RECORD_SUFFIX)):
+            names.append(info.key)
+    records: list[CheckpointRecord] = []
+    damaged: list[CheckpointDamaged] = []
+    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
+
+    async def read(key: str) -> None:
+        async with limiter:
+            try:
+                records.append(CheckpointRecord.from_json(await store.get(key), source=key))
+            except StoreObjectMissing:
+                pass  # Deleted between the listing and the read: it is not there.
+            except CheckpointDamaged as error:
+                damaged.append(error)
+
+    async with plain_task_group() as group:
+        for key in names:
+            group.start_soon(read, key)
+    return Listing(tuple(records), tuple(damaged))
+
+
+async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:
+    """Follow a `latest` pointer; None where there is none.
+
+    Raises
+    ------
+    CheckpointDamaged
+        The pointer can't be read. That is not "no checkpoint": the caller looks at the list then.
+    """
+    try:
+        text = await store.get(pointer_key)
+    except StoreObjectMissing:
+        return None
+    return CheckpointRecord.from_json(text, source=pointer_key)
+
+
+def key_of_reference(reference: object) -> str:
+    """Return the data key that a user's reference names: a key, or a mapping or an object with a ``key``.
+
+    Raises
+    ------
+    InvalidArgument
+        It is none.
+    """
+    key: object = reference
+    if isinstance(reference, Mapping):
+        if reference.get("type") == "checkpoint-not-stored":
+            raise InvalidArgument(
+                "load a checkpoint",
+                on=f"save {reference.get('version_id')} named {reference.get('name')!r}",
+                cause=f"it never reached the store: {reference.get('reason')}",
+                hint="Load another one; list() shows what there is.",
+            )
+        key = reference.get("key")
+    elif not isinstance(reference, str):
+        key = getattr(reference, "key", None)
+    if not isinstance(key, str):
+        raise InvalidArgument(
+            "load a checkpoint",
+            on=f"{type(reference).__name__} {str(reference)[:100]!r}",
+            cause="it is no reference to a checkpoint",
+            hint="Pass what save() or list() returned, or its 'key'.",
+        )
+    keys.parse_data_key(key)
+    return key
+
+
+async def resolve(store: Store, reference: object) -> CheckpointRecord:
+    """Return the stored record of the checkpoint that a reference names.
+
+    Raises
+    ------
+    InvalidArgument
+        The reference is malformed.
+    CheckpointNotFound
+        There is no such checkpoint in this store.
+    CheckpointDamaged
+        Its record can't be read.
+    """
+    key = key_of_reference(reference)
+    source = keys.record_key(key)
+    try:
+        text = await store.get(source)
+    except StoreObjectMissing:
+        raise CheckpointNotFound(
+            "load a checkpoint",
+            on=key,
+            cause=f"{store.traits.url} has no record of it",
+            hint="It was deleted, was never stored, or is in another datastore.",
+        ) from None
+    return CheckpointRecord.from_json(text, source=source)
+
+
+def newest_first(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
+    """Sort the records of one task, newest first."""
+    return sorted(records, key=lambda record: record.order, reverse=True)

@@ -1,0 +1,114 @@
+"""Loading what another program saved in the same layout: no manifest, so sizes are all that can be checked."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+
+import anyio
+import anyio.to_thread
+
+from ckpt_async.stores.contract import Store
+from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
+from ckpt_async.words.manifest import check_relative_path
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["fetch"]
+
+RANGE_BYTES = 8 * 1024 * 1024
+READS_AT_ONCE = 8
+
+
+async def fetch(store: Store, record: CheckpointRecord, partial: str) -> None:
+    """Load a checkpoint without a manifest into the empty folder `partial`.
+
+    Raises
+    ------
+    CheckpointDamaged
+        Data is missing, the sizes don't add up, or a path leads out of the folder.
+    """
+    if record.storage_format == "tar":
+        await _fetch_tar(store, record, partial)
+    else:
+        await _fetch_files(store, record, partial)
+
+
+async def _fetch_files(store: Store, record: CheckpointRecord, partial: str) -> None:
+    objects = await store.list(record.key + "/")
+    size_bytes = sum(info.size_bytes for info in objects)
+    if size_bytes != record.size_bytes:
+        raise CheckpointDamaged(
+            "load a checkpoint",
+            on=record.key,
+            cause=f"its files should have {record.size_bytes} bytes together, {len(objects)} files with {size_bytes} are there",
+            hint="Load an earlier one; list() shows them.",
+        )
+    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
+
+    async def one(key: str, length: int) -> None:
+        path = os.path.join(partial, check_relative_path(key.removeprefix(record.key + "/"), record.key))
+        async with limiter:
+            await _fetch_object(store, record, key, length, path)
+
+    async with plain_task_group() as group:
+        for info in objects:
+            group.start_soon(one, info.key, info.size_bytes)
+
+
+async def _fetch_object(store: Store, record: CheckpointRecord, key: str, length: int, path: str) -> None:
+    await anyio.to_thread.run_sync(_append, path, b"")
+    offset = 0
+    while offset < length:
+        try:
+            content = await store.get(key, offset=offset, size_bytes=min(RANGE_BYTES, length - offset))
+        except StoreObjectMissing:
+            content = b""
+        if not content:
+            raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"{key!r} should have {length} bytes, it ends at {offset}")
+        await anyio.to_thread.run_sync(_append, path, content)
+        offset += len(content)
+
+
+def _append(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab") as file:
+        file.write(content)
+
+
+async def _fetch_tar(store: Store, record: CheckpointRecord, partial: str) -> None:
+    info = await store.head(record.key)
+    if info is None or info.size_bytes != record.size_bytes:
+        found = "is missing" if info is None else f"has {info.size_bytes} bytes"
+        raise CheckpointDamaged(
+            "load a checkpoint", on=record.key, cause=f"its archive should have {record.size_bytes} bytes, it {found}"
+        )
+    archive = os.path.join(partial, ".archive")
+    await _fetch_object(store, record, record.key, info.size_bytes, archive)
+    await anyio.to_thread.run_sync(_unpack, archive, partial, record)
+
+
+def _unpack(archive: str, partial: str, record: CheckpointRecord) -> None:
+    """Unpack plain files and folders; whatever else an archive can hold has no place in a checkpoint."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if member.name.strip("/") in ("", "."):
+                    continue
+                path = os.path.join(partial, check_relative_path(member.name.removeprefix("./").rstrip("/"), record.key))
+                if member.isdir():
+                    os.makedirs(path, exist_ok=True)
+                elif (content := tar.extractfile(member)) is not None and member.isfile():
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    with open(path, "xb") as file:
+                        while chunk := content.read(1024 * 1024):
+                            file.write(chunk)
+                    os.chmod(path, member.mode & 0o777 | 0o600)
+                    os.utime(path, (member.mtime, member.mtime))
+                else:
+                    raise CheckpointDamaged(
+                        "load a checkpoint", on=record.key, cause=f"{member.name!r} in its archive is a link or a device, not a file"
+                    )
+    except tarfile.TarError as error:
+        raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its archive can't be read: {error}") from error
+    os.unlink(archive)

@@ -1,0 +1,32 @@
+"""What the task holds of its worker, wherever that lives."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ckpt_async.words.events import Command
+
+__all__ = ["WorkerHandle"]
+
+
+class WorkerHandle(Protocol):
+    """A running worker. The events that it emits go to the callback that it was made with, in a thread of the handle's own."""
+
+    def start(self) -> None:
+        """Start it; returns at once. May be called again after it has died."""
+
+    def send(self, command: Command) -> bool:
+        """Pass a command on; returns False where the worker is dead. Never blocks for long."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is running."""
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for its end after a `Close`; returns whether it has ended, everything of it released."""
+
+    def leave(self) -> None:
+        """Let go of a worker that goes on by itself, where it can outlive the task; end it, where it can't."""
+
+    def last_words(self) -> str:
+        """What it said when it died; empty where it said nothing."""

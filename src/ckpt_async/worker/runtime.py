@@ -1,0 +1,137 @@
+"""A worker's life: own the spool, open the store, upload, adopt what dead attempts left, end in time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+
+from ckpt_async.spool.neighbours import older_attempts, remove_spool
+from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.stores.contract import Store
+from ckpt_async.words.errors import SpoolDamaged, StoreError
+from ckpt_async.words.events import (
+    AdoptionEnded,
+    Close,
+    Command,
+    Event,
+    Press,
+    Retry,
+    Trouble,
+    Wake,
+    WorkerReady,
+)
+from ckpt_async.worker.uploader import Uploader
+
+__all__ = ["StoreMaker", "WorkerRuntime"]
+
+#: Makes the store of a spool, retries included; told of transient trouble through its second argument.
+StoreMaker = Callable[[SpoolHeader, Callable[[int, "StoreError | None"], None]], Store]
+
+#: How often the lock of a spool is tried whose worker outlives its task. A local lock, not the store.
+LOCK_RETRY_S = 0.25
+
+
+class WorkerRuntime:
+    """Runs the worker of one spool. `run` in an event loop; `handle` in the same loop.
+
+    Parameters
+    ----------
+    folder : str
+        The spool.
+    make_store : callable
+        See `StoreMaker`.
+    emit : callable
+        Takes events; must not block.
+    """
+
+    def __init__(self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None]) -> None:
+        self._spool = Spool(folder)
+        self._make_store = make_store
+        self._emit = emit
+        self._uploader: Uploader | None = None
+        self._waiting: list[Command] = []
+        self._scope: anyio.CancelScope | None = None
+        self._adopted: list[Uploader] = []
+
+    def handle(self, command: Command) -> None:
+        """Obey one command; before the store is open they are kept."""
+        if self._uploader is None:
+            self._waiting.append(command)
+        elif isinstance(command, Wake):
+            self._uploader.wake()
+        elif isinstance(command, Retry):
+            for uploader in (self._uploader, *self._adopted):
+                uploader.retry_failed()
+        elif isinstance(command, Press):
+            self._uploader.press()
+        elif isinstance(command, Close) and self._scope is not None:
+            self._scope.deadline = anyio.current_time() + command.deadline_s
+            self._uploader.close()
+
+    async def run(self) -> None:
+        """Work until told to close, and then until the spool is empty or the deadline has come.
+
+        Raises
+        ------
+        SpoolBusy
+            Another worker owns the spool.
+        SpoolDamaged
+            Its header can't be read.
+        """
+        self._spool.worker_lock.acquire(attempted="upload what is saved in a spool")
+        try:
+            header = await anyio.to_thread.run_sync(self._spool.header)
+            store = self._make_store(header, self._tell_trouble)
+            with anyio.CancelScope() as self._scope:
+                async with store:
+                    self._uploader = Uploader(self._spool, store, self._emit)
+                    self._emit(WorkerReady(os.getpid()))
+                    kept, self._waiting = self._waiting, []
+                    for command in kept:
+                        self.handle(command)
+                    async with anyio.create_task_group() as group:
+                        for folder in older_attempts(self._spool.folder):
+                            group.start_soon(self._adopt, folder)
+                        await self._uploader.run()
+        finally:
+            self._spool.worker_lock.release()
+
+    def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
+        self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
+
+    async def _adopt(self, folder: str) -> None:
+        """Upload what an earlier attempt left, once neither its task nor its worker is alive. An attempt that lives is left alone."""
+        spool = Spool(folder)
+        attempt = os.path.basename(folder)
+        left, error = 0, dict[str, str]()
+        try:
+            if not spool.task_lock.try_acquire():
+                return
+            while not spool.worker_lock.try_acquire():
+                # The dead attempt's own sidecar is still uploading: faster than beginning anew.
+                await anyio.sleep(LOCK_RETRY_S)
+            await anyio.to_thread.run_sync(spool.clean)
+            if not spool.waiting():
+                await anyio.to_thread.run_sync(remove_spool, spool)
+                return
+            header = await anyio.to_thread.run_sync(spool.header)
+            async with self._make_store(header, self._tell_trouble) as store:
+                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/")
+                self._adopted.append(uploader)
+                uploader.close()
+                await uploader.run()
+            if uploader.last_failure is not None:
+                left, error = len(spool.waiting()), uploader.last_failure.to_wire()
+            else:
+                await anyio.to_thread.run_sync(remove_spool, spool)
+        except FileNotFoundError:
+            pass  # Its own worker has finished and removed it.
+        except SpoolDamaged as damage:
+            left, error = len(spool.waiting()), damage.to_wire()
+        finally:
+            spool.task_lock.release()
+            spool.worker_lock.release()
+            self._emit(AdoptionEnded(attempt, left, error))

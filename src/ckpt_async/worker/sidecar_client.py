@@ -1,0 +1,175 @@
+"""The task's side of a sidecar: starts the process, passes commands on, reads events."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+from ckpt_async.words.events import Close, Command, Event, decode_event, encode
+
+__all__ = ["SIDECAR_LOG", "SidecarClient"]
+
+SIDECAR_LOG = "sidecar.log"
+
+#: A sidecar that reads no commands for so long is taken for dead.
+SEND_TIMEOUT_S = 10.0
+
+#: The length of the log's end that an error quotes.
+LAST_WORDS_BYTES = 2000
+
+
+class SidecarClient:
+    """See `ckpt_async.worker.handle.WorkerHandle`. The process is in a session of its own, so that no signal for the task's group meets it.
+
+    Parameters
+    ----------
+    folder : str
+        The spool.
+    on_event : callable
+        Takes events, in the thread that reads them.
+    on_death : callable
+        Called where the process ends without having been closed.
+    """
+
+    def __init__(self, folder: str, on_event: Callable[[Event], None], on_death: Callable[[], None]) -> None:
+        self._folder = folder
+        self._on_event = on_event
+        self._on_death = on_death
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._reader: threading.Thread | None = None
+        self._guard = threading.Lock()
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the process; it takes its first entry some tenths of a second later, and nobody waits for that."""
+        self._release()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.settimeout(SEND_TIMEOUT_S)
+        try:
+            log = os.open(
+                os.path.join(self._folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            try:
+                # It holds neither of the task's output pipes: whoever reads those would wait for it after the task's death.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "ckpt_async.sidecar", self._folder, str(theirs.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    cwd="/",  # `-m` puts the working folder first on the path, where a user's random.py would be imported.
+                    env=_environment(),
+                )
+            finally:
+                os.close(log)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
+        self._reader = threading.Thread(target=self._read, args=(ours,), name="ckpt-async-events", daemon=True)
+        self._reader.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid if self._process is not None else None
+
+    def _read(self, ours: socket.socket) -> None:
+        buffer = b""
+        while True:
+            try:
+                data = ours.recv(65536)
+            except TimeoutError:
+                continue  # Quiet is no trouble; the timeout is for sending.
+            except OSError:
+                data = b""
+            if not data:
+                break
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                self._on_event(decode_event(line))
+        if not self._closing:
+            self._on_death()
+
+    def send(self, command: Command) -> bool:
+        """Pass a command on."""
+        self._closing = self._closing or isinstance(command, Close)
+        with self._guard:
+            if self._socket is None:
+                return False
+            try:
+                self._socket.sendall(encode(command))
+            except OSError:
+                return False
+            return True
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the process."""
+        if self._process is not None:
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return False
+        self._release()
+        return True
+
+    def leave(self) -> None:
+        """Let the process go on by itself; it ends with the spool empty, or at its deadline."""
+        self._closing = True
+        if self._process is not None:
+            # It is not ours to wait for any more; init reaps it.
+            self._process.returncode = self._process.poll() if self._process.poll() is not None else 0
+        self._release()
+
+    def last_words(self) -> str:
+        """The end of the sidecar's log."""
+        try:
+            with open(os.path.join(self._folder, SIDECAR_LOG), "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - LAST_WORDS_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _release(self) -> None:
+        """Close what belongs to a process that has ended, or that is left to itself."""
+        with self._guard:
+            ours, self._socket = self._socket, None
+        if ours is not None:
+            try:
+                ours.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # The other side is gone already; the reader has seen that.
+            ours.close()
+        if self._reader is not None and self._reader is not threading.current_thread():
+            self._reader.join()
+            self._reader = None
+
+
+def _environment() -> dict[str, str]:
+    """The task's environment, with the place of this package on the path: the task may have found it through `sys.path` alone."""
+    environment = dict(os.environ)
+    paths = [path for path in sys.path if path and os.path.isabs(path) and os.path.isdir(path)]
+    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([home, *_own_paths(paths)]))
+    environment.pop("PYTHONSTARTUP", None)
+    return environment
+
+
+def _own_paths(paths: list[str]) -> list[str]:
+    """Leave out what the interpreter puts on the path by itself, and the folder of the user's script."""
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [os.path.abspath(path) for path in own if path and os.path.abspath(path) in {os.path.abspath(known) for known in paths}]

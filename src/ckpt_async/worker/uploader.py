@@ -1,0 +1,185 @@
+"""From the spool to the store, entry by entry: the loop that a worker runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import anyio
+import anyio.to_thread
+
+from ckpt_async.spool.entry import Entry
+from ckpt_async.spool.part_log import PartLog
+from ckpt_async.spool.spool import Spool
+from ckpt_async.stores.contract import Store
+from ckpt_async.transfer.commit import commit
+from ckpt_async.transfer.plan import SourceFile
+from ckpt_async.transfer.upload import UploadJob, upload
+from ckpt_async.words.errors import CheckpointError, SpoolDamaged
+from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event
+
+__all__ = ["Uploader", "choose_entry"]
+
+#: Progress is told at most this often, in seconds.
+PROGRESS_EVERY_S = 0.2
+
+#: Before an entry is tried again whose failure may pass by itself. Requests have a finer schedule of their own below.
+ENTRY_RETRY_S = 1.0
+
+
+def choose_entry(waiting: Sequence[str], failed: Collection[str], *, newest_first: bool) -> str | None:
+    """Choose what to upload next: the oldest, so that `latest` moves save by save; under a deadline the newest.
+
+    Parameters
+    ----------
+    waiting : sequence of str
+        Oldest first.
+    failed : collection of str
+        Not to be tried for now.
+    """
+    candidates = [entry for entry in waiting if entry not in failed]
+    if not candidates:
+        return None
+    return candidates[-1] if newest_first else candidates[0]
+
+
+class Uploader:
+    """Uploads the entries of one spool until it is told to stop. All methods belong to the loop that runs it.
+
+    Parameters
+    ----------
+    spool : Spool
+        Whose worker lock the caller holds.
+    store : Store
+        Open; with retries of its own.
+    emit : callable
+        Takes events; must not block.
+    prefix : str
+        Put before the ids of entries in events.
+    """
+
+    def __init__(self, spool: Spool, store: Store, emit: Callable[[Event], None], *, prefix: str = "") -> None:
+        self._spool = spool
+        self._store = store
+        self._emit = emit
+        self._prefix = prefix
+        self._failed: dict[str, CheckpointError] = {}
+        self._wake = anyio.Event()
+        self._closing = False
+        self._newest_first = False
+        self._current: tuple[str, anyio.CancelScope] | None = None
+
+    def wake(self) -> None:
+        """Look into the spool again."""
+        self._wake.set()
+
+    def retry_failed(self) -> None:
+        """Try what failed once more."""
+        self._failed.clear()
+        self._wake.set()
+
+    def close(self) -> None:
+        """End when nothing is left that can be uploaded."""
+        self._closing = True
+        self._wake.set()
+
+    def press(self) -> None:
+        """Take the newest entry first from now on; an older one that is under way is put back, with its finished parts noted."""
+        self._newest_first = True
+        if self._current is not None:
+            entry, scope = self._current
+            if choose_entry(self._spool.waiting(), self._failed, newest_first=True) != entry:
+                scope.cancel()
+        self._wake.set()
+
+    @property
+    def last_failure(self) -> CheckpointError | None:
+        """The failure of the newest entry that failed, if one did."""
+        return self._failed[max(self._failed)] if self._failed else None
+
+    async def run(self) -> None:
+        """Upload until closed. May be cancelled at any point: the next worker goes on where this one was."""
+        await anyio.to_thread.run_sync(self._spool.clean_trash)
+        while True:
+            self._wake = anyio.Event()
+            entry = choose_entry(self._spool.waiting(), self._failed, newest_first=self._newest_first)
+            if entry is not None:
+                await self._handle(entry)
+            elif self._closing:
+                return
+            else:
+                await self._wake.wait()
+
+    async def _handle(self, name: str) -> None:
+        """Upload one entry; turn its failure into an event."""
+        with anyio.CancelScope() as scope:
+            self._current = (name, scope)
+            try:
+                await self._upload(name)
+            except CheckpointError as error:
+                if error.transient:
+                    await anyio.sleep(ENTRY_RETRY_S)
+                else:
+                    self._fail(name, error)
+            except FileNotFoundError:
+                pass  # Dropped by the task between the choice and the claim.
+            except OSError as error:
+                self._fail(
+                    name,
+                    SpoolDamaged("upload a saved checkpoint", on=error.filename or self._spool.folder, cause=error.strerror or str(error)),
+                )
+            finally:
+                self._current = None
+
+    def _fail(self, name: str, error: CheckpointError) -> None:
+        self._failed[name] = error
+        # Back to ready: there the task may drop it, and a later worker finds it.
+        self._spool.unclaim(name)
+        self._emit(EntryFailed(self._prefix + name, error.to_wire()))
+
+    async def _upload(self, name: str) -> None:
+        if not self._spool.claim(name):
+            return
+        started_s = time.monotonic()
+        entry = await anyio.to_thread.run_sync(self._spool.read, name)
+        folder = self._spool.entry_folder(name)
+        progress = _Progress(self._prefix + name, self._emit)
+        log = PartLog(folder)
+        try:
+            result = await upload(
+                self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan
+            )
+            await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
+        finally:
+            log.close()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._spool.finish, name)
+        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
+
+
+class _Progress:
+    """Tells how far an entry is, seldom enough not to be a load."""
+
+    def __init__(self, entry: str, emit: Callable[[Event], None]) -> None:
+        self._entry = entry
+        self._emit = emit
+        self._told_s = 0.0
+
+    def plan(self, total_bytes: int) -> None:
+        self._emit(EntryStarted(self._entry, total_bytes))
+
+    def report(self, done_bytes: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= PROGRESS_EVERY_S:
+            self._told_s = now_s
+            self._emit(EntryProgress(self._entry, done_bytes))
+
+
+def _job_of(entry: Entry, folder: str) -> UploadJob:
+    """Translate an entry into the terms of a transfer, which knows nothing of spools."""
+    files = tuple(
+        SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, os.path.join(folder, file.stored_in), file.offset)
+        for file in entry.snapshot.files
+    )
+    return UploadJob(entry.record, files, entry.snapshot.directories)
