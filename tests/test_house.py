@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -110,3 +111,42 @@ def test_version_is_the_same_everywhere() -> None:
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "docs-check", "clean"])
 def test_front_door_has_target(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_leaks_and_blocked_loops_fail_tests(tmp_path: Path) -> None:
+    (tmp_path / "test_leaks.py").write_text(
+        """
+import os, subprocess, sys, threading, time
+import pytest
+
+kept = []
+
+def test_thread():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+def test_descriptor(tmp_path):
+    kept.append((tmp_path / "open").open("w"))
+
+def test_child():
+    kept.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+
+@pytest.mark.anyio
+async def test_blocked_loop(no_blocking):
+    time.sleep(0.3)
+
+@pytest.mark.anyio
+async def test_clean(no_blocking):
+    pass
+"""
+    )
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", tmp_path, "-c", os.devnull, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "CKPT_ASYNC_LEAK_DEADLINE_S": "0.2"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    # Errors at teardown, one for each that left something; the tests themselves pass.
+    assert "5 passed, 4 errors" in answer.stdout, answer.stdout + answer.stderr
