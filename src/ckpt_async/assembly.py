@@ -42,9 +42,7 @@ def make_store(header: SpoolHeader, tell_trouble: TellTrouble) -> Store:
     return _stack(header.address, tell_trouble, None)
 
 
-def open_reader(
-    address: StoreAddress, *, say: Callable[[str], None] = print, give_up_after_s: float = READ_GIVE_UP_S
-) -> Reader:
+def open_reader(address: StoreAddress, *, say: Callable[[str], None] = print, give_up_after_s: float = READ_GIVE_UP_S) -> Reader:
     """Return a reader of the checkpoints in a store. Touches nothing until it is asked for something.
 
     Parameters

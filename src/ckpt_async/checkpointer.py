@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from ckpt_async import recovery
 from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
+from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import readable_bytes, readable_seconds
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
-from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, decide
 from ckpt_async.spool.entry import Entry, entry_id
 from ckpt_async.spool.neighbours import older_attempts
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointError, InvalidArgument, SaveRefused, SnapshotFailed
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
 from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME, check_name
@@ -63,6 +63,7 @@ class Checkpointer:
         older = older_attempts(spool.folder)
         self._ledger = Ledger(os.path.basename(folder) for folder in older)
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
+        self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
             # Warm before the first save. A synchronous task that never saves has no need of it.
             self._worker.ensure_started()
@@ -89,7 +90,8 @@ class Checkpointer:
     ) -> CheckpointReference:
         """Save a folder or a file as a checkpoint.
 
-        With ``async_upload`` it returns when a private copy of the files is on local disk: from then on the originals may be changed, and the
+        With ``async_upload`` it returns when a private copy of the files is on local disk: from then on the originals may be
+        changed, and the
         death of every process loses nothing while the machine stays up. Otherwise it returns when the checkpoint is in the store.
 
         Parameters
@@ -119,7 +121,8 @@ class Checkpointer:
         SaveRefused
             The spool is full and ``on_full="raise"``, or the save could never fit.
         StoreError
-            The store refuses what was saved before, for good as things are; this save was not taken. Without ``async_upload``: this save.
+            The store refuses what was saved before, for good as things are; this save was not taken. Without ``async_upload``:
+            this save.
         """
         started_s = time.monotonic()
         self._check_usable("save a checkpoint")
@@ -127,12 +130,16 @@ class Checkpointer:
         frozen_metadata = freeze_metadata(metadata)
         if storage_format not in STORAGE_FORMATS:
             raise InvalidArgument(
-                "save a checkpoint", on=f"storage_format={storage_format!r}", cause="there is none of that name", hint="Use 'files' or 'tar'."
+                "save a checkpoint",
+                on=f"storage_format={storage_format!r}",
+                cause="there is none of that name",
+                hint="Use 'files' or 'tar'.",
             )
-        self._raise_earlier_failure()
+        self._gate.raise_earlier_failure()
+        self._check_outside(path)
         tree = scan(path)
         with self._saving:
-            self._admit(tree.size_bytes, name)
+            self._gate.pass_in(tree.size_bytes, name)
             reference = self._take(tree, name, frozen_metadata, latest, storage_format)
         self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
@@ -179,43 +186,6 @@ class Checkpointer:
             raise
         return reference
 
-    def _admit(self, size_bytes: int, name: str) -> None:
-        """Wait, drop or refuse until the save may enter the spool."""
-        limits = Limits(self.settings.max_pending, self.settings.max_pending_bytes, self.settings.on_full)
-        started_s = time.monotonic()
-        deadline_s = started_s + self.settings.flush_timeout_s
-        gone: set[str] = set()
-        told = False
-        while True:
-            saves, held_bytes = self._ledger.held()
-            droppable = tuple(queued for queued in self._ledger.droppable(name) if queued.entry not in gone)
-            free_bytes = shutil.disk_usage(self._spool.folder).free
-            decision = decide(size_bytes, SpoolLoad(saves, held_bytes, free_bytes, droppable), limits)
-            if isinstance(decision, Admit):
-                break
-            if isinstance(decision, Refuse):
-                raise SaveRefused("save a checkpoint", on=self._spool.folder, cause=decision.reason, hint=decision.hint)
-            if isinstance(decision, Drop):
-                gone.add(decision.entry)
-                if self._spool.drop(decision.entry):
-                    reason = f"given up for a later save: {decision.reason}"
-                    self._ledger.settle_dropped(decision.entry, reason)
-                    self._say(f"Save {int(decision.entry)} was dropped before its upload began ({decision.reason}).")
-                continue
-            if not told:
-                told = True
-                self._say(f"save() waits: {decision.reason}.")
-            self._raise_earlier_failure()
-            if not self._worker.wait_until(lambda held=saves: self._ledger.held()[0] != held or bool(self._ledger.failures()), deadline_s):
-                raise SaveRefused(
-                    "save a checkpoint",
-                    on=self._spool.folder,
-                    cause=f"{decision.reason}, and no upload has ended in {readable_seconds(self.settings.flush_timeout_s)}",
-                    hint=self._worker.where_it_lies(),
-                )
-        if told:
-            self._ledger.charge_wait(time.monotonic() - started_s)
-
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
         self._worker.wait_settled(reference, self.settings.flush_timeout_s)
@@ -227,21 +197,6 @@ class Checkpointer:
             assert error is not None
             raise error
 
-    def _raise_earlier_failure(self) -> None:
-        self._worker.raise_fatal()
-        failures = self._ledger.failures()
-        if failures:
-            error = failures[0].state.error
-            assert error is not None
-            kept = f"{len(failures)} earlier {'save has' if len(failures) == 1 else 'saves have'} not reached the store"
-            raise type(error)(
-                error.attempted,
-                on=error.on,
-                cause=error.cause,
-                hint=f"{error.hint} {kept}; {'it is' if len(failures) == 1 else 'they are'} kept in {self._spool.folder}. "
-                "Mend the cause and call flush(), or let the next attempt try again.".strip(),
-            ) from error
-
     # Loading
 
     def resume(self, policy: str, target: str) -> CheckpointRecord | None:
@@ -252,7 +207,7 @@ class Checkpointer:
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
-    ) -> list[CheckpointRecord]:
+    ) -> builtins.list[CheckpointRecord]:
         """List stored checkpoints, newest first.
 
         Parameters
@@ -319,12 +274,29 @@ class Checkpointer:
         finally:
             self._worker.shut_down()
             self._spool.task_lock.release()
+        if self.settings.async_upload:
+            self._say_summary()
+
+    def _say_summary(self) -> None:
+        """The one line that a task which went well says of its checkpoints."""
         stats = self.stats
-        if stats.saves and self.settings.async_upload:
+        if stats.committed:
+            saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
             self._say(
-                f"{stats.committed} {'save' if stats.committed == 1 else 'saves'} with {readable_bytes(stats.saved_bytes)} in the store; "
-                f"save() took {readable_seconds(stats.blocked_s)} of the training's time, waiting for the uploads would have taken "
-                f"{readable_seconds(stats.blocked_s + stats.upload_s)}."
+                f"{saves} with {readable_bytes(stats.saved_bytes)} in the store; save() held the training up for "
+                f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
+                f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
+            )
+
+    def _check_outside(self, path: str | os.PathLike[str]) -> None:
+        """A folder that holds the spool would be saved into itself, more of it each time."""
+        saved, spool = os.path.realpath(path), os.path.realpath(self._spool.folder)
+        if os.path.commonpath([saved, spool]) == saved:
+            raise InvalidArgument(
+                "save a checkpoint",
+                on=str(path),
+                cause=f"the spool stands inside this folder ({spool})",
+                hint="Save a folder of its own, or set spool_dir to a place outside of it.",
             )
 
     # Looking
@@ -339,7 +311,7 @@ class Checkpointer:
         """The saves of this attempt, counted."""
         return self._ledger.stats
 
-    def references(self) -> list[CheckpointReference]:
+    def references(self) -> builtins.list[CheckpointReference]:
         """Return the saves of this attempt, in order."""
         return self._ledger.references()
 

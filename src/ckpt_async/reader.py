@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -54,15 +55,19 @@ class Reader:
         if error is not None:
             self._say(f"Reading from the store has failed {failures} times and is being retried: {error}")
 
-    def list(self, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> list[CheckpointRecord]:
-        """List the checkpoints of a task, newest first: by attempt, then by save number. A damaged record is named and passed by."""
+    def list(self, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> builtins.list[CheckpointRecord]:
+        """List the checkpoints of a task, newest first: by attempt, then by save number. A damaged record is named and passed
+        by.
+        """
         return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)))
 
-    def list_scope(self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None) -> list[CheckpointRecord]:
+    def list_scope(
+        self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None
+    ) -> builtins.list[CheckpointRecord]:
         """List the checkpoints of all runs that share a scope, newest first."""
         return self._told(self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt)))
 
-    def _told(self, listing: Listing) -> list[CheckpointRecord]:
+    def _told(self, listing: Listing) -> builtins.list[CheckpointRecord]:
         for damage in listing.damaged:
             self._say(f"A damaged checkpoint record is left out: {damage}")
         return list(listing.records)

@@ -31,8 +31,8 @@ def resume(
 ) -> CheckpointRecord | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
-    ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint that turns out
-    damaged is named, and the next older one is taken.
+    ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint
+    that turns out damaged is named, and the next older one is taken.
 
     Returns
     -------
@@ -60,7 +60,10 @@ def resume(
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
     raise StoreUnavailable(
-        "resume from a checkpoint", on=spool_folder, cause=f"what lies there changed {LOOKS} times while it was read", hint="Start again."
+        "resume from a checkpoint",
+        on=spool_folder,
+        cause=f"what lies there changed {LOOKS} times while it was read",
+        hint="Start again.",
     )
 
 

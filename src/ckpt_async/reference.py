@@ -19,8 +19,8 @@ NotStored = CheckpointNotStored
 class Status:
     """The states of a save, as `CheckpointReference.status` tells them.
 
-    ``queued``: safe on local disk, its upload has not begun. ``uploading``: it has. ``committed``: in the store, for everybody to see.
-    ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
+    ``queued``: safe on local disk, its upload has not begun. ``uploading``: it has. ``committed``: in the store, for everybody
+    to see. ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
     ``dropped``: given up for a later save, because the spool was full and ``on_full="drop_oldest"`` allows it.
     """
 
@@ -66,9 +66,9 @@ class SaveState:
 class CheckpointReference(dict[str, Any]):
     """A saved checkpoint: its record as a dict, and how far it is.
 
-    Kept in an artifact it is stored as a plain dict with the same content, readable without this package. A save that has not reached
-    the store when it is pickled becomes a plain dict of another kind (``type`` is ``"checkpoint-not-stored"``, without a ``key``): an
-    artifact never names a checkpoint that does not exist.
+    Kept in an artifact it is stored as a plain dict with the same content, readable without this package. A save that has not
+    reached the store when it is pickled becomes a plain dict of another kind (``type`` is ``"checkpoint-not-stored"``, without a
+    ``key``): an artifact never names a checkpoint that does not exist.
     """
 
     def __init__(self, record: CheckpointRecord, state: SaveState) -> None:

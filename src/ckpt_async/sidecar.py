@@ -1,6 +1,7 @@
 """The sidecar: the process that hosts a worker beside the task.
 
-Started as ``python -m ckpt_async.sidecar SPOOL DESCRIPTOR TASK_PID``, by `ckpt_async.worker.sidecar_client`. The descriptor is one end of a
+Started as ``python -m ckpt_async.sidecar SPOOL DESCRIPTOR TASK_PID``, by `ckpt_async.worker.sidecar_client`. The descriptor is
+one end of a
 socket pair: commands come in, events go out. It has no credentials on its command line, in its environment nothing that the
 task has not, and it writes to its own log alone.
 

@@ -138,7 +138,8 @@ class Supervisor:
     # Waiting
 
     def wait_until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
-        """Wait for a state of the ledger until `deadline_s` on the monotonic clock, with a line now and then; returns whether it is reached.
+        """Wait for a state of the ledger until `deadline_s` on the monotonic clock, with a line now and then; returns whether
+        it is reached.
 
         Raises
         ------
@@ -187,18 +188,20 @@ class Supervisor:
             raise self._timeout("flush", timeout_s)
         for attempt, error in self._ledger.adoption_errors.items():
             self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
-        self._raise_failures()
+        self.raise_failures()
 
-    def _raise_failures(self) -> None:
+    def raise_failures(self, hint: str = "") -> None:
+        """Raise the store's refusal of the newest save that it refuses, if there is one."""
         failures = self._ledger.failures()
         if failures:
             error = failures[-1].state.error
             assert error is not None
+            count = "1 save is" if len(failures) == 1 else f"{len(failures)} saves are"
             raise type(error)(
                 error.attempted,
                 on=error.on,
-                cause=f"{error.cause} ({len(failures)} {'save is' if len(failures) == 1 else 'saves are'} not in the store)",
-                hint=f"{error.hint} {self.where_it_lies()}".strip(),
+                cause=f"{error.cause} ({count} not in the store)",
+                hint=" ".join(part for part in (error.hint, self.where_it_lies(), hint) if part),
             ) from error
 
     def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:

@@ -62,7 +62,9 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[SpoolDamaged]]:
 
 
 def remove_spool(spool: Spool) -> bool:
-    """Remove a spool in which nothing waits, and the task's folder with the last of its spools; returns whether the spool is gone."""
+    """Remove a spool in which nothing waits, and the task's folder with the last of its spools; returns whether the spool is
+    gone.
+    """
     if not spool.remove():
         return False
     try:

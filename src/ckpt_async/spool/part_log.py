@@ -1,7 +1,7 @@
 """The part log: an append-only file beside an entry, with what of it is in the store already.
 
-A line is written after the store has acknowledged a part, so a line that is missing costs a repetition and nothing else; a last line that
-was cut off by a crash is passed by. The log is never synced: losing it costs time, not data.
+A line is written after the store has acknowledged a part, so a line that is missing costs a repetition and nothing else; a
+last line that was cut off by a crash is passed by. The log is never synced: losing it costs time, not data.
 """
 
 from __future__ import annotations

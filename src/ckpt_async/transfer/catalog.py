@@ -33,7 +33,9 @@ async def list_task(store: Store, pathspec: str, *, name: str | None = None, att
 
     def wanted(leaf: str) -> bool:
         fields = leaf.split(".")
-        return (attempt is None or fields[0] == str(attempt)) and (name is None or ".".join(fields[1:-1]) in (name, encode_name(name)))
+        return (attempt is None or fields[0] == str(attempt)) and (
+            name is None or ".".join(fields[1:-1]) in (name, encode_name(name))
+        )
 
     listing = await _read_all(store, prefix, wanted)
     return Listing(tuple(sorted(listing.records, key=lambda record: record.order, reverse=True)), listing.damaged)
@@ -58,9 +60,7 @@ async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None
     newest: dict[str, int] = {}
     for record in listing.records:
         newest[record.pathspec] = max(newest.get(record.pathspec, 0), record.saved_at_unix_ns)
-    ordered = sorted(
-        listing.records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True
-    )
+    ordered = sorted(listing.records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True)
     return Listing(tuple(ordered), listing.damaged)
 
 

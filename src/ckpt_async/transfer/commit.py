@@ -1,7 +1,7 @@
 """Making a checkpoint visible, in the one order that never shows a half of it.
 
-Data, then the manifest, then the task's record, then the record by key, then the two `latest` pointers, each only forward. Every step may
-be repeated. A reader that finds a record finds all that it names; a reader that follows `latest` finds a record.
+Data, then the manifest, then the task's record, then the record by key, then the two `latest` pointers, each only forward.
+Every step may be repeated. A reader that finds a record finds all that it names; a reader that follows `latest` finds a record.
 """
 
 from __future__ import annotations
@@ -62,5 +62,8 @@ async def advance_pointer(store: Store, key: str, record: CheckpointRecord) -> b
             # Another writer was faster, or our own write arrived and its answer was lost: look again.
             continue
     raise StoreUnavailable(
-        "move a latest pointer", on=key, cause=f"other writers changed it {POINTER_TRIES} times meanwhile", hint="The worker tries again."
+        "move a latest pointer",
+        on=key,
+        cause=f"other writers changed it {POINTER_TRIES} times meanwhile",
+        hint="The worker tries again.",
     )

@@ -40,7 +40,9 @@ def check_target(target: str) -> None:
         os.makedirs(target, exist_ok=True)
         present = [name for name in os.listdir(target) if not name.startswith(PARTIAL_PREFIX)]
     except (FileExistsError, NotADirectoryError):
-        raise LoadTargetNotEmpty("load a checkpoint", on=target, cause="it is not a folder", hint="Name a new or an empty one.") from None
+        raise LoadTargetNotEmpty(
+            "load a checkpoint", on=target, cause="it is not a folder", hint="Name a new or an empty one."
+        ) from None
     if present:
         raise LoadTargetNotEmpty(
             "load a checkpoint",
@@ -100,7 +102,8 @@ async def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
 async def download(store: Store, record: CheckpointRecord, target: str) -> None:
     """Load a checkpoint into the folder `target`, which is empty, or missing.
 
-    The files appear in it when all of them have arrived and match their digests. Nothing of the store is aliased: they are the user's.
+    The files appear in it when all of them have arrived and match their digests. Nothing of the store is aliased: they are the
+    user's.
 
     Raises
     ------

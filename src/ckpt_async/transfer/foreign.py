@@ -65,7 +65,9 @@ async def _fetch_object(store: Store, record: CheckpointRecord, key: str, length
         except StoreObjectMissing:
             content = b""
         if not content:
-            raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"{key!r} should have {length} bytes, it ends at {offset}")
+            raise CheckpointDamaged(
+                "load a checkpoint", on=record.key, cause=f"{key!r} should have {length} bytes, it ends at {offset}"
+            )
         await anyio.to_thread.run_sync(_append, path, content)
         offset += len(content)
 
@@ -107,7 +109,9 @@ def _unpack(archive: str, partial: str, record: CheckpointRecord) -> None:
                     os.utime(path, (member.mtime, member.mtime))
                 else:
                     raise CheckpointDamaged(
-                        "load a checkpoint", on=record.key, cause=f"{member.name!r} in its archive is a link or a device, not a file"
+                        "load a checkpoint",
+                        on=record.key,
+                        cause=f"{member.name!r} in its archive is a link or a device, not a file",
                     )
     except tarfile.TarError as error:
         raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its archive can't be read: {error}") from error

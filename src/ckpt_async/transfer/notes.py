@@ -55,7 +55,9 @@ class UploadNotes:
         notes = list(notes)
         if not notes or notes[0] != self._head:
             if notes:
-                self.abandoned = [(note["object"], note["upload"]) for note in notes if "upload" in note and note["object"] < objects]
+                self.abandoned = [
+                    (note["object"], note["upload"]) for note in notes if "upload" in note and note["object"] < objects
+                ]
                 self._log.restart()
             self._log.append(self._head)
             return

@@ -1,7 +1,7 @@
 """What an upload will do, decided before it begins: objects, parts, and where their bytes come from.
 
-Every object is a run of segments: a piece of a local file, or literal bytes (the headers of a tar). A plain file is an object of one
-segment, an archive is one of many; from there on both are treated alike.
+Every object is a run of segments: a piece of a local file, or literal bytes (the headers of a tar). A plain file is an object
+of one segment, an archive is one of many; from there on both are treated alike.
 """
 
 from __future__ import annotations
@@ -124,9 +124,7 @@ class UploadPlan:
         return sum(part.size_bytes for planned in self.objects for part in planned.parts)
 
 
-def make_plan(
-    record: CheckpointRecord, files: Sequence[SourceFile], directories: Sequence[str], traits: StoreTraits
-) -> UploadPlan:
+def make_plan(record: CheckpointRecord, files: Sequence[SourceFile], directories: Sequence[str], traits: StoreTraits) -> UploadPlan:
     """Plan the upload of a checkpoint. The same input gives the same plan, so that a later worker can take an upload up again."""
     if record.storage_format == "tar":
         segments, tar_offsets = _tar_segments(files, directories)

@@ -171,11 +171,14 @@ async def upload(
 def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
     pieces = notes.all_pieces()
     files = []
-    for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets)):
+    for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets, strict=True)):
         crc32 = digest_of_pieces(pieces.get(index, []), file.size_bytes)
         if crc32 is None:
             raise SpoolDamaged(
-                "upload a checkpoint", on=job.record.key, cause=f"the notes of {file.path!r} do not cover the file", hint="Save again."
+                "upload a checkpoint",
+                on=job.record.key,
+                cause=f"the notes of {file.path!r} do not cover the file",
+                hint="Save again.",
             )
         files.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
     return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories)

@@ -137,9 +137,11 @@ Event = Union[WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitt
 Command = Union[Wake, Retry, Press, Close]
 
 _EVENTS: dict[str, type] = {
-    kind.__name__: kind for kind in (WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded)
+    kind.__name__: kind
+    for kind in (WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded)
 }
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}
+
 
 def encode(message: Event | Command) -> bytes:
     """Return the message as one line of JSON."""

@@ -105,9 +105,7 @@ def parse_data_key(key: str) -> DataKey:
         # A name written by another program may hold dots: the first two fields and the last one are fixed.
         if len(fields) >= 4 and fields[1].isdecimal() and fields[-1].isdecimal() and not {".", ".."} & set(parts):
             name = ".".join(fields[2:-1])
-            return DataKey(
-                flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1])
-            )
+            return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1]))
     raise InvalidArgument(
         "read a checkpoint's key",
         on=repr(key),

@@ -58,7 +58,8 @@ class Settings:
         What ``save()`` does then: ``"block"`` waits, ``"drop_oldest"`` gives up the oldest save whose upload has not begun,
         ``"raise"`` raises SaveRefused.
     flush_timeout_s : float
-        How long ``flush()``, and the end of a task, wait for uploads; also how long a sidecar goes on by itself once its task is gone.
+        How long ``flush()``, and the end of a task, wait for uploads; also how long a sidecar goes on by itself once its task
+        is gone.
     spool_dir : str or None
         The folder for spools; None: beside the checkpoint directory.
     parts_in_flight : int
@@ -165,7 +166,7 @@ def read_size(name: str, value: object) -> int:
 
 def _as_folder(name: str, value: object) -> str:
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
-        return os.path.abspath(os.path.expanduser(os.fspath(value)))  # type: ignore[arg-type,type-var,return-value]
+        return os.path.abspath(os.path.expanduser(os.fspath(value)))
     raise _refuse(name, value, "the path of a folder")
 
 
@@ -192,7 +193,9 @@ def coerce_settings(values: Mapping[str, object]) -> Settings:
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name not in _READERS:
-            raise InvalidArgument("use a setting", on=name, cause="there is none of that name", hint=f"There are: {', '.join(_READERS)}.")
+            raise InvalidArgument(
+                "use a setting", on=name, cause="there is none of that name", hint=f"There are: {', '.join(_READERS)}."
+            )
         target, read, may_be_none = _READERS[name]
         if may_be_none and (value is None or value in ("None", "none", "")):
             found[target] = None

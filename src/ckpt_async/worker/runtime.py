@@ -103,7 +103,9 @@ class WorkerRuntime:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
 
     async def _adopt(self, folder: str) -> None:
-        """Upload what an earlier attempt left, once neither its task nor its worker is alive. An attempt that lives is left alone."""
+        """Upload what an earlier attempt left, once neither its task nor its worker is alive. An attempt that lives is left
+        alone.
+        """
         spool = Spool(folder)
         attempt = os.path.basename(folder)
         left, error = 0, dict[str, str]()

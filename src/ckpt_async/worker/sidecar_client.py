@@ -23,7 +23,8 @@ LAST_WORDS_BYTES = 2000
 
 
 class SidecarClient:
-    """See `ckpt_async.worker.handle.WorkerHandle`. The process is in a session of its own, so that no signal for the task's group meets it.
+    """See `ckpt_async.worker.handle.WorkerHandle`. The process is in a session of its own, so that no signal for the task's
+    group meets it.
 
     Parameters
     ----------
@@ -51,9 +52,7 @@ class SidecarClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
         try:
-            log = os.open(
-                os.path.join(self._folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
+            log = os.open(os.path.join(self._folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 # It holds neither of the task's output pipes: whoever reads those would wait for it after the task's death.
                 self._process = subprocess.Popen(

@@ -127,7 +127,9 @@ class Uploader:
             except OSError as error:
                 self._fail(
                     name,
-                    SpoolDamaged("upload a saved checkpoint", on=error.filename or self._spool.folder, cause=error.strerror or str(error)),
+                    SpoolDamaged(
+                        "upload a saved checkpoint", on=error.filename or self._spool.folder, cause=error.strerror or str(error)
+                    ),
                 )
             finally:
                 self._current = None
@@ -147,9 +149,7 @@ class Uploader:
         progress = _Progress(self._prefix + name, self._emit)
         log = PartLog(folder)
         try:
-            result = await upload(
-                self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan
-            )
+            result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
         finally:
             log.close()

@@ -1,0 +1,103 @@
+"""Where a save enters the spool: it waits, gives up an older one, or is refused, as `spool.admission` decides."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+
+from ckpt_async.ledger import Ledger
+from ckpt_async.progress import readable_seconds
+from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
+from ckpt_async.spool.spool import Spool
+from ckpt_async.supervisor import Supervisor
+from ckpt_async.words.errors import SaveRefused
+from ckpt_async.words.settings import Settings
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """Carries the decisions of admission out. One save at a time passes.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        What lies in the spool.
+    worker : Supervisor
+        Whose uploads make room.
+    spool : Spool
+        That is entered.
+    settings : Settings
+        The limits.
+    say : callable
+        Prints a line for the user.
+    """
+
+    def __init__(self, ledger: Ledger, worker: Supervisor, spool: Spool, settings: Settings, say: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._spool = spool
+        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full)
+        self._timeout_s = settings.flush_timeout_s
+        self._say = say
+
+    def raise_earlier_failure(self) -> None:
+        """Raise where the store has refused an earlier save: a user learns of it at the next ``save()``, not at the end."""
+        self._worker.raise_fatal()
+        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.")
+
+    def pass_in(self, size_bytes: int, name: str) -> None:
+        """Return when a save of this size may enter the spool.
+
+        Raises
+        ------
+        SaveRefused
+            It could never fit, ``on_full="raise"``, or nothing has made room for `Settings.flush_timeout_s` seconds.
+        StoreError
+            The store refuses what waits already.
+        """
+        started_s = time.monotonic()
+        tried: set[str] = set()
+        waited = False
+        while True:
+            load = self._load(name, tried)
+            decision = decide(size_bytes, load, self._limits)
+            if isinstance(decision, Admit):
+                break
+            if isinstance(decision, Refuse):
+                raise SaveRefused("save a checkpoint", on=self._spool.folder, cause=decision.reason, hint=decision.hint)
+            if isinstance(decision, Drop):
+                tried.add(decision.entry)
+                self._drop(decision)
+                continue
+            if not waited:
+                waited = True
+                self._say(f"save() waits: {decision.reason}.")
+            self._wait(decision, load.saves)
+        if waited:
+            self._ledger.charge_wait(time.monotonic() - started_s)
+
+    def _load(self, name: str, tried: set[str]) -> SpoolLoad:
+        saves, held_bytes = self._ledger.held()
+        droppable = tuple(queued for queued in self._ledger.droppable(name) if queued.entry not in tried)
+        return SpoolLoad(saves, held_bytes, shutil.disk_usage(self._spool.folder).free, droppable)
+
+    def _drop(self, decision: Drop) -> None:
+        # The worker may have begun it in this moment: then it can't be given up, and the next decision passes it by.
+        if self._spool.drop(decision.entry):
+            self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
+            self._say(f"Save {int(decision.entry)} was dropped before its upload began: {decision.reason}.")
+
+    def _wait(self, decision: Wait, held_saves: int) -> None:
+        def changed() -> bool:
+            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures())
+
+        if not self._worker.wait_until(changed, time.monotonic() + self._timeout_s):
+            raise SaveRefused(
+                "save a checkpoint",
+                on=self._spool.folder,
+                cause=f"{decision.reason}, and no upload has ended in {readable_seconds(self._timeout_s)}",
+                hint=self._worker.where_it_lies(),
+            )
+        self.raise_earlier_failure()
