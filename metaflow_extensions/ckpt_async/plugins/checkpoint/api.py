@@ -50,7 +50,6 @@ class Checkpoint:
     def __init__(self, temp_dir_root: str | None = None, init_dir: bool = False) -> None:
         self._temp_dir_root = temp_dir_root
         self._owned: tempfile.TemporaryDirectory[str] | None = None
-        self._checkpointer: Checkpointer | None = None
         if init_dir:
             self._make_directory()
 
@@ -68,21 +67,10 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Remove `directory` and end what ``save()`` has started; ``with`` does it. May be called again.
-
-        Raises
-        ------
-        CheckpointError
-            Something saved is not in the datastore.
-        """
-        checkpointer, self._checkpointer = self._checkpointer, None
+        """Remove `directory`; ``with`` does it. May be called again."""
         owned, self._owned = self._owned, None
-        try:
-            if checkpointer is not None:
-                checkpointer.close(timeout_s=checkpointer.settings.flush_timeout_s)
-        finally:
-            if owned is not None:
-                owned.cleanup()
+        if owned is not None:
+            owned.cleanup()
 
     def save(
         self,
@@ -124,9 +112,12 @@ class Checkpoint:
         target = self.directory if path is None else path
         if target is None:
             raise InvalidArgument("save a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
-        if self._checkpointer is None:
-            self._checkpointer = _open_for_child()
-        return dict(self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format))
+        checkpointer = _open_for_child()
+        try:
+            saved = checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+        finally:
+            checkpointer.close(timeout_s=checkpointer.settings.flush_timeout_s)
+        return dict(saved)
 
     def list(
         self,
@@ -157,6 +148,7 @@ class Checkpoint:
             The store can't be asked, or a record in it can't be read.
         """
         from ckpt_async import InvalidArgument, open_reader
+        from ckpt_async.words.keys import scope_records_prefix
 
         from .current import read_attempt
         from .environment import read_task
@@ -174,9 +166,9 @@ class Checkpoint:
         reader = open_reader(_address_of(mine))
         wanted: dict[str, Any] = {"name": name, "attempt": read_attempt(attempt)}
         if full_namespace:
-            records = reader.list(identity=mine.identity, scope=True, **wanted)
+            records = reader.list_scope(scope_records_prefix(mine.identity), **wanted)
         else:
-            records = reader.list(pathspec=mine.identity.pathspec, **wanted)
+            records = reader.list(mine.identity.pathspec, **wanted)
         return [record.to_dict() for record in records]
 
     def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
@@ -248,14 +240,14 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> R
     # A task says where its datastore is: the caller may stand in another folder, or be configured for another one.
     told = found.metadata_dict
     address = store_address(told["ds-type"], told["ds-root"])
-    records = open_reader(address).list(pathspec=found.pathspec, name=name, attempt=number)
+    records = open_reader(address).list(found.pathspec, name=name, attempt=number)
     return [record.to_dict() for record in records]
 
 
 def _address_of(mine: TaskEnvironment) -> StoreAddress:
     from .store import configured_address
 
-    return mine.address or configured_address()
+    return configured_address() if mine.place is None else mine.place.address
 
 
 def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
@@ -273,24 +265,34 @@ def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
 
 
 def _open_for_child() -> Checkpointer:
-    from ckpt_async import InvalidArgument, Settings, open_checkpointer
+    """Open a checkpointer for one save of a child process.
 
-    from .environment import UID, read_task
+    It has a spool of its own, and takes one save number from the task's: parent and children never take the same one.
+    """
+    from ckpt_async import InvalidArgument, Settings, open_checkpointer
+    from ckpt_async.spool.neighbours import spool_folder
+    from ckpt_async.spool.spool import Spool
+
+    from .environment import STORE, UID, read_task
     from .output import say
-    from .store import scratch_root
 
     mine = read_task(os.environ)
-    if mine is None:
+    if mine is None or mine.place is None:
         raise InvalidArgument(
             "save a checkpoint",
             on="Checkpoint()",
             cause="this process does not belong to a task with @checkpoint",
-            hint=f"Call it in a step with @checkpoint, or in a child process that has the variable {UID} of the task.",
+            hint=f"Call it in a step with @checkpoint, or in a child process that has the variables {UID} and {STORE} of the task.",
         )
+    place = mine.place
+    of_task = spool_folder(place.scratch_root, place.address, mine.identity, place.node_index)
+    version = Spool(of_task).next_version(place.node_index, place.num_nodes)
     return open_checkpointer(
         mine.identity,
-        _address_of(mine),
+        place.address,
         Settings(async_upload=False, worker="thread"),
-        scratch_root=mine.scratch_root or scratch_root(None, None),
+        scratch_root=os.path.join(place.scratch_root, "children"),
         say=say,
+        node_index=version,
+        num_nodes=place.num_nodes,
     )

@@ -1,4 +1,7 @@
-"""What an attempt leaves in the flow's artifacts: records of checkpoints that are in the store, and nothing else."""
+"""What an attempt leaves in the flow's artifacts: records of checkpoints that are in the store, and nothing else.
+
+The references that a user keeps in artifacts need no help: they turn into plain dicts when they are stored.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,9 @@ from .names import LATEST, TASK_CHECKPOINTS
 if TYPE_CHECKING:
     from ckpt_async import CheckpointReference, StoreAddress
 
-__all__ = ["newest_in_store", "records_of", "settle_user_references", "store_artifacts"]
+__all__ = ["newest_in_store", "records_of", "store_artifacts"]
 
 COMMITTED = "committed"
-
-#: How deep lists and dicts are looked into; also what ends the search in one that holds itself.
-MAX_DEPTH = 3
 
 
 def records_of(references: Iterable[CheckpointReference]) -> list[dict[str, Any]]:
@@ -28,35 +28,6 @@ def store_artifacts(flow: Any, records: Sequence[dict[str, Any]], latest: dict[s
     """Set the two artifacts; Metaflow stores them when the attempt ends, in whatever way."""
     setattr(flow, TASK_CHECKPOINTS, list(records))
     setattr(flow, LATEST, latest)
-
-
-def settle_user_references(flow: Any, references: Iterable[CheckpointReference], say: Callable[[str], None]) -> None:
-    """Replace, in the flow's artifacts, references to checkpoints that did not reach the store by None, and say so.
-
-    An artifact outlives the attempt: it must not name a checkpoint that nobody can load. Looks into plain lists, tuples and dicts.
-    """
-    lost = {id(reference): reference for reference in references if reference.status != COMMITTED}
-    if not lost:
-        return
-
-    def settled(value: Any, place: str, depth: int) -> Any:
-        if id(value) in lost:
-            say(f"{place} refers to a checkpoint that is not in the datastore ({value.status}); None is stored in its place.")
-            return None
-        if depth == MAX_DEPTH:
-            return value
-        if type(value) is dict:
-            changed = {key: settled(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
-            return value if all(changed[key] is value[key] for key in value) else changed
-        if type(value) in (list, tuple):
-            items = [settled(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
-            return value if all(new is old for new, old in zip(items, value, strict=True)) else type(value)(items)
-        return value
-
-    for name, value in list(vars(flow).items()):
-        new = settled(value, f"self.{name}", 0)
-        if new is not value:
-            setattr(flow, name, new)
 
 
 def newest_in_store(address: StoreAddress, pathspec: str, say: Callable[[str], None]) -> dict[str, Any] | None:

@@ -11,10 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async.words.events import EntryCommitted
+from ckpt_async.progress import readable_bytes
 
 from .names import CARD_ID
-from .output import describe_size
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
@@ -35,7 +34,7 @@ def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
         ("name", record.name),
         ("saved by", f"{record.pathspec}, attempt {record.attempt}"),
         ("saved at", record.created_on),
-        ("size", describe_size(record.size_bytes)),
+        ("size", readable_bytes(record.size_bytes)),
         ("key", record.key),
     ]
     lines = ["The step began from this checkpoint:", "", "| | |", "| --- | --- |"]
@@ -43,35 +42,26 @@ def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
     return "\n".join(lines)
 
 
-def table_text(references: Sequence[CheckpointReference], blocked_s: float, upload_s: dict[str, float]) -> str:
-    """Return the Markdown table of an attempt's saves, newest first.
-
-    Parameters
-    ----------
-    references : sequence
-        In order of saving.
-    blocked_s : float
-        How long the step has waited in ``save()`` so far, all saves together.
-    upload_s : dict
-        Seconds that the upload took, by key, where it has ended.
-    """
+def table_text(references: Sequence[CheckpointReference]) -> str:
+    """Return the Markdown table of an attempt's saves, newest first; `references` are in order of saving."""
     if not references:
         return "No checkpoint has been saved yet."
+    blocked_s = sum(reference.state.blocked_s for reference in references)
     lines = [
         f"{len(references)} saved; the step waited {blocked_s:.2f} s in `save()`.",
         "",
-        "| save | name | size | state | saved at | upload |",
-        "| ---: | --- | ---: | --- | --- | ---: |",
+        "| save | name | size | state | saved at | `save()` took | upload took |",
+        "| ---: | --- | ---: | --- | --- | ---: | ---: |",
     ]
     for reference in reversed(references[-MAX_ROWS:]):
-        seconds = upload_s.get(reference["key"])
+        record, state = reference.record, reference.state
+        upload = f"{state.upload_s:.2f} s" if reference.done() else ""
         lines.append(
-            f"| {reference['version_id']} | {_cell(reference['name'])} | {describe_size(reference['size'])} | {reference.status} "
-            f"| {reference['created_on']} | {'' if seconds is None else f'{seconds:.2f} s'} |"
+            f"| {record.version_id} | {_cell(record.name)} | {readable_bytes(record.size_bytes)} | {reference.status} "
+            f"| {record.created_on} | {state.blocked_s:.2f} s | {upload} |"
         )
     if len(references) > MAX_ROWS:
-        lines.append("")
-        lines.append(f"The newest {MAX_ROWS} are shown.")
+        lines += ["", f"The newest {MAX_ROWS} are shown."]
     return "\n".join(lines)
 
 
@@ -109,11 +99,11 @@ class CheckpointCard(NoCard):
         self._condition = threading.Condition()
         self._changed = False
         self._stopping = False
-        self._upload_s: dict[str, float] = {}
         self._thread: threading.Thread | None = None
         self._manager: Any = None
         self._table: Any = None
-        self._refreshed_at = 0.0
+        self._due_at = 0.0
+        self._refreshed = False
 
     def start(self) -> None:
         """Lay the card out and begin to update it. To be called once `current.card` is complete: when the step begins."""
@@ -130,7 +120,8 @@ class CheckpointCard(NoCard):
         manager.append(Markdown(f"## Checkpoints of {_cell(identity.pathspec)}, attempt {identity.attempt}"))
         manager.append(Markdown(loaded_text(self._loaded, self._load_policy)))
         manager.append(self._table)
-        self._refreshed_at = time.monotonic()
+        # The first update waits too: a short step is better off without, its card is rendered at the end.
+        self._due_at = time.monotonic() + UPDATE_S
         self._checkpointer.add_listener(self._on_event)
         self._thread = threading.Thread(target=self._run, name="ckpt-async-card", daemon=True)
         self._thread.start()
@@ -149,19 +140,16 @@ class CheckpointCard(NoCard):
         thread.join()
         self._table.update(self._table_text())
         if refresh:
-            # Metaflow passes over requests that follow one another too closely.
-            pause_s = self._refreshed_at + UPDATE_S - time.monotonic()
-            if pause_s > 0:
-                threading.Event().wait(pause_s)
+            if self._refreshed:
+                # Metaflow passes over requests that follow one another too closely.
+                threading.Event().wait(max(0.0, self._due_at - time.monotonic()))
             self._manager.refresh()
 
     def _table_text(self) -> str:
-        return table_text(self._checkpointer.references(), self._checkpointer.stats.blocked_s, self._upload_s)
+        return table_text(self._checkpointer.references())
 
     def _on_event(self, event: object) -> None:
         with self._condition:
-            if isinstance(event, EntryCommitted):
-                self._upload_s[event.entry] = event.seconds
             self._changed = True
             self._condition.notify()
 
@@ -169,11 +157,11 @@ class CheckpointCard(NoCard):
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._changed or self._stopping)
-                # The first update waits too: a short step is better off without, its card is rendered at the end.
-                self._condition.wait_for(lambda: self._stopping, timeout=max(0.0, self._refreshed_at + UPDATE_S - time.monotonic()))
+                self._condition.wait_for(lambda: self._stopping, timeout=max(0.0, self._due_at - time.monotonic()))
                 if self._stopping:
                     return
                 self._changed = False
             self._table.update(self._table_text())
             self._manager.refresh()
-            self._refreshed_at = time.monotonic()
+            self._refreshed = True
+            self._due_at = time.monotonic() + UPDATE_S

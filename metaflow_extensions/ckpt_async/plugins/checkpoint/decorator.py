@@ -129,10 +129,11 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow.unbounded_foreach import UBF_CONTROL
 
         from .artifacts import newest_in_store, store_artifacts
+        from .environment import TaskPlace
         from .output import say
-        from .scope import current_identity
+        from .scope import current_identity, node_of_gang
         from .session import TaskSession
-        from .store import address_of_datastore
+        from .store import address_of_datastore, scratch_root
 
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
@@ -142,8 +143,12 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         if retry_count > max_user_code_retries:
             store_artifacts(flow, [], newest_in_store(address, identity.pathspec, say))
             return
-        show_card = self._attributes.show_card and (not parallel or control or current.parallel.node_index == 0)
-        self._session = TaskSession(flow, identity, address, self._attributes, with_card=show_card)
+        node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
+        scratch = scratch_root(self._attributes.settings.spool_dir, self._attributes.temp_dir_root)
+        place = TaskPlace(address, scratch, node_index, num_nodes)
+        self._session = TaskSession(
+            flow, identity, place, self._attributes, with_card=self._attributes.show_card and node_index == 0
+        )
         current._update_env({"checkpoint": self._session.current})
         if self._session.loaded is not None:
             metadata.register_metadata(run_id, step_name, task_id, _load_metadata(self._session.loaded, retry_count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from ckpt_async import InvalidArgument, StoreAddress, TaskIdentity
 
-__all__ = ["TaskEnvironment", "export_task", "read_task"]
+__all__ = ["TaskEnvironment", "TaskPlace", "export_task", "read_task"]
 
 IDENTIFIER = "METAFLOW_CHECKPOINT_TASK_IDENTIFIER"
 UID = "METAFLOW_CHECKPOINT_UID"
@@ -19,20 +20,39 @@ STORE = "METAFLOW_CHECKPOINT_STORE"
 
 
 @dataclass(frozen=True)
+class TaskPlace:
+    """Where a task's checkpoints go, and by which way.
+
+    Attributes
+    ----------
+    address : StoreAddress
+        Where they go.
+    scratch_root : str
+        The folder under which spools stand.
+    node_index, num_nodes : int
+        Of the gang that shares the identity.
+    """
+
+    address: StoreAddress
+    scratch_root: str
+    node_index: int = 0
+    num_nodes: int = 1
+
+
+@dataclass(frozen=True)
 class TaskEnvironment:
-    """What a child process knows of its task. `address` and `scratch_root` are None where another program set the environment."""
+    """What a child process knows of its task. `place` is None where another program set the environment."""
 
     identity: TaskIdentity
-    address: StoreAddress | None
-    scratch_root: str | None
+    place: TaskPlace | None
 
 
-def export_task(identity: TaskIdentity, address: StoreAddress, scratch_root: str) -> None:
+def export_task(identity: TaskIdentity, place: TaskPlace) -> None:
     """Put the task into the environment of this process and of its children to come. No credentials are among it."""
     parts = (identity.pathspec, identity.task_identifier, identity.scope, str(identity.attempt))
     os.environ[IDENTIFIER] = identity.task_identifier
     os.environ[UID] = "/".join(parts)
-    os.environ[STORE] = json.dumps({"url": address.url, "access": address.access, "scratch_root": scratch_root})
+    os.environ[STORE] = json.dumps(dataclasses.asdict(place))
 
 
 def read_task(environment: Mapping[str, str]) -> TaskEnvironment | None:
@@ -58,9 +78,11 @@ def read_task(environment: Mapping[str, str]) -> TaskEnvironment | None:
     identity = TaskIdentity(flow, run, step, task, int(attempt), scope, identifier)
     text = environment.get(STORE)
     if text is None:
-        return TaskEnvironment(identity, None, None)
+        return TaskEnvironment(identity, None)
     try:
         data = json.loads(text)
-        return TaskEnvironment(identity, StoreAddress(str(data["url"]), access=str(data["access"])), str(data["scratch_root"]))
+        address = StoreAddress(str(data["address"]["url"]), access=str(data["address"]["access"]))
+        place = TaskPlace(address, str(data["scratch_root"]), int(data["node_index"]), int(data["num_nodes"]))
+        return TaskEnvironment(identity, place)
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidArgument("read the task of this process", on=STORE, cause=f"{type(error).__name__}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["describe_size", "say"]
+__all__ = ["say"]
 
 _STDERR = 2
 
@@ -19,12 +19,3 @@ def say(text: str) -> None:
     except OSError:
         # The reader of the task's output may be gone before the task: nobody is left to be told, and the upload matters more.
         return
-
-
-def describe_size(size_bytes: float) -> str:
-    """Return a number of bytes as people write it: ``"1.5 MB"``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckpt_async import TaskIdentity, json_hash, short_hash
 
-__all__ = ["TAG_PREFIX", "current_identity", "identifier_of", "scope_of"]
+__all__ = ["TAG_PREFIX", "current_identity", "identifier_of", "node_of_gang", "scope_of"]
 
 TAG_PREFIX = "checkpoint:"
 
@@ -85,3 +85,17 @@ def current_identity(flow: Any, *, attempt: int, parallel: bool, control: bool) 
         scope=scope_of(current.tags or (), get_namespace() or current.namespace),
         task_identifier=identifier_of(current.step_name, flow.foreach_stack(), gang=parallel),
     )
+
+
+def node_of_gang(flow: Any, *, parallel: bool, control: bool) -> tuple[int, int]:
+    """Return the index of this node and the number of nodes; ``(0, 1)`` outside of a gang.
+
+    The control task asks before Metaflow has started the others, when only the flow knows how many they will be.
+    """
+    from metaflow import current
+
+    if not parallel:
+        return 0, 1
+    if control:
+        return 0, int(flow._parallel_ubf_iter.num_parallel)
+    return int(current.parallel.node_index), int(current.parallel.num_nodes)

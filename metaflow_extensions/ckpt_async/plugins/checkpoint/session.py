@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async import CheckpointError, StoreAddress, TaskIdentity
+from ckpt_async import CheckpointError, TaskIdentity
+from ckpt_async.progress import readable_bytes
 
 from . import artifacts
 from .attributes import CheckpointAttributes
 from .card import CheckpointCard, NoCard
 from .current import CurrentCheckpoint
-from .environment import export_task
-from .output import describe_size, say
+from .environment import TaskPlace, export_task
+from .output import say
 from .signals import StoppedWaiting, StopSignals, stop_alarm
-from .store import scratch_root
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
@@ -34,7 +34,7 @@ class TaskSession:
         Gets the artifacts.
     identity : TaskIdentity
         Of the attempt.
-    address : StoreAddress
+    place : TaskPlace
         Where the checkpoints go.
     attributes : CheckpointAttributes
         Of the decorator.
@@ -58,7 +58,7 @@ class TaskSession:
         self,
         flow: Any,
         identity: TaskIdentity,
-        address: StoreAddress,
+        place: TaskPlace,
         attributes: CheckpointAttributes,
         *,
         with_card: bool,
@@ -72,11 +72,16 @@ class TaskSession:
         self._card = NoCard()
         self._passed_over: set[str] = set()
         self.loaded: CheckpointRecord | None = None
-        scratch = scratch_root(attributes.settings.spool_dir, attributes.temp_dir_root)
         self._directory = _make_directory(attributes.temp_dir_root)
         try:
             self._checkpointer: Checkpointer = open_checkpointer(
-                identity, address, attributes.settings, scratch_root=scratch, say=say
+                identity,
+                place.address,
+                attributes.settings,
+                scratch_root=place.scratch_root,
+                say=say,
+                node_index=place.node_index,
+                num_nodes=place.num_nodes,
             )
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -90,7 +95,7 @@ class TaskSession:
         self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over)
         if with_card:
             self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy)
-        export_task(identity, address, scratch)
+        export_task(identity, place)
 
     def _load(self, policy: str) -> CheckpointRecord | None:
         if policy == "none":
@@ -99,7 +104,7 @@ class TaskSession:
         if record is not None:
             say(
                 f"loaded checkpoint {record.name!r} number {record.version_id} of {record.pathspec}, attempt {record.attempt} "
-                f"({describe_size(record.size_bytes)}, saved at {record.created_on}): {record.url}"
+                f"({readable_bytes(record.size_bytes)}, saved at {record.created_on}): {record.url}"
             )
         return record
 
@@ -147,7 +152,7 @@ class TaskSession:
             self._signals.count_interrupt()
         try:
             not_stored = self._store_all()
-            self._leave_artifacts(not_stored)
+            self._leave_artifacts()
             failed = failure is not None or not_stored is not None
             self._card.finish(refresh=failed and not self._signals.stopped)
         except StoppedWaiting:
@@ -170,17 +175,15 @@ class TaskSession:
         except StoppedWaiting:
             pending = self._checkpointer.pending
             goes_on = "a process beside the task goes on storing" if settings.worker == "process" else "not stored yet are"
-            say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {describe_size(pending.size_bytes)}.")
+            say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {readable_bytes(pending.size_bytes)}.")
         return None
 
-    def _leave_artifacts(self, not_stored: CheckpointError | None) -> None:
-        references = self._checkpointer.references()
-        records = artifacts.records_of(references)
+    def _leave_artifacts(self) -> None:
+        records = artifacts.records_of(self._checkpointer.references())
         latest = next((record for record in records if record["key"] not in self._passed_over), None)
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
             latest = self.loaded.to_dict()
         artifacts.store_artifacts(self._flow, records, latest)
-        artifacts.settle_user_references(self._flow, references, say)
 
 
 def _make_directory(root: str | None) -> str:
