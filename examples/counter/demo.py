@@ -58,6 +58,15 @@ def stored_at_s(folder: Path, key: str) -> float | None:
     return None
 
 
+def _fate(events: list[dict], killed: dict, folder: Path) -> str:
+    """What became of the upload of the save that the crash followed."""
+    key = next(event["key"] for event in events if event["event"] == "saved" and event["count"] == killed["count"])
+    stored_s = stored_at_s(folder, key)
+    if stored_s is None or stored_s < killed["time_s"]:
+        return ""
+    return f"; its upload ended {stored_s - killed['time_s']:.3f} s later, without the task"
+
+
 def describe(events: list[dict], folder: Path) -> list[str]:
     """The lines of the story, in the order in which it happened."""
     begun_s = events[0]["time_s"]
@@ -69,7 +78,7 @@ def describe(events: list[dict], folder: Path) -> list[str]:
         elif event["event"] == "resumed":
             lines.append(f"{at}RESUMES AT {count}, from the last save() before the crash")
         elif event["event"] == "killed":
-            lines.append(f"{at}KILLED (SIGKILL) right after the save of {count}")
+            lines.append(f"{at}KILLED (SIGKILL) right after save() of {count} returned{_fate(events, event, folder)}")
         elif event["event"] == "saved":
             stored_s = stored_at_s(folder, event["key"])
             until = "never stored" if stored_s is None else f"in the datastore after {max(0.0, stored_s - event['begun_s']):6.3f} s"
