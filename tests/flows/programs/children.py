@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from metaflow import FlowSpec, checkpoint, current, step
 
@@ -32,9 +33,9 @@ class ChildrenFlow(FlowSpec):
         print("by name", len(current.checkpoint.list(name="task")))
         child = next(record for record in listed if record["name"] == "child")
         current.checkpoint.load(child)
-        print("loaded", open(f"{current.checkpoint.directory}/file").read())
+        print("loaded", Path(current.checkpoint.directory, "file").read_text())
         current.checkpoint.load(mine["key"], path="restored")
-        print("restored", open("restored/file").read())
+        print("restored", Path("restored/file").read_text())
         try:
             current.checkpoint.load(mine, path="restored")
         except FileExistsError as error:

@@ -15,9 +15,8 @@ class ExitsFlow(FlowSpec):
     @checkpoint(async_upload=True)
     @step
     def start(self):
-        print(
-            f"attempt {current.retry_count} loaded {current.checkpoint.info['metadata'] if current.checkpoint.is_loaded else None}"
-        )
+        loaded = current.checkpoint.info["metadata"]["number"] if current.checkpoint.is_loaded else None
+        print(f"attempt {current.retry_count} loaded {loaded}")
         print(f"directory {current.checkpoint.directory}")
         if current.retry_count == 0 or self.how.endswith("-always"):
             self.references = []

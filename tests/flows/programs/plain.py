@@ -9,10 +9,8 @@ class PlainFlow(FlowSpec):
         with open(f"{current.checkpoint.directory}/file", "w") as file:
             file.write("content")
         self.reference = current.checkpoint.save()
-        print(f"pending {current.checkpoint.pending.saves >= 0}")
-        print(
-            f"settings {current.checkpoint._checkpointer.settings.async_upload} {current.checkpoint._checkpointer.settings.max_pending}"
-        )
+        settings = current.checkpoint._checkpointer.settings
+        print(f"settings {settings.async_upload} {settings.max_pending} {settings.max_pending_bytes}")
         self.next(self.end)
 
     @step

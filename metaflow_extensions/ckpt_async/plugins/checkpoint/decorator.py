@@ -80,6 +80,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
 
     name = "checkpoint"
     defaults = DEFAULTS
+    attributes: dict[str, Any]
 
     def __init__(self, attributes: dict[str, Any] | None = None, statically_defined: bool = False, inserted_by: Any = None) -> None:
         # Unknown attributes are kept for `init`: refused there, they end in a message instead of a trace of the import of the flow.
@@ -146,9 +147,8 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         scratch = scratch_root(self._attributes.settings.spool_dir, self._attributes.temp_dir_root)
         place = TaskPlace(address, scratch, node_index, num_nodes)
-        self._session = TaskSession(
-            flow, identity, place, self._attributes, with_card=self._attributes.show_card and node_index == 0
-        )
+        with_card = self._attributes.show_card and node_index == 0
+        self._session = TaskSession(flow, identity, place, self._attributes, with_card=with_card)
         current._update_env({"checkpoint": self._session.current})
         if self._session.loaded is not None:
             metadata.register_metadata(run_id, step_name, task_id, _load_metadata(self._session.loaded, retry_count))
