@@ -1,6 +1,5 @@
 """A store with a bound on the requests that are under way at once."""
 
-# ruff: noqa: D102 - the contract has the docstrings of a store's methods
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """A store in a folder: an object is a file, its key the path."""
 
-# ruff: noqa: D102 - the contract has the docstrings of a store's methods
 from __future__ import annotations
 
 import os
@@ -26,9 +25,9 @@ T = TypeVar("T")
 class LocalStore(Store):
     """Objects as files below a root folder, with the mode of any new file, so that others can read them with their own means.
 
-    A file is written under a temporary name, synced, renamed into place, and its folder (and those made for it) synced: once a call has returned, the
-    object survives a crash of the machine. Conditional writes hold against all writers of the same file system, in
-    any process. A symbolic link to a place outside the root is never followed, nor listed.
+    A file is written under a temporary name, synced, renamed into place, and its folder (and those made for it) synced: once a
+    call has returned, the object survives a crash of the machine. Conditional writes hold against all writers of the same file
+    system, in any process. A symbolic link to a place outside the root is never followed, nor listed.
 
     Parameters
     ----------

@@ -33,7 +33,8 @@ def translate_os_error(error: OSError, attempted: str, on: str, root: str) -> St
     if error.errno in _FULL:
         return StoreUnavailable(attempted, on=on, cause=f"{cause} ({_free(root)})", hint="Free some space.")
     if error.errno in _DENIED:
-        return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINTS.get(error.errno, "Check the owner and the mode of the folder."))
+        hint = _HINTS.get(error.errno, "Check the owner and the mode of the folder.")
+        return StoreAccessDenied(attempted, on=on, cause=cause, hint=hint)
     if error.errno in _PASSING:
         return StoreUnavailable(attempted, on=on, cause=cause, hint=_HINTS.get(error.errno, ""))
     return StoreRejected(attempted, on=on, cause=cause, hint=_HINTS.get(error.errno or 0, ""))

@@ -33,8 +33,8 @@ UPLOAD_MARK = "upload-"
 def etag_of(found: os.stat_result) -> str:
     """Return what changes whenever a file is replaced: inode, size, time.
 
-    `LocalFiles.publish` sets the time itself, in nanoseconds: the kernel's own time stamps stand still for milliseconds, in which a file may be
-    replaced twice and get its first inode back.
+    `LocalFiles.publish` sets the time itself, in nanoseconds: the kernel's own time stamps stand still for milliseconds, in
+    which a file may be replaced twice and get its first inode back.
     """
     return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
 
@@ -98,7 +98,8 @@ class LocalFiles:
 
     def _check_inside(self, path: str, key: str) -> None:
         if not self.is_inside(path):
-            raise StoreRejected("use a key of a store", on=key, cause="a symbolic link leads out of the store's root", hint=f"See {path}.")
+            cause = f"a symbolic link leads out of the store's root, to {path}"
+            raise StoreRejected("use a key of a store", on=key, cause=cause)
 
     def temp_folder(self) -> str:
         """Return the folder for files in the making; made at the first use, closed to other users."""
@@ -283,6 +284,7 @@ def _wait_for_lock(descriptor: int) -> None:
     wait_s = 0.0005
     while not _try_lock(descriptor):
         if time.monotonic() > deadline_s:
-            raise StoreUnavailable("lock a folder of the store", cause=f"another process has held the lock for {LOCK_TIMEOUT_S:.0f} s")
+            cause = f"another process has held the lock for {LOCK_TIMEOUT_S:.0f} s"
+            raise StoreUnavailable("lock a folder of the store", cause=cause)
         time.sleep(wait_s)
         wait_s = min(0.02, wait_s * 2)

@@ -1,7 +1,7 @@
 """Unfinished uploads in parts of a local store. Blocks, so it runs in threads.
 
-An upload is two temporary files: the data, each part at its place, and a list of what was stored, one line of JSON each, the first of which
-names the key. Both outlive the process, so another one can go on.
+An upload is two temporary files: the data, each part at its place, and a list of what was stored, one line of JSON each, the
+first of which names the key. Both outlive the process, so another one can go on.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ class LocalUploads:
                 if receipt is None or receipt.part != part:
                     raise StoreRejected("complete an upload", on=key, cause=f"part {part.number} is missing or another one")
                 if receipt.offset != end:
-                    raise StoreRejected(
-                        "complete an upload", on=key, cause=f"part {part.number} starts at {receipt.offset}, the parts before it end at {end}"
-                    )
-                # Another process wrote it, perhaps before the machine itself went down: its note may have reached the disk without it.
+                    cause = f"part {part.number} starts at {receipt.offset}, the parts before it end at {end}"
+                    raise StoreRejected("complete an upload", on=key, cause=cause)
+                # Another process wrote it, perhaps before the machine itself went down: its note may have reached the disk
+                # without it.
                 if receipt.writer != self._writer and _crc32_at(descriptor, end, part.size_bytes) != part.crc32:
                     raise StoreRejected("complete an upload", on=key, cause=f"the bytes of part {part.number} are damaged")
                 end += part.size_bytes

@@ -1,6 +1,5 @@
 """A store in memory, for tests and trials."""
 
-# ruff: noqa: D102 - the contract has the docstrings of a store's methods
 from __future__ import annotations
 
 import uuid

@@ -1,12 +1,10 @@
 """A store that repeats what failed for a reason that passes."""
 
-# ruff: noqa: D102 - the contract has the docstrings of a store's methods
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -30,12 +28,17 @@ def backoff_bound_s(failures: int) -> float:
     return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
 
 
+def _full_jitter_s(longest_s: float) -> float:
+    # Calls that failed together must not come back together. No secret depends on it.
+    return random.uniform(0.0, longest_s)  # noqa: S311
+
+
 class TroubleReport:
     """Decides which failures are worth telling; all calls of one store share it.
 
-    Told are the first failure of a row, the 10th, the 100th and so on, one after 30 seconds of silence, and the end of a row that was told
-    of. A row that begins within 30 seconds after the last one was told waits for its turn, so that a store that answers every
-    second call is no stream of messages.
+    Told are the first failure of a row, the 10th, the 100th and so on, one after 30 seconds of silence, and the end of a row
+    that was told of. A row that begins within 30 seconds after the last one was told waits for its turn, so that a store that
+    answers every second call is no stream of messages.
 
     Parameters
     ----------
@@ -81,8 +84,8 @@ class Retrying(Store):
 
     Everything else is passed on: it would fail again.
 
-    Two calls can succeed in the store while their answer is lost on the way. Their repetition then meets the new state, and this wrapper
-    can't know whether it was this call that made it:
+    Two calls can succeed in the store while their answer is lost on the way. Their repetition then meets the new state, and
+    this wrapper can't know whether it was this call that made it:
 
     - a conditional `put` raises `StorePreconditionFailed`: read the object and compare it with what was to be written;
     - `complete_multipart` raises `StoreObjectMissing`: look at the object and compare its size (or its content).
@@ -92,8 +95,8 @@ class Retrying(Store):
     store : Store
         What answers; entered and left together with this one.
     on_trouble : callable
-        Called with the failures in a row and the last error, seldom (see `TroubleReport`), and with ``(0, None)`` once the store works
-        again. Must not block.
+        Called with the failures in a row and the last error, seldom (see `TroubleReport`), and with ``(0, None)`` once the
+        store works again. Must not block.
     give_up_after_s : float, optional
         How long one call is repeated before its last error is raised; None: without end, the caller bounds it.
     sleep, clock, random_s : callable
@@ -108,7 +111,7 @@ class Retrying(Store):
         give_up_after_s: float | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
-        random_s: Callable[[float], float] = partial(random.uniform, 0.0),
+        random_s: Callable[[float], float] = _full_jitter_s,
     ) -> None:
         self._store = store
         self._report = TroubleReport(on_trouble, clock)

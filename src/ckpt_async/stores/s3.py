@@ -1,10 +1,9 @@
 """A store in a bucket of S3, or of a server that speaks S3."""
 
-# ruff: noqa: D102 - the contract has the docstrings of a store's methods
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,9 +39,9 @@ Moved = Callable[[], None]
 class S3Store(Store):
     """Objects in a bucket, below a prefix.
 
-    Each object and part is sent with its CRC32, which the server checks; an object in parts is checked as a whole once more, where the
-    server can (it says so when the upload begins). One call is one request, apart from `list`, `delete` of more than 1000 keys, and one repetition
-    after credentials were renewed: put `ckpt_async.stores.retrying.Retrying` around it.
+    Each object and part is sent with its CRC32, which the server checks; an object in parts is checked as a whole once more,
+    where the server can (it says so when the upload begins). One call is one request, apart from `list`, `delete` of more than
+    1000 keys, and one repetition after credentials were renewed: put `ckpt_async.stores.retrying.Retrying` around it.
 
     Parameters
     ----------
@@ -106,9 +105,8 @@ class S3Store(Store):
             answer = await client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
             content = await _read(answer["Body"], moved)
             if len(content) != answer["ContentLength"]:
-                raise StoreUnavailable(
-                    "read an object", on=self._on(key), cause=f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
-                )
+                cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
+                raise StoreUnavailable("read an object", on=self._on(key), cause=cause)
             if ranged and "ContentRange" not in answer:
                 # A server without ranges sends the whole.
                 return content[offset : None if size_bytes is None else offset + size_bytes]
@@ -152,13 +150,14 @@ class S3Store(Store):
         for start in range(0, len(keys), DELETE_AT_ONCE):
             batch = [{"Key": self._base + key} for key in keys[start : start + DELETE_AT_ONCE]]
             answer = await self._send_plain("delete objects", "", "delete_objects", Delete={"Objects": batch, "Quiet": True})
-            failures = [
-                translate_code(item.get("Code", ""), 0, item.get("Message", ""), "delete an object", self._on(item["Key"].removeprefix(self._base)))
-                for item in answer.get("Errors", ())
-            ]
+            failures = [self._refused(item) for item in answer.get("Errors", ())]
             failures = [failure for failure in failures if not isinstance(failure, StoreObjectMissing)]
             if failures:
                 raise _worst(failures)
+
+    def _refused(self, item: Mapping[str, str]) -> StoreError:
+        on = self._on(item.get("Key", "").removeprefix(self._base))
+        return translate_code(item.get("Code", ""), 0, item.get("Message", ""), "delete an object", on)
 
     async def begin_multipart(self, key: str) -> str:
         check_key(key)
@@ -244,7 +243,11 @@ class S3Store(Store):
 
     async def _send_plain(self, attempted: str, on: str, operation: str, **params: Any) -> Any:
         """Send one request for the bucket."""
-        return await self._call(attempted, self._on(on), lambda client, _: getattr(client, operation)(Bucket=self._bucket, **params))
+
+        async def act(client: Any, moved: Moved) -> Any:
+            return await getattr(client, operation)(Bucket=self._bucket, **params)
+
+        return await self._call(attempted, self._on(on), act)
 
     async def _call(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
         """Run one request: under a deadline that every moved byte pushes on, with its failure translated."""
@@ -272,7 +275,7 @@ class S3Store(Store):
             return result
 
     async def _bounded(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
-        # The client's own read timeout starts when a request was sent: a connection that takes no more bytes would hold it for ever.
+        # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
         limit_s = self._access.connect_timeout_s + self._access.read_timeout_s
         with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
 
@@ -306,7 +309,8 @@ def _damaged(error: StoreError, body: Body) -> StoreError:
         crc = zlib.crc32(chunk, crc)
     if crc == body.crc32:
         return StoreUnavailable(error.attempted, on=error.on, cause=f"the bytes were damaged on the way ({error.cause})")
-    return StoreRejected(error.attempted, on=error.on, cause="the checksum is not that of the bytes: they changed in memory, or at their source")
+    cause = "the checksum is not that of the bytes: they changed in memory, or at their source"
+    return StoreRejected(error.attempted, on=error.on, cause=cause)
 
 
 def _worst(failures: Sequence[StoreError]) -> StoreError:

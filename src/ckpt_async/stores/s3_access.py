@@ -55,8 +55,9 @@ class S3Access:
     anonymous : bool
         Send requests without a signature.
     credentials : callable, optional
-        Returns the credentials, or None where there are none. Called in a thread, and again at least every ten minutes, before they expire
-        and when the server refuses them, so that rotating credentials are followed. Left out: the client library finds them.
+        Returns the credentials, or None where there are none. Called in a thread, and again at least every ten minutes, before
+        they expire and when the server refuses them, so that rotating credentials are followed. Left out: the client library
+        finds them.
     max_connections : int
         Connections at once; more than the requests at once.
     checksums : bool
@@ -64,7 +65,8 @@ class S3Access:
     connect_timeout_s, read_timeout_s : float
         How long a connection may take, and how long nothing may move on it.
     client_params : mapping
-        Further values for ``aiobotocore.config.AioConfig``, such as ``proxies``; they beat ours. A mapping under ``"s3"`` is merged into ours.
+        Further values for ``aiobotocore.config.AioConfig``, such as ``proxies``; they beat ours. A mapping under ``"s3"`` is
+        merged into ours.
     """
 
     endpoint_url: str | None = None
@@ -98,7 +100,10 @@ def load_access(spec: str) -> S3Access:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnsupportedStore(
-            "find a store's access", on=spec, cause=str(error), hint="It is written 'module:function', a function without arguments."
+            "find a store's access",
+            on=spec,
+            cause=str(error),
+            hint="It is written 'module:function', a function without arguments.",
         ) from error
     try:
         access = function()

@@ -14,8 +14,8 @@ PIECE_BYTES = 256 * 1024
 class RequestBody:
     """A body for aiobotocore: no file, no bytes, but an object that is asked for one piece after another.
 
-    An ``io.IOBase`` would be read through a thread pool, ``bytes`` copied; this costs half of the CPU time of either. `read`, `seek`, `tell`
-    and ``len`` are what botocore looks at before it sends, and what it needs to send once more after a redirect.
+    An ``io.IOBase`` would be read through a thread pool, ``bytes`` copied; this costs half of the CPU time of either. `read`,
+    `seek`, `tell` and ``len`` are what botocore looks at before it sends, and what it needs to send once more after a redirect.
 
     Parameters
     ----------
@@ -34,9 +34,11 @@ class RequestBody:
         return self._body.size_bytes
 
     def tell(self) -> int:
+        """Return where the next `read` starts."""
         return self._position
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move where the next `read` starts."""
         start = (0, self._position, self._body.size_bytes)[whence]
         self._position = min(max(0, start + offset), self._body.size_bytes)
         return self._position

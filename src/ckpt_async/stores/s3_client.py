@@ -88,7 +88,8 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
             raise
         except Exception as error:
             # Whatever a configured function raises. Its type alone is told: its text may hold credentials.
-            raise StoreAccessDenied("get the credentials of the store", cause=f"their source raised {type(error).__name__}") from error
+            cause = f"their source raised {type(error).__name__}"
+            raise StoreAccessDenied("get the credentials of the store", cause=cause) from error
         now_s = self._clock()
         self._held = held
         self._fetch_at_s = now_s + FOLLOW_EVERY_S
@@ -213,7 +214,7 @@ class ClientKeeper:
 
 
 def client_config(access: S3Access) -> AioConfig:
-    """Return the client's settings: no checksum pass and no signature over the payload (our own CRC32 protects it), no repetitions."""
+    """Return the client's settings: no pass over the payload for checksum or signature (our CRC32 protects it), no repeating."""
     params: dict[str, Any] = {
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",

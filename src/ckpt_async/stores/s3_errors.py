@@ -30,23 +30,25 @@ FOREIGN: tuple[type[Exception], ...] = (
 # Newer credentials may be there already.
 _RENEWABLE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
 _DENIED = _RENEWABLE | {
-    "401", "403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "AccountProblem", "AuthFailure", "AuthorizationHeaderMalformed",
-    "Forbidden", "InvalidClientTokenId", "InvalidSecurity", "MissingAuthenticationToken", "MissingSecurityHeader", "NotSignedUp", "RequestExpired",
+    "401", "403", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "AccountProblem", "AuthFailure",
+    "AuthorizationHeaderMalformed", "Forbidden", "InvalidClientTokenId", "InvalidSecurity", "MissingAuthenticationToken",
+    "MissingSecurityHeader", "NotSignedUp", "RequestExpired",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized", "UnauthorizedAccess", "UnrecognizedClientException",
 }  # fmt: skip
 _BUSY = {
-    "429", "BandwidthLimitExceeded", "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted", "RequestLimitExceeded",
-    "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
-    "TooManyRequests", "TooManyRequestsException",
+    "429", "BandwidthLimitExceeded", "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted",
+    "RequestLimitExceeded", "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException",
 }  # fmt: skip
 _NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
 _CONDITION = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
 _NO_CREDENTIALS = (
-    boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound, boto.TokenRetrievalError,
-    boto.NoAuthTokenError, boto.SSOError, boto.UnknownCredentialError,
+    boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound,
+    boto.TokenRetrievalError, boto.NoAuthTokenError, boto.SSOError, boto.UnknownCredentialError,
 )  # fmt: skip
 _TRANSPORT = (
-    boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError, asyncio.TimeoutError,
+    boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError,
+    asyncio.TimeoutError,
 )  # fmt: skip
 _HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
 _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."

@@ -76,14 +76,16 @@ class SeaweedServer:
     region = REGION
 
     def __init__(self, folder: str | None = None) -> None:
-        self._own_folder = folder is None
-        self._folder = folder or ""
+        self._given = folder
+        # Log, settings and sockets always lie in a short path of our own: the path of a socket has about a hundred bytes.
+        self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
         self.host = HOST
         self.port = 0
 
     @property
     def endpoint_url(self) -> str:
+        """Where its S3 interface answers."""
         return f"http://{self.host}:{self.port}"
 
     @property
@@ -92,8 +94,7 @@ class SeaweedServer:
         return os.path.join(self._folder, "weed.log")
 
     def __enter__(self) -> SeaweedServer:
-        if self._own_folder:
-            self._folder = tempfile.mkdtemp(prefix="ckpt-async-weed-")
+        self._folder = tempfile.mkdtemp(prefix="ckpt-async-weed-")
         try:
             for start in range(1, STARTS + 1):
                 try:
@@ -110,8 +111,7 @@ class SeaweedServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
-        if self._own_folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def pause(self) -> None:
         """Stop the server's process (SIGSTOP): connections stay open and nothing answers."""
@@ -159,13 +159,13 @@ class SeaweedServer:
             )
         )  # fmt: skip
         self.port = named["s3.port"]
-        data = os.path.join(self._folder, "data")
+        data = self._given or os.path.join(self._folder, "data")
         os.makedirs(data, exist_ok=True)
         config = pathlib.Path(self._folder, "s3.json")
         config.write_text(json.dumps(_s3_config()))
         command = [
-            find_weed(), f"-logdir={self._folder}", "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}", "-admin.ui=false", "-webdav=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-s3.autoCreateBucket=false",
+            find_weed(), f"-logdir={self._folder}", "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}",
+            "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-s3.autoCreateBucket=false",
             f"-s3.config={config}",
             # Unix sockets: by default in the shared temporary folder, under the number of the port.
             f"-filer.localSocket={os.path.join(self._folder, 'filer.sock')}",
@@ -174,7 +174,14 @@ class SeaweedServer:
         ]  # fmt: skip
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                start_new_session=True,
+                # It logs a few lines into the temporary folder before it has read its flags.
+                env={**os.environ, "TMPDIR": self._folder},
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
