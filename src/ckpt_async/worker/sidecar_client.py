@@ -18,6 +18,9 @@ SIDECAR_LOG = "sidecar.log"
 #: A sidecar that reads no commands for so long is taken for dead.
 SEND_TIMEOUT_S = 10.0
 
+#: How long a sidecar that has closed its socket may take to end.
+REAP_TIMEOUT_S = 5.0
+
 #: The length of the log's end that an error quotes.
 LAST_WORDS_BYTES = 2000
 
@@ -49,6 +52,7 @@ class SidecarClient:
     def start(self) -> None:
         """Start the process; it takes its first entry some tenths of a second later, and nobody waits for that."""
         self._release()
+        self._reap()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
         try:
@@ -114,6 +118,15 @@ class SidecarClient:
             except OSError:
                 return False
             return True
+
+    def _reap(self) -> None:
+        """Wait for a process that has closed its socket. One that does not end would keep the spool's lock from its successor."""
+        if self._process is not None:
+            try:
+                self._process.wait(REAP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the process."""

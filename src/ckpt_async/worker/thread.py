@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import traceback
 from collections.abc import Callable
 
 import anyio
@@ -65,6 +66,9 @@ class ThreadWorker:
             anyio.run(self._main)
         except CheckpointError as error:
             self._error = str(error)
+        except Exception:
+            # Whatever it is, the task must learn that nothing is uploaded any more. A sidecar's log has the same.
+            self._error = traceback.format_exc()
         finally:
             with self._guard:
                 self._loop, self._runtime = None, None
