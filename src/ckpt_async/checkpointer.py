@@ -56,7 +56,8 @@ class Checkpointer:
         self._say = say
         self._pid = os.getpid()
         self._closed = False
-        self._saving = threading.Lock()
+        # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
+        self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
         # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
         self._spool.clean()
@@ -140,6 +141,7 @@ class Checkpointer:
         tree = scan(path)
         with self._saving:
             self._gate.pass_in(tree.size_bytes, name)
+            self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
             reference = self._take(tree, name, frozen_metadata, latest, storage_format)
         self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
@@ -269,8 +271,12 @@ class Checkpointer:
         if self._closed:
             return
         self._closed = True
+        deadline_s = time.monotonic() + timeout_s
+        if self._saving.acquire(timeout=max(0.0, timeout_s)):
+            # What another thread is saving is in the spool now, so that the flush sees it.
+            self._saving.release()
         try:
-            self._worker.flush(timeout_s, newest_first=newest_first)
+            self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
         finally:
             self._worker.shut_down()
             self._spool.task_lock.release()
