@@ -85,8 +85,12 @@ class Gate:
 
     def _drop(self, decision: Drop) -> None:
         # The worker may have begun it in this moment: then it can't be given up, and the next decision passes it by.
-        if self._spool.drop(decision.entry):
-            self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
+        # Under the ledger's lock, for whoever sees that an entry has left the spool takes it for stored.
+        with self._ledger.changed:
+            dropped = self._spool.drop(decision.entry)
+            if dropped:
+                self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
+        if dropped:
             self._say(f"Save {int(decision.entry)} was dropped before its upload began: {decision.reason}.")
 
     def _wait(self, decision: Wait, held_saves: int) -> None:

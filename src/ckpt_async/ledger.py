@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from ckpt_async.reference import CheckpointReference, Pending, SaveState, Stats, Status
 from ckpt_async.spool.admission import Queued
 from ckpt_async.words.errors import CheckpointError, from_wire
-from ckpt_async.words.events import AdoptionEnded, EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Trouble
+from ckpt_async.words.events import (
+    AdoptionEnded,
+    EntryCommitted,
+    EntryFailed,
+    EntryProgress,
+    EntryStarted,
+    Event,
+    Trouble,
+    WorkerReady,
+)
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["Ledger", "Outstanding"]
@@ -86,7 +95,10 @@ class Ledger:
     def apply(self, event: Event) -> None:
         """Bring the book up to date."""
         with self.changed:
-            if isinstance(event, Trouble):
+            if isinstance(event, WorkerReady):
+                # What the worker has not found was finished and removed by its own sidecar: nobody will tell of it any more.
+                self._adopting.intersection_update(event.adopting)
+            elif isinstance(event, Trouble):
                 self.trouble = from_wire(event.error) if event.failures else None
             elif isinstance(event, AdoptionEnded):
                 self._adopting.discard(event.attempt)
@@ -105,6 +117,18 @@ class Ledger:
             for state in failed:
                 state.status, state.error = Status.QUEUED, None
             return bool(failed)
+
+    def unsettled(self) -> list[str]:
+        """Return the entries of the saves of which news is to be expected."""
+        with self.changed:
+            return [entry for entry, reference in self._references.items() if not reference.state.settled]
+
+    def give_up(self, reason: str) -> None:
+        """There will be no more news of what is not settled: nobody waits for it any longer."""
+        with self.changed:
+            for entry in self.unsettled():
+                self._references[entry].state.given_up = reason
+            self.changed.notify_all()
 
     def outstanding(self) -> Outstanding:
         """Return what is not settled."""

@@ -43,6 +43,8 @@ class SaveState:
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
         What went over the line.
+    given_up : str
+        Why no more news of it comes to this process; empty as long as some may.
     """
 
     entry: str
@@ -56,6 +58,7 @@ class SaveState:
     upload_s: float = 0.0
     error: CheckpointError | None = None
     reason: str = ""
+    given_up: str = ""
 
     @property
     def settled(self) -> bool:
@@ -108,11 +111,11 @@ class CheckpointReference(dict[str, Any]):
         FlushTimeout
             The time is over; the save is still safe on local disk and under way.
         CheckpointNotStored
-            It was dropped, or the store refuses it; the cause says why.
+            It was dropped, or the store refuses it, or its task ended before it was stored; the cause says which.
         """
         limit_s = None if timeout is None else time.monotonic() + timeout
         with self._state.changed:
-            while not self._state.settled:
+            while not self._state.settled and not self._state.given_up:
                 left_s = None if limit_s is None else limit_s - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     raise FlushTimeout(
@@ -132,7 +135,9 @@ class CheckpointReference(dict[str, Any]):
         state = self._state
         if state.status == Status.COMMITTED:
             return ""
-        return state.reason or (str(state.error) if state.error is not None else f"it was {state.status} when this was written")
+        if state.error is not None and not state.reason:
+            return str(state.error)
+        return state.reason or state.given_up or f"it was {state.status} when this was written"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.done():

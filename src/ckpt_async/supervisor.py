@@ -103,6 +103,7 @@ class Supervisor:
             if self._ending:
                 return
             self._deaths += 1
+            self._catch_up()
             words = self._worker.last_words()
             if self._deaths <= MAX_DEATHS:
                 self._say(f"The uploader ended unexpectedly and is started again; nothing is lost. {words[-300:]}".rstrip())
@@ -121,10 +122,21 @@ class Supervisor:
                 )
             )
 
+    def _catch_up(self) -> None:
+        """Learn of what a worker stored whose death swallowed the news. While it runs no worker does: an entry that is in the
+        spool no more is in the store.
+        """
+        with self._ledger.changed:
+            stored = [EntryCommitted(entry, 0, 0.0) for entry in self._ledger.unsettled() if not self._spool.holds(entry)]
+            for event in stored:
+                self._ledger.apply(event)
+        for event in stored:
+            self.tell_listeners(event)
+
     def _set_fatal(self, error: CheckpointError) -> None:
         with self._ledger.changed:
             self._fatal = error
-            self._ledger.changed.notify_all()
+            self._ledger.give_up(str(error))
 
     def raise_fatal(self) -> None:
         """Raise where there is no worker and none can be had."""
@@ -231,5 +243,6 @@ class Supervisor:
             self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
             if not finished or not self._worker.join(END_TIMEOUT_S):
                 self._worker.leave()
+                self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return
         remove_spool(self._spool)

@@ -19,19 +19,22 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from ckpt_async.disk import durable
 from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
-from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
 
 __all__ = ["Spool", "SpoolHeader"]
 
 HEADER_FILE = "spool.json"
 COUNTER_FILE = "counter"
+
+_ENTRY_ID = re.compile(r"[0-9]{10,}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Spool:
     @classmethod
     def create(cls, folder: str, header: SpoolHeader) -> Spool:
         """Make the folders, private to the user, and the header. A spool that is there already is opened."""
-        durable.make_private_folder(folder)
+        _make_folder(folder)
         for state in EntryState.ALL:
             durable.make_private_folder(os.path.join(folder, state))
         path = os.path.join(folder, HEADER_FILE)
@@ -109,13 +112,16 @@ class Spool:
     # The side of save()
 
     def next_version(self, start: int = 0, step: int = 1) -> int:
-        """Take the next save number; no two callers ever get the same one."""
+        """Take the next save number; no two callers ever get the same one. Raises SpoolDamaged where the counter can't be read."""
         descriptor = os.open(os.path.join(self.folder, COUNTER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # flock, unlike the record lock of FileLock, also holds between threads, each having a descriptor of its own.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             text = os.pread(descriptor, 32, 0)
-            version = int(text) if text else start
+            try:
+                version = int(text) if text else start
+            except ValueError as error:
+                raise SpoolDamaged("take a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
             os.pwrite(descriptor, b"%020d" % (version + step), 0)
             return version
         finally:
@@ -135,7 +141,12 @@ class Spool:
         """Turn a staged snapshot into a saved one. When this returns, the save survives the death of every process."""
         staged = self._path(EntryState.STAGING, entry.id)
         durable.write_file(os.path.join(staged, ENTRY_FILE), entry.to_json())
-        durable.rename(staged, self._path(EntryState.READY, entry.id))
+        try:
+            durable.rename(staged, self._path(EntryState.READY, entry.id))
+        except OSError:
+            # It may be the sync that failed, after the rename: what save() reports as failed must not be uploaded.
+            self.drop(entry.id)
+            raise
 
     def drop(self, entry: str) -> bool:
         """Give up a save whose upload has not begun; returns False where it has, or where it is gone."""
@@ -148,7 +159,8 @@ class Spool:
 
     def waiting(self) -> list[str]:
         """Return the ids of all entries that are not in the store, oldest first."""
-        return sorted({*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)})
+        # Other programs leave files of their own (.DS_Store, .nfs...): they are no entries.
+        return sorted(name for name in {*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)} if _ENTRY_ID.fullmatch(name))
 
     def claim(self, entry: str) -> bool:
         """Begin (or take up again) an entry's upload; returns False where it is gone."""
@@ -175,6 +187,10 @@ class Spool:
             durable.remove_tree(self._path(EntryState.TRASH, name))
 
     # Both sides
+
+    def holds(self, entry: str) -> bool:
+        """Return whether an entry is being taken or waits for its upload. Exact where no worker runs."""
+        return any(os.path.isdir(self._path(state, entry)) for state in (EntryState.STAGING, EntryState.READY, EntryState.ACTIVE))
 
     def entry_folder(self, entry: str) -> str:
         """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""
@@ -230,3 +246,14 @@ class Spool:
         except FileNotFoundError:
             return False
         return True
+
+
+def _make_folder(folder: str) -> None:
+    """Make the spool's folder although the worker of an earlier attempt may remove the task's, empty in its eyes, meanwhile."""
+    for last_try in (False, False, True):
+        try:
+            return durable.make_private_folder(folder)
+        except InvalidArgument as error:
+            if last_try or not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    return None

@@ -30,9 +30,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """The worker owns the spool and takes entries."""
+    """The worker owns the spool and takes entries.
+
+    Attributes
+    ----------
+    pid : int
+        Of the process that it lives in.
+    adopting : tuple of str
+        The earlier attempts whose spools it has found: an `AdoptionEnded` follows for each of them, and for no other.
+    """
 
     pid: int
+    adopting: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON makes a list of it.
+        object.__setattr__(self, "adopting", tuple(self.adopting))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import anyio.to_thread
 from ckpt_async.spool.neighbours import older_attempts, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
-from ckpt_async.words.errors import SpoolDamaged, StoreError
+from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
 from ckpt_async.words.events import (
     AdoptionEnded,
     Close,
@@ -88,12 +88,13 @@ class WorkerRuntime:
             with anyio.CancelScope() as self._scope:
                 async with store:
                     self._uploader = Uploader(self._spool, store, self._emit)
-                    self._emit(WorkerReady(os.getpid()))
+                    older = older_attempts(self._spool.folder)
+                    self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
                     kept, self._waiting = self._waiting, []
                     for command in kept:
                         self.handle(command)
                     async with anyio.create_task_group() as group:
-                        for folder in older_attempts(self._spool.folder):
+                        for folder in older:
                             group.start_soon(self._adopt, folder)
                         await self._uploader.run()
         finally:
@@ -131,8 +132,12 @@ class WorkerRuntime:
                 await anyio.to_thread.run_sync(remove_spool, spool)
         except FileNotFoundError:
             pass  # Its own worker has finished and removed it.
-        except SpoolDamaged as damage:
-            left, error = len(spool.waiting()), damage.to_wire()
+        except CheckpointError as failure:
+            left, error = len(spool.waiting()), failure.to_wire()
+        except OSError as failure:
+            # What is wrong with an old folder is no reason to store nothing new.
+            damage = SpoolDamaged("take over what an earlier attempt left", on=folder, cause=failure.strerror or str(failure))
+            left, error = max(1, len(spool.waiting())), damage.to_wire()
         finally:
             spool.task_lock.release()
             spool.worker_lock.release()
