@@ -6,6 +6,8 @@ Every step may be repeated. A reader that finds a record finds all that it names
 
 from __future__ import annotations
 
+import anyio.to_thread
+
 from ckpt_async.stores.contract import Body, Store
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing, StorePreconditionFailed, StoreUnavailable
@@ -28,7 +30,9 @@ async def commit(store: Store, identity: TaskIdentity, record: CheckpointRecord,
         Whether the pointers move to it; they never move backwards.
     """
     text = Body.of(record.to_json())
-    await store.put(record.manifest, Body.of(manifest.to_json()))
+    # In a thread: for 50,000 files it takes a tenth of a second.
+    manifest_text = await anyio.to_thread.run_sync(manifest.to_json)
+    await store.put(record.manifest, Body.of(manifest_text))
     await store.put(keys.task_record_key(identity, record.name, record.version_id), text)
     await store.put(keys.record_key(record.key), text)
     if latest:

@@ -44,7 +44,8 @@ class UploadNotes:
         self.upload_ids: dict[int, str] = {}
         self.parts: dict[int, dict[int, Part]] = {}
         self.complete: set[int] = set()
-        self.pieces: dict[int, list[FilePiece]] = {}
+        #: Of each object, by file and offset: an archive has one for every file in it, so a list would be searched too long.
+        self.pieces: dict[int, dict[tuple[int, int], FilePiece]] = {}
         #: Multipart uploads that a changed plan left behind: (object index, upload id). They are ended before anything is sent.
         self.abandoned: list[tuple[int, str]] = []
         #: Of all noted parts and objects.
@@ -78,11 +79,9 @@ class UploadNotes:
             self.parts[index][number] = Part(number, etag, size_bytes, crc32)
         if "pieces" in note:
             for file_index, offset, size_bytes, crc32 in note["pieces"]:
-                piece = FilePiece(file_index, offset, size_bytes, crc32)
-                known = self.pieces.setdefault(index, [])
                 # A part that was sent twice was read twice; the later read is what the store has.
-                known[:] = [other for other in known if (other.file_index, other.offset) != (file_index, offset)]
-                known.append(piece)
+                known = self.pieces.setdefault(index, {})
+                known[file_index, offset] = FilePiece(file_index, offset, size_bytes, crc32)
         if note.get("complete"):
             self.complete.add(index)
 
@@ -124,6 +123,6 @@ class UploadNotes:
         """Return the pieces of every file, by the index of the file."""
         by_file: dict[int, list[FilePiece]] = {}
         for pieces in self.pieces.values():
-            for piece in pieces:
+            for piece in pieces.values():
                 by_file.setdefault(piece.file_index, []).append(piece)
         return by_file
