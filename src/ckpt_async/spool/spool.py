@@ -160,7 +160,8 @@ class Spool:
     def waiting(self) -> list[str]:
         """Return the ids of all entries that are not in the store, oldest first."""
         # Other programs leave files of their own (.DS_Store, .nfs...): they are no entries.
-        return sorted(name for name in {*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)} if _ENTRY_ID.fullmatch(name))
+        names = {*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)}
+        return sorted(name for name in names if _ENTRY_ID.fullmatch(name))
 
     def claim(self, entry: str) -> bool:
         """Begin (or take up again) an entry's upload; returns False where it is gone."""
