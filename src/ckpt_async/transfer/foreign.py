@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tarfile
 
 import anyio
@@ -85,7 +86,8 @@ async def _fetch_tar(store: Store, record: CheckpointRecord, partial: str) -> No
         raise CheckpointDamaged(
             "load a checkpoint", on=record.key, cause=f"its archive should have {record.size_bytes} bytes, it {found}"
         )
-    archive = os.path.join(partial, ".archive")
+    # No name that can also stand in the archive.
+    archive = os.path.join(partial, f".archive-{secrets.token_hex(8)}")
     await _fetch_object(store, record, record.key, info.size_bytes, archive)
     await anyio.to_thread.run_sync(_unpack, archive, partial, record)
 
@@ -93,26 +95,36 @@ async def _fetch_tar(store: Store, record: CheckpointRecord, partial: str) -> No
 def _unpack(archive: str, partial: str, record: CheckpointRecord) -> None:
     """Unpack plain files and folders; whatever else an archive can hold has no place in a checkpoint."""
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with open(archive, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            end = 0
             for member in tar:
-                if member.name.strip("/") in ("", "."):
-                    continue
-                path = os.path.join(partial, check_relative_path(member.name.removeprefix("./").rstrip("/"), record.key))
-                if member.isdir():
-                    os.makedirs(path, exist_ok=True)
-                elif (content := tar.extractfile(member)) is not None and member.isfile():
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
-                    with open(path, "xb") as file:
-                        while chunk := content.read(1024 * 1024):
-                            file.write(chunk)
-                    os.chmod(path, member.mode & 0o777 | 0o600)
-                    os.utime(path, (member.mtime, member.mtime))
-                else:
-                    raise CheckpointDamaged(
-                        "load a checkpoint",
-                        on=record.key,
-                        cause=f"{member.name!r} in its archive is a link or a device, not a file",
-                    )
-    except tarfile.TarError as error:
+                _unpack_member(tar, member, partial, record)
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            # The module takes a damaged header for the end. The true end is an empty block.
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"it breaks off, or is damaged, at byte {end}")
+    except (tarfile.TarError, ValueError, OverflowError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its archive can't be read: {error}") from error
     os.unlink(archive)
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, partial: str, record: CheckpointRecord) -> None:
+    if member.name.strip("/") in ("", ".") and member.isdir():
+        return
+    path = os.path.join(partial, check_relative_path(member.name.removeprefix("./").rstrip("/"), record.key))
+    if member.isdir():
+        os.makedirs(path, exist_ok=True)
+        return
+    # The kind first: to extract a link is to follow it. A file with holes may claim any size.
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+    if content is None:
+        raise CheckpointDamaged(
+            "load a checkpoint", on=record.key, cause=f"{member.name!r} in its archive is a link or a device, not a plain file"
+        )
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "xb") as file:
+        while chunk := content.read(1024 * 1024):
+            file.write(chunk)
+    os.chmod(path, member.mode & 0o777 | 0o600)
+    os.utime(path, (member.mtime, member.mtime))
