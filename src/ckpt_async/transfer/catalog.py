@@ -158,7 +158,10 @@ async def resolve(store: Store, reference: object) -> CheckpointRecord:
             cause=f"{store.traits.url} has no record of it",
             hint="It was deleted, was never stored, or is in another datastore.",
         ) from None
-    return CheckpointRecord.from_json(text, source=source)
+    record = CheckpointRecord.from_json(text, source=source)
+    if record.key != key:
+        raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
+    return record
 
 
 def newest_first(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
