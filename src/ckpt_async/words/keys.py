@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ckpt_async.words.errors import InvalidArgument
@@ -26,6 +27,8 @@ ROOT = "mf.checkpoints/checkpoints"
 _DATA = f"{ROOT}/artifacts/"
 RECORD_SUFFIX = ".metadata"
 LATEST = "latest"
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def parse_data_key(key: str) -> DataKey:
         flow, step, scope, task_identifier, leaf = parts
         fields = leaf.split(".")
         # A name written by another program may hold dots: the first two fields and the last one are fixed.
-        if len(fields) >= 4 and fields[1].isdecimal() and fields[-1].isdecimal() and not {".", ".."} & set(parts):
+        if len(fields) >= 4 and _NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[-1]) and not {".", ".."} & set(parts):
             name = ".".join(fields[2:-1])
             return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1]))
     raise InvalidArgument(

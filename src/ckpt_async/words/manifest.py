@@ -114,8 +114,9 @@ class Manifest:
                 )
             files = tuple(_file_of(row, source) for row in body["files"])
             directories = tuple(check_relative_path(path, source) for path in body["directories"])
+            _check_tree([file.path for file in files], directories)
             return cls(str(body["key"]), str(body["storage_format"]), files, directories, str(body["algorithm"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointDamaged("read a manifest", on=source, cause=f"{type(error).__name__}: {error}") from error
 
 
@@ -123,11 +124,24 @@ def _sum_of(body: object) -> str:
     return f"{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}"
 
 
+def _check_tree(files: list[str], directories: tuple[str, ...]) -> None:
+    """Raise ValueError where these can't stand side by side in one folder."""
+    paths = set(files)
+    if len(paths) != len(files):
+        raise ValueError("a file is there twice")
+    folders = set(directories)
+    for path in (*files, *directories):
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
+    if not paths.isdisjoint(folders):
+        raise ValueError(f"{min(paths & folders)!r} is a file and a folder")
+
+
 def _file_of(row: Any, source: str) -> ManifestFile:
     path, size_bytes, digest, mode, mtime_ns, tar_offset = row
     for number in (size_bytes, mode, mtime_ns, tar_offset):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{number!r} is not an integer")
+        if not isinstance(number, int) or isinstance(number, bool) or number.bit_length() > 63:
+            raise TypeError(f"{number!r} is not an integer of 64 bits")
     if size_bytes < 0 or not isinstance(digest, str):
         raise ValueError(f"size {size_bytes}, digest {digest!r}")
     return ManifestFile(check_relative_path(path, source), size_bytes, digest, mode & 0o7777, mtime_ns, tar_offset)
@@ -139,10 +153,18 @@ def check_relative_path(path: object, source: str) -> str:
     Raises
     ------
     CheckpointDamaged
-        It is absolute, empty, not text, or leads upwards: written into a folder it could end anywhere.
+        It is absolute, empty, not text that UTF-8 can hold, or leads upwards: written into a folder it could end anywhere.
     """
     if isinstance(path, str) and path and "\0" not in path:
         pure = PurePosixPath(path)
-        if not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and path != ".":
+        if not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and path != "." and _is_utf8(path):
             return path
     raise CheckpointDamaged("read a manifest", on=source, cause=f"the path {path!r} is not a plain relative one")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

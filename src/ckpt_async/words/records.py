@@ -190,7 +190,7 @@ class CheckpointRecord:
         """Read the stored text of a record; see `from_dict`."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is not JSON: {error}") from error
         return cls.from_dict(data, source=source)
 

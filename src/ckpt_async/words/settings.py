@@ -128,7 +128,7 @@ def _as_seconds(name: str, value: object) -> float:
         raise _refuse(name, value, allowed)
     try:
         seconds = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _refuse(name, value, allowed) from None
     if not math.isfinite(seconds) or seconds <= 0:
         raise _refuse(name, value, allowed)
