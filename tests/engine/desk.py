@@ -1,4 +1,4 @@
-"""What the tests of the engine work with: checkpointers over one store and one scratch folder, and tasks in processes of their own."""
+"""What the tests of the engine work with: checkpointers over one store and one scratch folder, tasks in processes of their own."""
 
 from __future__ import annotations
 
@@ -228,6 +228,9 @@ class Desk:
 
     def end(self) -> None:
         for opened in self._opened:
+            # One that is let go before it is ready never tells who it is.
+            if (pid := getattr(opened._worker._worker, "pid", None)) is not None:
+                self._pids.add(pid)
             with contextlib.suppress(CheckpointError):
                 opened.close(timeout_s=0.1)
         for task in self._tasks:

@@ -130,7 +130,7 @@ def test_arguments_are_refused_before_anything_is_done(local_desk: Desk, tmp_pat
     with pytest.raises(InvalidArgument, match="spool stands inside"):
         checkpointer.save(local_desk.scratch)
     with pytest.raises(CheckpointNotFound):
-        checkpointer.load(f"mf.checkpoints/checkpoints/artifacts/Flow/train/{'a' * 12}/{'b' * 12}/12345678.0.x.0", str(tmp_path / "t"))
+        checkpointer.load("mf.checkpoints/checkpoints/artifacts/Flow/train/scope/task/12345678.0.x.0", str(tmp_path / "t"))
     with pytest.raises(InvalidArgument, match="policy='newest'"):
         checkpointer.resume("newest", str(tmp_path / "t"))
     assert checkpointer.stats.saves == 0
