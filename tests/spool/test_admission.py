@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 
 from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, Wait, decide
 
-FAST = settings(max_examples=300, deadline=None, database=None)
+FAST = settings(max_examples=60, deadline=None, database=None)
 amounts = st.integers(0, 30)
 
 

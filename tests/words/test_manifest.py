@@ -36,7 +36,7 @@ def test_a_manifest_survives_the_store() -> None:
     assert MANIFEST.size_bytes == 3 + 2**40
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=60, deadline=None, database=None)
 @given(st.integers(0, len(MANIFEST.to_json()) - 1), st.integers(1, 255))
 def test_any_changed_byte_is_seen(position: int, change: int) -> None:
     text = bytearray(MANIFEST.to_json())

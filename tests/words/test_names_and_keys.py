@@ -12,7 +12,7 @@ from ckpt_async.words.errors import InvalidArgument
 from ckpt_async.words.identity import TaskIdentity, json_hash, short_hash
 from ckpt_async.words.names import DEFAULT_NAME, MAX_ENCODED_NAME_CHARS, check_name, decode_name, encode_name
 
-FAST = settings(max_examples=100, deadline=None, database=None)
+FAST = settings(max_examples=60, deadline=None, database=None)
 IDENTITY = TaskIdentity("Flow", "17", "train", "3", 2, "aaaaaaaaaaaa", "bbbbbbbbbbbb")
 any_name = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 

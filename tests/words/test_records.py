@@ -13,7 +13,7 @@ from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord, freeze_metadata, supersedes
 
-FAST = settings(max_examples=150, deadline=None, database=None)
+FAST = settings(max_examples=60, deadline=None, database=None)
 
 #: As metaflow-checkpoint 0.2.14 writes it, on a local datastore.
 PEER = {
