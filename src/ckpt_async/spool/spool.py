@@ -15,7 +15,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -119,10 +121,13 @@ class Spool:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             text = os.pread(descriptor, 32, 0)
             try:
-                version = int(text) if text else start
+                # All zeros: a first number that a full disk cut off, so nobody has got it.
+                version = int(text) if text.strip(b"0") else start
             except ValueError as error:
                 raise SpoolDamaged("take a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
-            os.pwrite(descriptor, b"%020d" % (version + step), 0)
+            if os.pwrite(descriptor, b"%020d" % (version + step), 0) < 20:
+                # The digits that changed are the last ones: the number before stands still.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(self.folder, COUNTER_FILE))
             return version
         finally:
             os.close(descriptor)
@@ -152,7 +157,7 @@ class Spool:
         """Give up a save whose upload has not begun; returns False where it has, or where it is gone."""
         if not self._move(entry, EntryState.READY, EntryState.TRASH):
             return False
-        durable.remove_tree(self._path(EntryState.TRASH, entry))
+        self._delete_trash(entry)
         return True
 
     # The side of the worker
@@ -174,6 +179,11 @@ class Spool:
     def finish(self, entry: str) -> None:
         """Remove an entry that is in the store."""
         if self._move(entry, EntryState.ACTIVE, EntryState.TRASH):
+            self._delete_trash(entry)
+
+    def _delete_trash(self, entry: str) -> None:
+        # It has left the spool with the rename, whatever becomes of its files: `clean`, or the end of the spool, deletes the rest.
+        with contextlib.suppress(OSError):
             durable.remove_tree(self._path(EntryState.TRASH, entry))
 
     def clean(self) -> None:
