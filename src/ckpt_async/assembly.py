@@ -13,7 +13,7 @@ from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.opening import open_store
 from ckpt_async.stores.retrying import Retrying
-from ckpt_async.words.errors import StoreError
+from ckpt_async.words.errors import InvalidArgument, StoreError
 from ckpt_async.words.events import Event
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.settings import Settings, StoreAddress
@@ -96,13 +96,22 @@ def open_checkpointer(
     open_store(address)  # Says at once what is wrong with the address; opens no connection.
     durable.make_private_folder(scratch_root)
     header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes)
-    spool = Spool.create(spool_folder(scratch_root, address, identity, node_index), header)
 
     def make_worker(on_event: Callable[[Event], None], on_death: Callable[[], None]) -> WorkerHandle:
         if settings.worker == "thread":
             return ThreadWorker(spool.folder, make_store, on_event, on_death)
         return SidecarClient(spool.folder, on_event, on_death)
 
-    return Checkpointer(
-        identity=identity, header=header, spool=spool, make_worker=make_worker, reader=open_reader(address, say=say), say=say
-    )
+    folder = spool_folder(scratch_root, address, identity, node_index)
+    try:
+        spool = Spool.create(folder, header)
+        return Checkpointer(
+            identity=identity, header=header, spool=spool, make_worker=make_worker, reader=open_reader(address, say=say), say=say
+        )
+    except OSError as error:
+        raise InvalidArgument(
+            "open the spool of a task",
+            on=error.filename or folder,
+            cause=error.strerror or str(error),
+            hint="Free disk space, or set spool_dir to another disk.",
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import threading
 import time
@@ -59,8 +60,12 @@ class Checkpointer:
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
-        # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
-        self._spool.clean()
+        try:
+            # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
+            self._spool.clean()
+        except BaseException:
+            self._spool.task_lock.release()
+            raise
         older = older_attempts(spool.folder)
         self._ledger = Ledger(os.path.basename(folder) for folder in older)
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
@@ -155,9 +160,10 @@ class Checkpointer:
         self, tree: ScannedTree, name: str, metadata: dict[str, object], latest: bool, storage_format: str
     ) -> CheckpointReference:
         """Bring a snapshot of the files into the spool."""
-        version = self._spool.next_version(self._header.version_start, self._header.version_step)
-        entry_name = entry_id(version)
+        entry_name, version = "", -1
         try:
+            version = self._spool.next_version(self._header.version_start, self._header.version_step)
+            entry_name = entry_id(version)
             folder = self._spool.stage(version)
             snapshot = take_snapshot(tree, folder)
             size_bytes = snapshot.size_bytes
@@ -176,8 +182,11 @@ class Checkpointer:
             reference = self._ledger.open(record, entry_name, snapshot.size_bytes)
             self._spool.publish(Entry(entry_name, self.identity, record, snapshot, latest))
         except BaseException as error:
-            self._ledger.cancel(entry_name)
-            self._spool.discard(version)
+            if entry_name:
+                self._ledger.cancel(entry_name)
+                # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
+                with contextlib.suppress(OSError):
+                    self._spool.discard(version)
             if isinstance(error, OSError) and not isinstance(error, CheckpointError):
                 raise SnapshotFailed(
                     "write a save into the spool",

@@ -245,4 +245,8 @@ class Supervisor:
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return
-        remove_spool(self._spool)
+        try:
+            remove_spool(self._spool)
+        except OSError as error:
+            # Everything is in the store: an empty folder that stays is no reason to fail a task.
+            self._say(f"The empty spool {self._spool.folder} could not be removed: {error.strerror or error}")
