@@ -212,9 +212,19 @@ class Checkpointer:
 
     def resume(self, policy: str, target: str) -> CheckpointRecord | None:
         """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
-        return recovery.resume(
-            policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
-        )
+        try:
+            return recovery.resume(
+                policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
+            )
+        except CheckpointError:
+            raise  # Some are OSErrors too.
+        except OSError as error:
+            raise SnapshotFailed(
+                "resume from a checkpoint",
+                on=error.filename or target,
+                cause=error.strerror or str(error),
+                hint="What was saved is kept. Mend the disk, or name another folder.",
+            ) from error
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False

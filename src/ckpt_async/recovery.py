@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -156,6 +157,8 @@ def _from_spool(
             damages.append(damage)
             continue
         finally:
-            durable.remove_tree(partial)
+            # What stays is hidden and of no use; the next load into this target deletes it.
+            with contextlib.suppress(OSError):
+                durable.remove_tree(partial)
         return one.entry.record
     return None

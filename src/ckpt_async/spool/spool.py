@@ -229,6 +229,8 @@ class Spool:
                     return Entry.from_json(entry, file.read(), source=path)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise SpoolDamaged("read a saved checkpoint", on=path, cause=error.strerror or str(error)) from error
         if os.path.isdir(os.path.dirname(path)):
             raise SpoolDamaged("read a saved checkpoint", on=path, cause="the file is missing")
         raise FileNotFoundError(path)
