@@ -6,9 +6,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
+FAULTS_FLAGS ?=
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs-check clean
+.PHONY: help demo test lint bench faults soak docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +28,12 @@ lint: .venv/stamp ## Style, strict types, and the layers of the design
 
 bench: .venv-bench/stamp .venv-peer/stamp ## Compare save() with metaflow-checkpoint's, alternating, on S3 and local (about 15 minutes)
 	.venv-bench/bin/python benchmarks/save_against_peer.py --peer-python .venv-peer/bin/python $(BENCH_FLAGS)
+
+faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about half an hour)
+	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)
+
+soak: .venv/stamp ## Kill tasks and sidecars at random moments for MINUTES (5), on S3 and local disk
+	.venv/bin/python -m ckpt_async.testing.soak --minutes $(MINUTES)
 
 docs-check: .venv/stamp ## Check the links, commands and code blocks of the documentation
 	.venv/bin/python tools/check_docs.py

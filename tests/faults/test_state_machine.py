@@ -1,4 +1,4 @@
-"""Any order of saves, flushes, deaths, retries, loads and outages: what was acknowledged is never lost, `latest` never moves back."""
+"""Any order of saves, flushes, deaths, retries, loads and outages: what is acknowledged is never lost, `latest` never goes back."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
             assert not self.acknowledged
         else:
             number = record.metadata["number"]
-            # A store that is down may hide a later save that has left the spool: then the attempt says so, and goes on from an older.
+            # A store that is down may hide a later save that has left the spool: it says so, and goes on from an older one.
             assert number == max(self.acknowledged) or (self.weather.down and number in self.acknowledged)
             assert not difference(target, number)
 
@@ -200,7 +200,7 @@ class Machine(RuleBasedStateMachine):
             record = CheckpointRecord.from_json(pointer.read_bytes(), source="latest")
             assert record.order >= self.latest_order
             self.latest_order = record.order
-            assert (root / keys.record_key(record.key)).exists() and (root / record.manifest).exists() and (root / record.key).exists()
+            assert all((root / key).exists() for key in (keys.record_key(record.key), record.manifest, record.key))
 
     def teardown(self) -> None:
         try:

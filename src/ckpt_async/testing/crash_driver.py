@@ -98,9 +98,8 @@ def _be_task(request: dict[str, Any]) -> None:
         journal.note("sidecar", pid=process.pid)
         return process
 
-    sidecar_client.subprocess = SimpleNamespace(  # type: ignore[assignment]
-        Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
-    )
+    replaced = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
+    sidecar_client.__dict__["subprocess"] = replaced
     lasting = bool(request["plan"]) and json.loads(request["plan"])["lasting"]
     timeout_s = SHORT_TIMEOUT_S if lasting else FLUSH_TIMEOUT_S
     if request["what"] == "retry":

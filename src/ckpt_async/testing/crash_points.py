@@ -1,4 +1,4 @@
-"""The crash-point harness: every operation of the engine on disk and store is a step, and at each step in turn something goes wrong.
+"""The crash-point harness: each operation of the engine on disk and store is a step, and at each step in turn something goes wrong.
 
 A first, undisturbed run names the steps. Then, for each of them, a run of its own: a process is killed there, or the operation
 fails; a retry recovers; and the promises are checked. A run is a task with three saves, a load, a flush and an end
@@ -238,14 +238,15 @@ def _plans(worker: str, stage: str, step: str, kinds: Sequence[str]) -> list[Pla
 
 
 def sample(points: Sequence[Point], every: int) -> list[Point]:
-    """Choose points: every so-manieth of each kind, and all of the moments in which something becomes visible or goes away for
-    good: publishing into the spool, the transitions of an entry, and the writes of a commit.
+    """Choose points: every so-manieth of each kind, and, as the death of all, each of the moments in which something becomes visible
+    or goes away for good: publishing into the spool, the transitions of an entry, and the writes of a commit.
     """
     counts: dict[str, int] = {}
     chosen = []
     for point in points:
         counts[point.kind] = counts.get(point.kind, 0) + 1
-        if counts[point.kind] % every == 1 % every or (point.plan.action in ("kill-both", "kill-worker") and _decides(point.plan.step)):
+        decides = point.worker == "thread" and point.plan.action == "kill-both" and _decides(point.plan.step)
+        if counts[point.kind] % every == 1 % every or decides:
             chosen.append(point)
     return chosen
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ckpt_async.assembly import open_checkpointer, open_reader
@@ -23,7 +24,20 @@ from ckpt_async.words.identity import TaskIdentity, short_hash
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import Settings, StoreAddress
 
-__all__ = ["DYING_KEY", "Place", "check_store", "recover", "resume", "run_task", "saves_of"]
+__all__ = [
+    "DYING_KEY",
+    "LARGE_FROM",
+    "Place",
+    "check_store",
+    "content_of",
+    "difference",
+    "recover",
+    "resume",
+    "run_task",
+    "save",
+    "saves_of",
+    "write_content",
+]
 
 #: How long the flush of a run may take where nothing lasting goes wrong.
 FLUSH_TIMEOUT_S = 20.0
@@ -33,6 +47,9 @@ GRACE_S = 5.0
 
 #: Of each attempt.
 SAVES = 3
+
+#: From this number on, every third save has a file that is sent in several parts also where parts have their usual size.
+LARGE_FROM = 1000
 
 FORMATS = ("files", "tar", "files", "tar")
 
@@ -80,12 +97,13 @@ DYING_KEY = keys.data_key(Place("", StoreAddress("")).identity(0), "model", 1)
 def content_of(number: int) -> dict[str, bytes]:
     """Return the files of a save: small ones, which are packed, and one of several parts. Lengths change from save to save."""
     chosen = random.Random(number)  # noqa: S311 - the same files each time
+    model_bytes = (18 if number >= LARGE_FROM and number % 3 == 0 else 1) * 1024 * 1024
     return {
         "step.txt": b"%d" % number,
         "empty": b"",
         "optimizer/state.bin": chosen.randbytes(3000 + 17 * number),
         "optimizer/deep/rng.bin": chosen.randbytes(200),
-        "model.bin": chosen.randbytes(1024 * 1024 + 4321 * (number + 1)),
+        "model.bin": chosen.randbytes(model_bytes + 4321 * (number % 100 + 1)),
     }
 
 
@@ -152,7 +170,7 @@ def run_task(place: Place, worker: str, flush_timeout_s: float, journal: Journal
     references: list[CheckpointReference] = []
     for number in range(first, first + SAVES):
         write_content(place.data, number)
-        reference = tried(f"save {number}", lambda number=number: _save(opened, place, number), flush_timeout_s)
+        reference = tried(f"save {number}", partial(save, opened, place, number), flush_timeout_s)
         if reference is not None:
             journal.note("saved", number=number, version=reference["version_id"], key=reference["key"])
             references.append(reference)
@@ -165,7 +183,8 @@ def run_task(place: Place, worker: str, flush_timeout_s: float, journal: Journal
     tried("close", lambda: opened.close(timeout_s=flush_timeout_s), flush_timeout_s + 15)
 
 
-def _save(opened: Checkpointer, place: Place, number: int) -> CheckpointReference:
+def save(opened: Checkpointer, place: Place, number: int) -> CheckpointReference:
+    """Save what `write_content` wrote under this number."""
     return opened.save(place.data, name="model", metadata={"number": number}, storage_format=FORMATS[number % len(FORMATS)])
 
 
@@ -180,17 +199,22 @@ def check_store(place: Place, say: Callable[[str], None]) -> tuple[dict[str, int
     reader = open_reader(place.address, say=say, give_up_after_s=GRACE_S)
     visible: dict[str, int] = {}
     pathspec = place.identity(0).pathspec
-    for record in reader.list(pathspec):
-        number = record.metadata["number"]
-        target = place.target("check")
-        try:
-            reader.load(record.key, target)
-            if wrong := difference(target, number):
-                violations.append(f"half there: {record.key}: {wrong}")
-        except CheckpointError as error:
-            violations.append(f"half there: {record.key} is listed and can't be loaded: {error}")
-        shutil.rmtree(target, ignore_errors=True)
-        visible[record.key] = number
+
+    def look() -> None:
+        for record in reader.list(pathspec):
+            if record.key in visible:
+                continue
+            visible[record.key] = number = record.metadata["number"]
+            target = place.target("check")
+            try:
+                reader.load(record.key, target)
+                if wrong := difference(target, number):
+                    violations.append(f"half there: {record.key}: {wrong}")
+            except CheckpointError as error:
+                violations.append(f"half there: {record.key} is listed and can't be loaded: {error}")
+            shutil.rmtree(target, ignore_errors=True)
+
+    look()
     latest = None
     for pointer in (keys.task_latest_key(pathspec), keys.scope_latest_key(place.identity(0))):
         try:
@@ -199,14 +223,23 @@ def check_store(place: Place, say: Callable[[str], None]) -> tuple[dict[str, int
             violations.append(f"{pointer} can't be read: {error}")
             continue
         if found is not None and found.key not in visible:
+            look()  # A sidecar that outlived its task may have stored it since.
+        if found is not None and found.key not in visible:
             violations.append(f"{pointer} dangles: {found.key} is not listed")
         if pointer.startswith(keys.task_records_prefix(pathspec)):
             latest = found
     return visible, latest, violations
 
 
-def recover(place: Place, journal: Journal, *, attempt: int = 1) -> list[str]:
-    """Be the retry of a task that something went wrong with; return the promises that were broken."""
+def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | None = None) -> list[str]:
+    """Be the retry of a task that something went wrong with; return the promises that were broken.
+
+    Parameters
+    ----------
+    number : int, optional
+        Of the save that the retry makes; the next one after those of earlier attempts if left out.
+    """
+    number = attempt * SAVES if number is None else number
     said: list[str] = []
     lines = Journal.read(place.journal)
     saved = saves_of(lines)
@@ -224,9 +257,8 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1) -> list[str]:
     try:
         opened = place.open(attempt, "thread", FLUSH_TIMEOUT_S, said.append)
         violations += resume(opened, place, saved)
-        number = attempt * SAVES
         write_content(place.data, number)
-        last = _save(opened, place, number)
+        last = save(opened, place, number)
         opened.flush()
         opened.close(timeout_s=FLUSH_TIMEOUT_S)
     except CheckpointError as error:
