@@ -100,9 +100,7 @@ class Machine(RuleBasedStateMachine):
         assert self.opened is not None
         self.number += 1
         write_content(self.place.data, self.number)
-        reference = self.opened.save(
-            self.place.data, name="model", metadata={"number": self.number}, storage_format=storage_format
-        )
+        reference = self.opened.save(self.place.data, name="model", metadata={"number": self.number}, storage_format=storage_format)
         self.acknowledged[self.number] = reference["key"]
 
     @rule()

@@ -23,7 +23,6 @@ __all__ = ["KILLS", "Journal", "Plan", "Steps", "WorkerKilled"]
 KILLS = ("kill-worker", "kill-task", "kill-both", "tear")
 
 
-
 class WorkerKilled(RuntimeError):
     """What ends a worker's thread in the middle of a step: nothing in the engine knows this type."""
 

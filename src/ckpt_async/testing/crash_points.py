@@ -238,7 +238,7 @@ def _plans(worker: str, stage: str, step: str, kinds: Sequence[str]) -> list[Pla
 
 
 def sample(points: Sequence[Point], every: int) -> list[Point]:
-    """Choose points: every so-manieth of each kind, and, as the death of all, each of the moments in which something becomes visible
+    """Choose points: every so-manieth of each kind, and, as the death of all, each of the moments in which something becomes seen
     or goes away for good: publishing into the spool, the transitions of an entry, and the writes of a commit.
     """
     counts: dict[str, int] = {}

@@ -50,9 +50,7 @@ class StepStore(Store):
         await self._store.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._store.__aexit__(kind, error, trace)
 
     async def _pass(self, operation: str, key: str, kinds: tuple[str, ...], call: Callable[[], Awaitable[T]]) -> T:
