@@ -149,6 +149,8 @@ def read_size(name: str, value: object) -> int:
     allowed = "a number of bytes above 0, or text such as '20GB' or '512MiB'"
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
+    elif isinstance(value, float) and value.is_integer():
+        size = int(value)  # 20e9 is how people write it
     elif isinstance(value, str):
         text = value.strip().lower().removesuffix("b").strip()
         digits = text.rstrip("kmgti").strip()
