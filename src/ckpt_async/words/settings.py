@@ -49,7 +49,8 @@ class Settings:
     async_upload : bool
         ``save()`` returns after the snapshot; otherwise it waits until the checkpoint is in the store.
     worker : str
-        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
+        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does. Without `async_upload` it is the
+        thread, unless an earlier attempt has left something.
     max_pending : int
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None
