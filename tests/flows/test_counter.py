@@ -8,12 +8,14 @@ import pytest
 
 from tests.flows.harness import Place
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--with", "card")], ids=["plain", "with-card"])
 @pytest.mark.parametrize("mode", ["False", "True"], ids=["sync", "async"])
 def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[str, ...]) -> None:
-    place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode})
+    place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode, "COUNTER_CARD": str(bool(more))})
     result = place.run("counter.py", *more)
     assert result.code == 0, result.text
     assert result.numbers("counted") == [1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9, 10]

@@ -6,6 +6,8 @@ import pytest
 
 from tests.flows.harness import Place
 
+pytestmark = pytest.mark.timeout(600)
+
 RETRY = ("--with", "retry:times=1,minutes_between_retries=0")
 
 
