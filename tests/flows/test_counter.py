@@ -38,6 +38,7 @@ def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[s
     assert task["metadata"]["checkpoint-load-name"] == "mfchckpt"
 
 
+@pytest.mark.slow
 def test_every_branch_of_a_foreach_resumes_its_own(local: Place) -> None:
     result = local.run("branches.py")
     assert result.code == 0, result.text
@@ -61,6 +62,7 @@ def test_children_of_a_task_save_for_it(local: Place) -> None:
     assert local.wait_until_clean() == []
 
 
+@pytest.mark.slow
 def test_eager_goes_on_from_another_run(local: Place) -> None:
     eager, nothing = (f"checkpoint:show_card=False,load_policy={policy}" for policy in ("eager", "None"))
     runs = [
@@ -72,6 +74,7 @@ def test_eager_goes_on_from_another_run(local: Place) -> None:
     assert [run.after("began with") for run in runs] == [["None"], ["content"], ["None"], ["None"]], runs[1].text
 
 
+@pytest.mark.slow
 def test_attributes_arrive_as_text(local: Place) -> None:
     result = local.run("plain.py", "--with", "checkpoint:async_upload=True,max_pending=3,max_pending_bytes=2MB,show_card=False")
     assert result.code == 0, result.text
