@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from ckpt_async import recovery
 from ckpt_async.disk.scan import ScannedTree, scan
@@ -145,9 +145,10 @@ class Checkpointer:
         self._check_outside(path)
         tree = scan(path)
         with self._saving:
-            self._gate.pass_in(tree.size_bytes, name)
+            self._gate.pass_in(tree.size_bytes, name, latest=latest)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            reference = self._take(tree, name, frozen_metadata, latest, storage_format)
+            with self._spool_errors():
+                reference = self._take(tree, name, frozen_metadata, latest, storage_format)
         self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
@@ -160,10 +161,9 @@ class Checkpointer:
         self, tree: ScannedTree, name: str, metadata: dict[str, object], latest: bool, storage_format: str
     ) -> CheckpointReference:
         """Bring a snapshot of the files into the spool."""
-        entry_name, version = "", -1
+        version = self._spool.next_version(self._header.version_start, self._header.version_step)
+        entry_name = entry_id(version)
         try:
-            version = self._spool.next_version(self._header.version_start, self._header.version_step)
-            entry_name = entry_id(version)
             folder = self._spool.stage(version)
             snapshot = take_snapshot(tree, folder)
             size_bytes = snapshot.size_bytes
@@ -179,23 +179,30 @@ class Checkpointer:
                 storage_format=storage_format,
                 store_url=self.address.url,
             )
-            reference = self._ledger.open(record, entry_name, snapshot.size_bytes)
+            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, latest=latest)
             self._spool.publish(Entry(entry_name, self.identity, record, snapshot, latest))
-        except BaseException as error:
-            if entry_name:
-                self._ledger.cancel(entry_name)
-                # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
-                with contextlib.suppress(OSError):
-                    self._spool.discard(version)
-            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-                raise SnapshotFailed(
-                    "write a save into the spool",
-                    on=error.filename or self._spool.folder,
-                    cause=error.strerror or str(error),
-                    hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
-                ) from error
+        except BaseException:
+            self._ledger.cancel(entry_name)
+            # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
+            with suppress(OSError):
+                self._spool.discard(version)
             raise
         return reference
+
+    @contextmanager
+    def _spool_errors(self) -> Iterator[None]:
+        """Translate what the operating system says of the spool's disk."""
+        try:
+            yield
+        except CheckpointError:
+            raise  # Some are an OSError too.
+        except OSError as error:
+            raise SnapshotFailed(
+                "write a save into the spool",
+                on=error.filename or self._spool.folder,
+                cause=error.strerror or str(error),
+                hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
+            ) from error
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""

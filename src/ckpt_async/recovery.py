@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from ckpt_async.disk import durable
 from ckpt_async.disk.snapshot import restore_snapshot
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import LeftSave, left_saves
 from ckpt_async.spool.spool import Spool
-from ckpt_async.transfer.download import PARTIAL_PREFIX, check_target, hand_over
+from ckpt_async.transfer.download import check_target, hand_over
+from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
@@ -85,12 +82,12 @@ def _load_newest(
             except CheckpointDamaged as damage:
                 say(f"A checkpoint is damaged, an older one is tried: {damage}")
                 damages.append(damage)
-    except StoreUnavailable as trouble:
-        # Nothing that was saved is lost while the machine stays up, whatever the store does.
+    except StoreError as trouble:
+        # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
         restored = _from_spool(left, target, say, damages)
         if restored is None:
             raise
-        say(f"The store does not answer; what lies on this machine is the newest that is known: {trouble}")
+        say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
         return restored
     restored = _from_spool(left, target, say, damages)
     if restored is None and damages:
@@ -147,18 +144,16 @@ def _from_spool(
     """
     for one in left:
         check_target(target)
-        partial = os.path.join(target, PARTIAL_PREFIX + secrets.token_hex(4))
-        os.mkdir(partial, 0o700)
+        partial = PartialFolder(target)
         try:
-            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial)
-            hand_over(partial, target)
+            partial.make()
+            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial.path)
+            hand_over(partial.path, target)
         except SpoolDamaged as damage:
             say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
             damages.append(damage)
             continue
         finally:
-            # What stays is hidden and of no use; the next load into this target deletes it.
-            with contextlib.suppress(OSError):
-                durable.remove_tree(partial)
+            partial.remove()
         return one.entry.record
     return None

@@ -38,8 +38,12 @@ class SaveState:
 
     Attributes
     ----------
+    latest : bool
+        Whether a retry would resume from it.
     total_bytes, done_bytes : int
         Of its upload.
+    told : bool
+        Whether its failure has been raised.
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
@@ -51,6 +55,7 @@ class SaveState:
     entry: str
     size_bytes: int
     changed: threading.Condition
+    latest: bool = True
     status: str = Status.QUEUED
     total_bytes: int = 0
     done_bytes: int = 0
@@ -59,6 +64,7 @@ class SaveState:
     upload_s: float = 0.0
     error: CheckpointError | None = None
     reason: str = ""
+    told: bool = False
     given_up: str = ""
 
     @property

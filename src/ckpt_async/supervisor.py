@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, WorkerDied
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SpoolDamaged, WorkerDied
 from ckpt_async.words.events import Close, Command, EntryCommitted, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
@@ -93,9 +93,13 @@ class Supervisor:
         self.tell_listeners(event)
 
     def tell_listeners(self, event: Event) -> None:
-        """Pass an event on."""
-        for listener in self.listeners:
-            listener(event)
+        """Pass an event on. A listener that raises is told of and left out from then on: saving must not depend on it."""
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                self.listeners.remove(listener)
+                self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")
 
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""
@@ -202,10 +206,23 @@ class Supervisor:
             self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
         self.raise_failures()
 
-    def raise_failures(self, hint: str = "") -> None:
-        """Raise the store's refusal of the newest save that it refuses, if there is one."""
+    def raise_failures(self, hint: str = "", *, told_again: bool = True) -> None:
+        """Raise why the newest of the failed saves is not stored, if there is one.
+
+        Parameters
+        ----------
+        hint : str
+            Added to the error's.
+        told_again : bool
+            Whether damage to the spool is raised that has been raised before. Nobody can mend it: told once, it must not keep
+            later saves out.
+        """
         failures = self._ledger.failures()
+        if not told_again:
+            failures = [failed for failed in failures if not (failed.state.told and isinstance(failed.state.error, SpoolDamaged))]
         if failures:
+            for failed in failures:
+                failed.state.told = True
             error = failures[-1].state.error
             assert error is not None
             count = "1 save is" if len(failures) == 1 else f"{len(failures)} saves are"
@@ -219,7 +236,8 @@ class Supervisor:
     def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
         outstanding = self._ledger.outstanding()
         trouble = self._ledger.trouble
-        cause = f"after {readable_seconds(timeout_s)}, {outstanding.saves} saves with {outstanding.size_bytes} bytes are left"
+        saves = "1 save" if outstanding.saves == 1 else f"{outstanding.saves} saves"
+        cause = f"after {readable_seconds(timeout_s)}, {saves} with {readable_bytes(outstanding.size_bytes)} left"
         if outstanding.adopting:
             cause += f", and what earlier attempts left ({len(outstanding.adopting)})"
         if trouble is not None:

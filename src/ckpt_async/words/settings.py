@@ -49,7 +49,8 @@ class Settings:
     async_upload : bool
         ``save()`` returns after the snapshot; otherwise it waits until the checkpoint is in the store.
     worker : str
-        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
+        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does. Without `async_upload` it is the
+        thread, unless an earlier attempt has left something.
     max_pending : int
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None
@@ -149,6 +150,8 @@ def read_size(name: str, value: object) -> int:
     allowed = "a number of bytes above 0, or text such as '20GB' or '512MiB'"
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
+    elif isinstance(value, float) and value.is_integer():
+        size = int(value)  # 20e9 is how people write it
     elif isinstance(value, str):
         text = value.strip().lower().removesuffix("b").strip()
         digits = text.rstrip("kmgti").strip()
