@@ -36,6 +36,8 @@ __all__ = ["Spool", "SpoolHeader"]
 HEADER_FILE = "spool.json"
 COUNTER_FILE = "counter"
 
+_HELD = (EntryState.READY, EntryState.ACTIVE, EntryState.READY)
+
 _ENTRY_ID = re.compile(r"[0-9]{10,}")
 
 
@@ -165,7 +167,8 @@ class Spool:
     def waiting(self) -> list[str]:
         """Return the ids of all entries that are not in the store, oldest first."""
         # Other programs leave files of their own (.DS_Store, .nfs...): they are no entries.
-        names = {*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)}
+        # Looked at twice: an entry may be put back between the two looks.
+        names = {name for state in _HELD for name in self._names(state)}
         return sorted(name for name in names if _ENTRY_ID.fullmatch(name))
 
     def claim(self, entry: str) -> bool:
@@ -205,7 +208,7 @@ class Spool:
 
     def entry_folder(self, entry: str) -> str:
         """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""
-        for state in (EntryState.READY, EntryState.ACTIVE):
+        for state in _HELD:
             folder = self._path(state, entry)
             if os.path.isdir(folder):
                 return folder
