@@ -29,7 +29,7 @@ lint: .venv/stamp ## Style, strict types, and the layers of the design
 bench: .venv-bench/stamp .venv-peer/stamp ## Compare save() with metaflow-checkpoint's, alternating, on S3 and local (about 15 minutes)
 	.venv-bench/bin/python benchmarks/save_against_peer.py --peer-python .venv-peer/bin/python $(BENCH_FLAGS)
 
-faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about half an hour)
+faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
 	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)
 
 soak: .venv/stamp ## Kill tasks and sidecars at random moments for MINUTES (5), on S3 and local disk

@@ -48,6 +48,10 @@ class SaveState:
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
         What went over the line.
+    durable : bool
+        Whether it has been synced, for ``durability="machine"``.
+    not_durable : CheckpointError or None
+        Why the disk refuses that.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
@@ -66,6 +70,8 @@ class SaveState:
     reason: str = ""
     told: bool = False
     given_up: str = ""
+    durable: bool = False
+    not_durable: CheckpointError | None = None
 
     @property
     def settled(self) -> bool:
@@ -105,6 +111,13 @@ class CheckpointReference(dict[str, Any]):
     def done(self) -> bool:
         """Return True once the checkpoint is in the store."""
         return self._state.status == Status.COMMITTED
+
+    @property
+    def durable(self) -> bool:
+        """Whether this save survives a crash of the machine: it is in the store, or, with ``durability="machine"``, on the disk
+        itself. Every save survives the death of its processes.
+        """
+        return self.done() or self._state.durable
 
     def wait(self, timeout: float | None = None) -> CheckpointReference:
         """Wait until the checkpoint is in the store; returns the reference itself.

@@ -11,8 +11,8 @@ from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SpoolDamaged, WorkerDied
-from ckpt_async.words.events import Close, Command, EntryCommitted, Event, Press, Retry
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SpoolDamaged, WorkerDied, from_wire
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -90,6 +90,8 @@ class Supervisor:
         self._ledger.apply(event)
         if isinstance(event, EntryCommitted):
             self._deaths = 0
+        elif isinstance(event, EntryDurable) and event.error:
+            self._say(str(from_wire(event.error)))
         self.tell_listeners(event)
 
     def tell_listeners(self, event: Event) -> None:

@@ -6,60 +6,26 @@ import json
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, settings, strategies as st
+from hypothesis import HealthCheck, Phase, assume, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from ckpt_async import assembly
 from ckpt_async.checkpointer import Checkpointer
 from ckpt_async.stores import opening, retrying
-from ckpt_async.stores.contract import Store
-from ckpt_async.testing.crash_plan import WorkerKilled
 from ckpt_async.testing.crash_scenario import Place, content_of, difference, write_content
-from ckpt_async.testing.faulty_store import FaultyStore
 from ckpt_async.words import keys
 from ckpt_async.words.errors import FlushTimeout, StoreUnavailable
 from ckpt_async.words.events import Close
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import StoreAddress
 from ckpt_async.worker import uploader
+from tests.faults.weather import Weather, WeatherStore
 
 TIMEOUT_S = 30.0
-T = TypeVar("T")
-
-
-@dataclass
-class Weather:
-    """What the store, and the worker that calls it, are like at the moment."""
-
-    down: bool = False
-    worker_dies: bool = False
-    task_is_dead: bool = False
-
-
-class WeatherStore(FaultyStore):
-    """Answers as the weather lets it. One for each worker, so that a dead task's worker stays dead."""
-
-    def __init__(self, store: Store, weather: Weather) -> None:
-        super().__init__(store)
-        self._weather = weather
-
-    async def _pass(self, operation: str, keys: Sequence[str], call: Callable[[], Awaitable[T]]) -> T:
-        by_worker = threading.current_thread().name == "ckpt-async-worker"
-        if by_worker and self._weather.task_is_dead:
-            raise WorkerKilled("its task is dead")
-        if by_worker and self._weather.worker_dies:
-            self._weather.worker_dies = False
-            raise WorkerKilled("it is killed")
-        if self._weather.down:
-            raise StoreUnavailable("reach the store", cause="it is down")
-        return await call()
 
 
 class Machine(RuleBasedStateMachine):
@@ -188,6 +154,18 @@ class Machine(RuleBasedStateMachine):
             assert number == max(self.acknowledged) or (self.weather.down and number in self.acknowledged)
             assert not difference(target, number)
 
+    @precondition(lambda self: self.opened is not None and self.opened.pending.saves < 4)
+    @rule()
+    def death_in_an_outage(self) -> None:
+        """What the order of the rules alone seldom brings about: two attempts that have saves to upload at once."""
+        self.store_goes_down()
+        self.save("files")
+        self.save("tar")
+        self.kill_task()
+        self.retry()
+        self.save("files")
+        self.store_comes_back()
+
     # What always holds
 
     @invariant()
@@ -239,10 +217,12 @@ def test_nothing_acknowledged_is_ever_lost(monkeypatch: pytest.MonkeyPatch) -> N
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=int(os.environ.get("CKPT_ASYNC_MACHINE_EXAMPLES", "12")),
-            stateful_step_count=20,
+            max_examples=int(os.environ.get("CKPT_ASYNC_MACHINE_EXAMPLES", "10")),
+            stateful_step_count=15,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            # Fifteen steps can be read as they are; to shorten them takes minutes.
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),
             derandomize="CKPT_ASYNC_MACHINE_EXAMPLES" not in os.environ,
         ),
     )

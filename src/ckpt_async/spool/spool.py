@@ -28,6 +28,7 @@ from typing import Any
 from ckpt_async.disk import durable
 from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
+from ckpt_async.spool.part_log import PART_LOG_FILE
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
 
@@ -90,6 +91,8 @@ class Spool:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        #: Whether each transition is on the disk when its method returns: with ``durability="machine"``.
+        self.syncs_moves = False
         self.task_lock = FileLock(os.path.join(folder, "task.lock"))
         self.worker_lock = FileLock(os.path.join(folder, "worker.lock"))
 
@@ -102,7 +105,12 @@ class Spool:
         path = os.path.join(folder, HEADER_FILE)
         if not os.path.exists(path):
             durable.write_file(path, header.to_json())
-        return cls(folder)
+        return cls(folder).obeying(header)
+
+    def obeying(self, header: SpoolHeader) -> Spool:
+        """Return this spool, with its transitions as durable as the header's settings want them."""
+        self.syncs_moves = header.settings.durability == "machine"
+        return self
 
     def header(self) -> SpoolHeader:
         """Read the header. Raises SpoolDamaged where there is none, or none that can be read."""
@@ -214,6 +222,42 @@ class Spool:
                 return folder
         raise FileNotFoundError(self._path(EntryState.READY, entry))
 
+    def sync_place(self) -> None:
+        """Return once the folders around the spool, as far as they can be opened, are on the disk: some may have been made for
+        it.
+        """
+        folder = self.folder
+        while True:
+            try:
+                durable.sync_folder(folder)
+            except PermissionError:
+                return  # Not ours: so it was there before.
+            parent = os.path.dirname(folder)
+            if parent == folder:
+                return
+            folder = parent
+
+    def sync_entry(self, entry: str) -> None:
+        """Return once the files of an entry are on the disk. The entry itself is there since `publish`.
+
+        Raises
+        ------
+        FileNotFoundError
+            The entry is gone: stored, or dropped.
+        OSError
+            The disk refuses.
+        """
+        while True:
+            folder = self.entry_folder(entry)
+            try:
+                for name in os.listdir(folder):
+                    # The notes of an upload are of no account: losing them costs time.
+                    if name != PART_LOG_FILE:
+                        durable.sync_file(os.path.join(folder, name))
+                return durable.sync_folder(folder)
+            except FileNotFoundError:
+                continue  # A transition has moved the folder away: look again.
+
     def read(self, entry: str) -> Entry:
         """Read an entry's description.
 
@@ -258,7 +302,7 @@ class Spool:
 
     def _move(self, entry: str, source: str, target: str) -> bool:
         try:
-            os.rename(self._path(source, entry), self._path(target, entry))
+            durable.rename(self._path(source, entry), self._path(target, entry), sync=self.syncs_moves)
         except FileNotFoundError:
             return False
         return True

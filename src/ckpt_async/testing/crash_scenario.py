@@ -4,6 +4,7 @@ of it. Every claim that the engine makes meanwhile is written down, and checked 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -254,6 +255,7 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         if missing and not told:
             violations.append(f"silent: {' and '.join(sorted(done & {'flush', 'close'}))} said well, the store lacks {missing}")
 
+    opened: Checkpointer | None = None
     try:
         opened = place.open(attempt, "thread", FLUSH_TIMEOUT_S, said.append)
         violations += resume(opened, place, saved)
@@ -262,6 +264,9 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         opened.flush()
         opened.close(timeout_s=FLUSH_TIMEOUT_S)
     except CheckpointError as error:
+        if opened is not None:
+            with contextlib.suppress(CheckpointError):
+                opened.close(timeout_s=GRACE_S)
         return [*violations, f"lost: the retry failed: {type(error).__name__}: {error}", *said]
     saved[number] = last["key"]
     visible, after, wrong = check_store(place, said.append)
