@@ -11,6 +11,7 @@
       ready/ID/         saved
       active/ID/        its upload has begun
       trash/ID/         being deleted
+      private/          copies that a guard is making of linked files
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ class Spool:
         if not os.path.exists(path):
             durable.write_file(path, header.to_json())
         return cls(folder)
+
+    @property
+    def private_folder(self) -> str:
+        """Where a guard makes its copies: in no entry, which could be deleted meanwhile."""
+        return os.path.join(self.folder, "private")
 
     def header(self) -> SpoolHeader:
         """Read the header. Raises SpoolDamaged where there is none, or none that can be read."""

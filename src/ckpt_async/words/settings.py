@@ -19,6 +19,7 @@ __all__ = ["MIB", "Settings", "StoreAddress", "coerce_settings", "read_size", "s
 MIB = 1024 * 1024
 
 WORKERS = ("process", "thread")
+SNAPSHOTS = ("auto", "copy", "link")
 ON_FULL = ("block", "drop_oldest", "raise")
 
 
@@ -50,6 +51,9 @@ class Settings:
         ``save()`` returns after the snapshot; otherwise it waits until the checkpoint is in the store.
     worker : str
         ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
+    snapshot : str
+        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"`` refuses a
+        save in which a file that is not small can't be linked.
     max_pending : int
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None
@@ -68,6 +72,7 @@ class Settings:
 
     async_upload: bool = False
     worker: str = "process"
+    snapshot: str = "auto"
     max_pending: int = 16
     max_pending_bytes: int | None = None
     on_full: str = "block"
@@ -174,6 +179,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     # the user's name: (field, reader, may be None)
     "async_upload": ("async_upload", _as_bool, False),
     "worker": ("worker", _one_of(WORKERS), False),
+    "snapshot": ("snapshot", _one_of(SNAPSHOTS), False),
     "max_pending": ("max_pending", _as_count, False),
     "max_pending_bytes": ("max_pending_bytes", read_size, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
@@ -201,4 +207,12 @@ def coerce_settings(values: Mapping[str, object]) -> Settings:
             found[target] = None
         else:
             found[target] = read(name, value)
-    return Settings(**found)
+    settings = Settings(**found)
+    if settings.snapshot == "link" and settings.worker == "thread":
+        raise InvalidArgument(
+            "use a setting",
+            on="snapshot='link', worker='thread'",
+            cause="a link is guarded by a process beside the task, and there is none",
+            hint="Use worker='process', or snapshot='auto'.",
+        )
+    return settings

@@ -52,6 +52,7 @@ class CheckpointAttributes:
             "show_card": self.show_card,
             "async_upload": self.settings.async_upload,
             "worker": self.settings.worker,
+            "snapshot": self.settings.snapshot,
             "max_pending": self.settings.max_pending,
             "max_pending_bytes": self.settings.max_pending_bytes,
             "on_full": self.settings.on_full,
