@@ -206,7 +206,7 @@ def main() -> None:
     results.mkdir(exist_ok=True)
     path = results / f"save-{machine['date'].replace(':', '').replace('+0000', 'Z')}.json"
     path.write_text(json.dumps({"machine": machine, "scale": options.scale, "measurements": measurements}, indent=1) + "\n")
-    print_table(measurements, f"save(), {options.repeats} repeats, scale {options.scale:g}")
+    print_table(measurements, f"One save(), measured {options.repeats} times, scale {options.scale:g}")
     print(f"{machine['system']}, {machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}")
     print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
     print(f"{time.monotonic() - begun:.0f} s in all; every single measurement: {path}")

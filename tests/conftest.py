@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.fixtures_s3"] if (Path(__file__).parent / "fixtures_s3.py").exists() else []
+pytest_plugins = ["tests.fixtures_s3"]
 
 LEAK_DEADLINE_S = float(os.environ.get("CKPT_ASYNC_LEAK_DEADLINE_S", "5"))
 BLOCKING_LIMIT_S = 0.25

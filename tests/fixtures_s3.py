@@ -48,7 +48,8 @@ class S3Place:
 
 @pytest.fixture(scope="session")
 def seaweed() -> Iterator[SeaweedServer]:
-    """The server. Ask for it (or for what is below) in a test's or a fixture's arguments: the leak check counts its process otherwise."""
+    """The server. Ask for it (or for what is below) in arguments, of a test or of a fixture: started in the middle of a test, its
+    process would count as a leak."""
     with SeaweedServer() as server:
         server.make_bucket(BUCKET)
         yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -75,7 +76,8 @@ class CheckpointReference(dict[str, Any]):
     """
 
     def __init__(self, record: CheckpointRecord, state: SaveState) -> None:
-        super().__init__(record.to_dict())
+        # A copy: what is done to the dict changes neither the record nor a copy of the reference.
+        super().__init__(copy.deepcopy(record.to_dict()))
         self._record = record
         self._state = state
 
@@ -153,11 +155,23 @@ class CheckpointReference(dict[str, Any]):
             },
         )
 
-    def __copy__(self) -> dict[str, Any]:
-        return dict(self)
+    # A copy knows how far the save is, as the original does: a plain dict could carry the key of a checkpoint that never comes
+    # into being into an artifact.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return self._record.to_dict()
+    def copy(self) -> CheckpointReference:
+        """Return a reference to the same save."""
+        return self.__copy__()
+
+    def __copy__(self) -> CheckpointReference:
+        other = CheckpointReference(self._record, self._state)
+        other.clear()
+        other.update(self)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CheckpointReference:
+        other = self.__copy__()
+        other.update(copy.deepcopy(dict(self), memo))
+        return other
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures_s3 import S3Place
+
 PROGRAMS = Path(__file__).parent / "programs"
 RUN_TIMEOUT_S = 100.0
 QUIET_TIMEOUT_S = 30.0
+
+
+def s3_variables(place: S3Place, endpoint_url: str) -> dict[str, str]:
+    """Metaflow's settings for a place on the test server, reached through `endpoint_url`."""
+    return {
+        "METAFLOW_DATASTORE_SYSROOT_S3": place.url,
+        "METAFLOW_S3_ENDPOINT_URL": endpoint_url,
+        "METAFLOW_DATATOOLS_CLIENT_PARAMS": json.dumps({"region_name": place.server.region}),
+        "AWS_ACCESS_KEY_ID": place.server.admin.access_key,
+        "AWS_SECRET_ACCESS_KEY": place.server.admin.secret_key,
+    }
 
 
 @dataclass
@@ -93,10 +106,10 @@ class Place:
         process = self.start(program, command, *arguments)
         try:
             text, _ = process.communicate(timeout=RUN_TIMEOUT_S)
-        except BaseException:
+        except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
+            text, _ = process.communicate()
+            raise AssertionError(f"the run did not end; it printed:\n{text}") from error
         return FlowResult(process.returncode, text)
 
     def look(self, flow: str) -> dict[str, Any]:
@@ -116,8 +129,11 @@ class Place:
     def leftovers(self) -> list[str]:
         """Checkpoint directories and spools that are still there."""
         left = [str(path) for path in self.temporary.glob("metaflow_checkpoint_*")]
-        left += [str(path) for path in self.scratch.rglob("spool.json")] if self.scratch.exists() else []
-        return left
+        return left + self.spools()
+
+    def spools(self) -> list[str]:
+        """Spools that are still there."""
+        return [str(path) for path in self.scratch.rglob("spool.json")] if self.scratch.exists() else []
 
     def wait_until_clean(self) -> list[str]:
         """Wait until nothing is left over (a sidecar that outlives its task ends by itself); returns what is."""

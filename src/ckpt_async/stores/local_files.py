@@ -102,8 +102,8 @@ class LocalFiles:
             raise StoreRejected("use a key of a store", on=key, cause=cause)
 
     def temp_folder(self) -> str:
-        """Return the folder for files in the making; made at the first use, closed to other users."""
-        if self._temp_folder is None:
+        """Return the folder for files in the making; made when it is not there, closed to other users."""
+        if self._temp_folder is None or not os.path.isdir(self._temp_folder):
             folder = os.path.join(self.root, TEMP_FOLDER)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)

@@ -14,7 +14,7 @@ from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_body import RequestBody
 from ckpt_async.stores.s3_client import ClientKeeper
-from ckpt_async.stores.s3_errors import FOREIGN, code_of, credentials_refused, translate, translate_code
+from ckpt_async.stores.s3_errors import FOREIGN, code_of, credentials_refused, sent_elsewhere, translate, translate_code
 from ckpt_async.words.errors import (
     StoreError,
     StoreMissing,
@@ -31,6 +31,8 @@ DELETE_AT_ONCE = 1000
 READ_BYTES = 1 * MIB
 # What was agreed on when an upload began; in front of the id, since another process may go on with it.
 FULL, EACH, NONE = "full:", "each:", "none:"
+# The server got other bytes than the checksum belongs to.
+_OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
 
 T = TypeVar("T")
 Moved = Callable[[], None]
@@ -114,8 +116,11 @@ class S3Store(Store):
 
         try:
             return await self._call("read an object", self._on(key), read)
-        except _BehindTheEnd:
-            return b""
+        except StoreRejected as error:
+            if code_of(error.__cause__) == "InvalidRange":
+                # It begins behind the end of the object.
+                return b""
+            raise
 
     async def head(self, key: str) -> ObjectInfo | None:
         check_key(key)
@@ -237,9 +242,10 @@ class S3Store(Store):
 
         try:
             return await self._call(attempted, self._on(key), act)
-        except _DigestRefused as error:
-            assert body is not None
-            raise _damaged(error, body) from error
+        except StoreRejected as error:
+            if body is not None and code_of(error.__cause__) in _OTHER_BYTES:
+                raise _damaged(error, body) from error.__cause__
+            raise
 
     async def _send_plain(self, attempted: str, on: str, operation: str, **params: Any) -> Any:
         """Send one request for the bucket."""
@@ -251,11 +257,13 @@ class S3Store(Store):
 
     async def _call(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
         """Run one request: under a deadline that every moved byte pushes on, with its failure translated."""
-        renewed = False
+        renewed = rerouted = False
         while True:
-            used = self._clients.held
+            used = None
             try:
-                result = await self._bounded(attempted, on, act)
+                client = await self._clients.get()
+                used = await self._clients.credentials()
+                result = await self._bounded(attempted, on, client, act)
             except FOREIGN as error:
                 if not renewed and credentials_refused(error):
                     renewed = True
@@ -264,17 +272,16 @@ class S3Store(Store):
                             continue
                     except FOREIGN as other:
                         raise translate(other, "renew the credentials of the store", on, self._clients.secrets) from other
-                code = code_of(error)
-                if code == "InvalidRange":
-                    raise _BehindTheEnd(attempted, on=on) from error
-                failure = translate(error, attempted, on, self._clients.secrets)
-                if code in ("BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest"):
-                    raise _DigestRefused(attempted, on=on, cause=failure.cause) from error
-                raise failure from error
+                if not rerouted and sent_elsewhere(error):
+                    # The bucket is in another region. A request without a body lets botocore find that out, and remember it.
+                    rerouted = True
+                    await self._look_for_bucket()
+                    continue
+                raise translate(error, attempted, on, self._clients.secrets) from error
             self._bucket_seen = True
             return result
 
-    async def _bounded(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
+    async def _bounded(self, attempted: str, on: str, client: Any, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
         # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
         limit_s = self._access.connect_timeout_s + self._access.read_timeout_s
         with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
@@ -282,16 +289,8 @@ class S3Store(Store):
             def moved() -> None:
                 scope.deadline = anyio.current_time() + limit_s
 
-            return await act(await self._clients.get(), moved)
+            return await act(client, moved)
         raise StoreUnavailable(attempted, on=on, cause=f"nothing moved for {limit_s:.0f} s")
-
-
-class _BehindTheEnd(StoreRejected):
-    """A range that begins behind the end of the object."""
-
-
-class _DigestRefused(StoreRejected):
-    """The server got other bytes than the checksum belongs to."""
 
 
 async def _read(stream: Any, moved: Moved) -> bytes:

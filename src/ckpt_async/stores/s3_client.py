@@ -63,23 +63,18 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
         async with self._lock:
             if self._held is None or self._clock() >= self._fetch_at_s:
                 await self._fetch()
-            held = self._held
-        if held is None:
+            frozen = _frozen(self._held)
+        if frozen is None:
             raise NoCredentialsError
-        return ReadOnlyCredentials(held.access_key, held.secret_key, held.token)
+        return frozen
 
-    async def renew(self, refused: S3Credentials | None) -> bool:
+    async def renew(self, refused: ReadOnlyCredentials) -> bool:
         """Fetch once more after the server refused `refused`; return whether others are held now."""
         async with self._lock:
             # Of many requests that fail together only the first one fetches.
-            if self._held == refused:
+            if _frozen(self._held) == refused:
                 await self._fetch()
-            return self._held is not None and self._held != refused
-
-    @property
-    def held(self) -> S3Credentials | None:
-        """The last ones that were fetched."""
-        return self._held
+            return self._held is not None and _frozen(self._held) != refused
 
     async def _fetch(self) -> None:
         try:
@@ -98,6 +93,10 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
             self._fetch_at_s = min(self._fetch_at_s, max(held.expires_at_s - EXPIRY_MARGIN_S, now_s + RETRY_SOON_S))
 
 
+def _frozen(held: S3Credentials | None) -> ReadOnlyCredentials | None:
+    return None if held is None else ReadOnlyCredentials(held.access_key, held.secret_key, held.token)
+
+
 class _ChainCredentials(AioCredentials):  # type: ignore[misc]
     """The credentials that the client library finds by itself (it refreshes those of roles); looked up anew after a refusal."""
 
@@ -112,20 +111,16 @@ class _ChainCredentials(AioCredentials):  # type: ignore[misc]
         frozen = self._frozen
         return () if frozen is None else tuple(text for text in (frozen.access_key, frozen.secret_key, frozen.token) if text)
 
-    @property
-    def held(self) -> ReadOnlyCredentials | None:
-        return self._frozen
-
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
         async with self._lock:
             return await self._freeze()
 
-    async def renew(self, refused: ReadOnlyCredentials | None) -> bool:
+    async def renew(self, refused: ReadOnlyCredentials) -> bool:
         async with self._lock:
             if self._frozen == refused:
                 self._found = None
                 await self._freeze()
-            return self._frozen != refused
+            return bool(self._frozen != refused)
 
     async def _freeze(self) -> ReadOnlyCredentials:
         if self._found is None:
@@ -169,14 +164,16 @@ class ClientKeeper:
         """What must not be in an error's text."""
         return () if self._credentials is None else self._credentials.secrets
 
-    @property
-    def held(self) -> Any:
-        """The credentials of the next request, as far as they are known."""
-        return None if self._credentials is None else self._credentials.held
+    async def credentials(self) -> ReadOnlyCredentials | None:
+        """Return what the next request is signed with; None where requests carry no signature."""
+        return None if self._credentials is None else await self._credentials.get_frozen_credentials()
 
-    async def renew(self, refused: Any) -> bool:
+    async def renew(self, refused: ReadOnlyCredentials | None) -> bool:
         """Fetch other credentials than `refused`; return whether there are any."""
-        return self._credentials is not None and await self._credentials.renew(refused)
+        if self._credentials is None or refused is None:
+            return False
+        renewed: bool = await self._credentials.renew(refused)
+        return renewed
 
     async def get(self) -> Any:
         """Return the client."""

@@ -20,7 +20,7 @@ from ckpt_async.words.errors import (
     StoreUnavailable,
 )
 
-__all__ = ["FOREIGN", "code_of", "credentials_refused", "translate", "translate_code"]
+__all__ = ["FOREIGN", "code_of", "credentials_refused", "sent_elsewhere", "translate", "translate_code"]
 
 #: What a request may raise. Below OSError are the errors of sockets; ValueError is what a URL that is none gives.
 FOREIGN: tuple[type[Exception], ...] = (
@@ -55,7 +55,7 @@ _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def code_of(error: BaseException) -> str:
+def code_of(error: BaseException | None) -> str:
     """Return the code of an error answer, such as ``"NoSuchKey"``; empty where it is none."""
     if not isinstance(error, boto.ClientError):
         return ""
@@ -65,6 +65,12 @@ def code_of(error: BaseException) -> str:
 def credentials_refused(error: BaseException) -> bool:
     """Whether fresh credentials may help."""
     return code_of(error) in _RENEWABLE
+
+
+def sent_elsewhere(error: BaseException) -> bool:
+    """Whether aiohttp was to send a body once more, to another place: it can't, and botocore, who can, never hears of it."""
+    inner = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
+    return isinstance(inner, aiohttp.ClientPayloadError) and "redirect" in str(inner)
 
 
 def translate(error: BaseException, attempted: str, on: str, secrets: tuple[str, ...] = ()) -> StoreError:
@@ -89,7 +95,7 @@ def translate(error: BaseException, attempted: str, on: str, secrets: tuple[str,
         return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)
     if _certificate_refused(error):
         return StoreRejected(attempted, on=on, cause=cause, hint="Name the server's authority in the setting for certificates.")
-    if isinstance(error, _TRANSPORT):
+    if isinstance(error, _TRANSPORT) and not _misused(error):
         return StoreUnavailable(attempted, on=on, cause=cause)
     return StoreRejected(attempted, on=on, cause=cause)
 
@@ -115,6 +121,17 @@ def clean(text: str, secrets: tuple[str, ...] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return _USER_INFO.sub("***@", text)
+
+
+def _misused(error: BaseException) -> bool:
+    """Whether it is no failure of the line, but one of the request or of the client: it would fail again."""
+    if isinstance(error, boto.HTTPClientError) and type(error) is boto.HTTPClientError:
+        # The client's name for whatever it does not know.
+        inner = error.kwargs.get("error")
+        if not isinstance(inner, (aiohttp.ClientError, OSError, asyncio.TimeoutError)):
+            return True
+        error = inner
+    return isinstance(error, aiohttp.InvalidURL)
 
 
 def _certificate_refused(error: BaseException | None) -> bool:

@@ -165,8 +165,8 @@ class SeaweedServer:
         config.write_text(json.dumps(_s3_config()))
         command = [
             find_weed(), f"-logdir={self._folder}", "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}",
-            "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-s3.autoCreateBucket=false",
-            f"-s3.config={config}",
+            "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-master.telemetry=false", "-s3.autoCreateBucket=false", f"-s3.config={config}",
             # Unix sockets: by default in the shared temporary folder, under the number of the port.
             f"-filer.localSocket={os.path.join(self._folder, 'filer.sock')}",
             f"-s3.localSocket={os.path.join(self._folder, 's3.sock')}",

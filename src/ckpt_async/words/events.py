@@ -172,8 +172,11 @@ def decode_command(line: bytes) -> Command:
 
 
 def _decode(line: bytes, kinds: dict[str, type]) -> Any:
-    data = json.loads(line)
-    if not isinstance(data, dict) or data.get("kind") not in kinds:
+    try:
+        data = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or data["kind"] not in kinds:
         raise ValueError(f"not a message: {line[:80]!r}")
     kind = kinds[data.pop("kind")]
     try:

@@ -215,7 +215,8 @@ def supersedes(new: CheckpointRecord, old: CheckpointRecord) -> bool:
     """
     if new.pathspec == old.pathspec:
         return new.order > old.order
-    return new.saved_at_unix_ns > old.saved_at_unix_ns
+    # The key only so that two of one moment end the same way in whatever order they come.
+    return (new.saved_at_unix_ns, new.key) > (old.saved_at_unix_ns, old.key)
 
 
 def freeze_metadata(metadata: object) -> dict[str, Any]:

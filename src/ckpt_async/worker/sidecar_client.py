@@ -52,7 +52,6 @@ class SidecarClient:
     def start(self) -> None:
         """Start the process; it takes its first entry some tenths of a second later, and nobody waits for that."""
         self._release()
-        self._reap()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
         try:
@@ -105,6 +104,7 @@ class SidecarClient:
             for line in lines:
                 self._on_event(decode_event(line))
         if not self._closing:
+            self._reap()
             self._on_death()
 
     def send(self, command: Command) -> bool:

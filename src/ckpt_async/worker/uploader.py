@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -122,9 +123,9 @@ class Uploader:
                     await anyio.sleep(ENTRY_RETRY_S)
                 else:
                     self._fail(name, error)
-            except FileNotFoundError:
-                pass  # Dropped by the task between the choice and the claim.
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and not self._spool.holds(name):
+                    return  # Dropped by the task between the choice and the claim.
                 self._fail(
                     name,
                     SpoolDamaged(
@@ -142,7 +143,7 @@ class Uploader:
 
     async def _upload(self, name: str) -> None:
         if not self._spool.claim(name):
-            return
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(self._spool.folder, name))
         started_s = time.monotonic()
         entry = await anyio.to_thread.run_sync(self._spool.read, name)
         folder = self._spool.entry_folder(name)

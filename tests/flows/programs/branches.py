@@ -12,7 +12,7 @@ class BranchesFlow(FlowSpec):
         self.next(self.work, foreach="letters")
 
     @retry(times=1, minutes_between_retries=0)
-    @checkpoint(async_upload=True)
+    @checkpoint(async_upload=True, show_card=False)
     @step
     def work(self):
         path = os.path.join(current.checkpoint.directory, "letter")

@@ -13,7 +13,8 @@ class CounterFlow(FlowSpec):
         self.counter = 0
         self.next(self.count)
 
-    @checkpoint
+    # What the test wants to vary: a decorator's attributes are read when the file is.
+    @checkpoint(async_upload=os.environ["COUNTER_ASYNC"])
     @retry(times=3, minutes_between_retries=0)
     @step
     def count(self):

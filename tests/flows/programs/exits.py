@@ -12,7 +12,7 @@ class ExitsFlow(FlowSpec):
     how = Parameter("how", default="return")
     size_bytes = Parameter("size_bytes", default=1000)
 
-    @checkpoint(async_upload=True)
+    @checkpoint(async_upload=True, show_card=False)
     @step
     def start(self):
         loaded = current.checkpoint.info["metadata"]["number"] if current.checkpoint.is_loaded else None

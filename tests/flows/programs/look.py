@@ -18,8 +18,10 @@ def artifacts_of(task):
         found[artifact.id] = json.loads(json.dumps(value, default=plain)) if type(value) in (list, dict) else plain(value)
         found[f"type of {artifact.id}"] = type(value).__name__
     for name in ("_task_checkpoints", "_task_latest_checkpoint"):
-        if name in task.artifacts:
+        try:
             found[name] = task[name].data
+        except KeyError:
+            continue  # an attempt that was killed has none
     return found
 
 

@@ -6,6 +6,11 @@ from metaflow import FlowSpec, current, step
 class PlainFlow(FlowSpec):
     @step
     def start(self):
+        loaded = None
+        if current.checkpoint.is_loaded:
+            with open(f"{current.checkpoint.directory}/file") as file:
+                loaded = file.read()
+        print("began with", loaded)
         with open(f"{current.checkpoint.directory}/file", "w") as file:
             file.write("content")
         self.reference = current.checkpoint.save()

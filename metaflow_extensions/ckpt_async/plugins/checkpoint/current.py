@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_async import InvalidArgument
 
+from .apart import run_apart
+
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
 
@@ -167,7 +169,9 @@ class CurrentCheckpoint:
             An earlier save met a failure that will not pass (no such bucket, access denied).
         """
         target = self._directory if path is None else path
-        reference = self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+        reference = run_apart(
+            lambda: self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+        )
         if not latest:
             self._passed_over.add(reference["key"])
         return reference
@@ -201,7 +205,8 @@ class CurrentCheckpoint:
             from .api import list_of_task
 
             return list_of_task(task, name=name, attempt=attempt)
-        records = self._checkpointer.list(name=name, attempt=read_attempt(attempt), scope=full_namespace)
+        number = read_attempt(attempt)
+        records = run_apart(lambda: self._checkpointer.list(name=name, attempt=number, scope=full_namespace))
         return [record.to_dict() for record in records]
 
     def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
@@ -221,9 +226,10 @@ class CurrentCheckpoint:
         """
         known = read_reference(reference)
         if path is not None:
-            self._checkpointer.load(known, os.path.abspath(path))
+            target = os.path.abspath(path)
+            run_apart(lambda: self._checkpointer.load(known, target))
             return
-        load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh))
+        run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh)))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything saved so far is in the datastore.
@@ -240,7 +246,7 @@ class CurrentCheckpoint:
         CheckpointNotStored, StoreError
             A save was given up, or can't be stored as things are.
         """
-        self._checkpointer.flush(timeout)
+        run_apart(lambda: self._checkpointer.flush(timeout))
 
 
 def read_attempt(attempt: int | str | None) -> int | None:

@@ -130,6 +130,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow.unbounded_foreach import UBF_CONTROL
 
         from .artifacts import newest_in_store, store_artifacts
+        from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
         from .output import say
         from .scope import current_identity, node_of_gang
@@ -140,11 +141,12 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
         address = address_of_datastore(self._flow_datastore)
+        node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.
         if retry_count > max_user_code_retries:
+            remove_directories_of_dead_attempts(self._attributes.temp_dir_root, identity, node_index)
             store_artifacts(flow, [], newest_in_store(address, identity.pathspec, say))
             return
-        node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         scratch = scratch_root(self._attributes.settings.spool_dir, self._attributes.temp_dir_root)
         place = TaskPlace(address, scratch, node_index, num_nodes)
         with_card = self._attributes.show_card and node_index == 0

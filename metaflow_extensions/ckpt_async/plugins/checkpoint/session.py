@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +10,14 @@ from ckpt_async import CheckpointError, TaskIdentity
 from ckpt_async.progress import readable_bytes
 
 from . import artifacts
+from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
 from .card import CheckpointCard, NoCard
 from .current import CurrentCheckpoint
+from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
 from .output import say
-from .signals import StoppedWaiting, StopSignals, stop_alarm
+from .signals import StopSignals, stop_alarm
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
@@ -72,7 +72,7 @@ class TaskSession:
         self._card = NoCard()
         self._passed_over: set[str] = set()
         self.loaded: CheckpointRecord | None = None
-        self._directory = _make_directory(attributes.temp_dir_root)
+        self._directory = make_directory(attributes.temp_dir_root, identity, place.node_index)
         try:
             self._checkpointer: Checkpointer = open_checkpointer(
                 identity,
@@ -88,6 +88,7 @@ class TaskSession:
             raise
         try:
             self._signals.install()
+            remove_directories_of_dead_attempts(attributes.temp_dir_root, identity, place.node_index)
             self.loaded = self._load(attributes.load_policy)
         except BaseException as error:
             self._end(error)
@@ -100,7 +101,7 @@ class TaskSession:
     def _load(self, policy: str) -> CheckpointRecord | None:
         if policy == "none":
             return None
-        record = self._checkpointer.resume(policy, self._directory)
+        record = run_apart(lambda: self._checkpointer.resume(policy, self._directory))
         if record is not None:
             say(
                 f"loaded checkpoint {record.name!r} number {record.version_id} of {record.pathspec}, attempt {record.attempt} "
@@ -155,11 +156,9 @@ class TaskSession:
             self._leave_artifacts()
             failed = failure is not None or not_stored is not None
             self._card.finish(refresh=failed and not self._signals.stopped)
-        except StoppedWaiting:
-            # A second signal during the short rest: the attempt ends at once.
-            not_stored = None
         finally:
             self._signals.restore()
+            # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
             shutil.rmtree(self._directory, ignore_errors=True)
         if failure is not None and not_stored is not None:
             report_beside(failure, not_stored)
@@ -167,16 +166,21 @@ class TaskSession:
 
     def _store_all(self) -> CheckpointError | None:
         """Wait until all is stored; return why not, where it is not."""
-        settings = self._attributes.settings
-        try:
-            self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=self._signals.stopped)
-        except CheckpointError as error:
-            return error
-        except StoppedWaiting:
+        settings, pending = self._attributes.settings, self._checkpointer.pending
+        stopped = self._signals.stopped
+        if stopped and pending.saves:
+            say(f"stopped by a signal; {pending.saves} saves are being stored, newest first; a second signal ends the wait.")
+        closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped))
+        self._signals.while_waiting(closing.stop_waiting)
+        ended = closing.wait()
+        if ended is None:
             pending = self._checkpointer.pending
             goes_on = "a process beside the task goes on storing" if settings.worker == "process" else "not stored yet are"
             say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {readable_bytes(pending.size_bytes)}.")
-        return None
+            return None
+        if ended.error is not None and not isinstance(ended.error, CheckpointError):
+            raise ended.error
+        return ended.error
 
     def _leave_artifacts(self) -> None:
         records = artifacts.records_of(self._checkpointer.references())
@@ -184,12 +188,6 @@ class TaskSession:
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
             latest = self.loaded.to_dict()
         artifacts.store_artifacts(self._flow, records, latest)
-
-
-def _make_directory(root: str | None) -> str:
-    if root is not None:
-        os.makedirs(root, exist_ok=True)
-    return tempfile.mkdtemp(prefix="metaflow_checkpoint_", dir=root)
 
 
 def report_beside(failure: BaseException, not_stored: CheckpointError) -> None:

@@ -1,8 +1,4 @@
-"""Signals around a step: the alarm of `@timeout`, SIGTERM and Ctrl-C.
-
-Python runs its signal handlers in the main thread between two instructions, so an exception may come out of any of them. The
-functions here keep the moments in which one would do harm as short as Python allows.
-"""
+"""Signals around a step: the alarm of `@timeout`, SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,14 +9,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["EXIT_TERMINATED", "StopSignals", "StoppedWaiting", "stop_alarm"]
+__all__ = ["EXIT_TERMINATED", "StopSignals", "stop_alarm"]
 
 #: What a shell reports for a process that SIGTERM ended; Metaflow retries it.
 EXIT_TERMINATED = 128 + signal.SIGTERM
-
-
-class StoppedWaiting(BaseException):
-    """A signal asked to end the wait for uploads. Never leaves this package."""
 
 
 def stop_alarm() -> None:
@@ -34,22 +26,24 @@ class StopSignals:
     """SIGTERM and SIGINT from before a step until its checkpoints are in the store.
 
     While the step runs, SIGTERM becomes SystemExit(143), so that the step can be ended in order; SIGINT is left as it is
-    (KeyboardInterrupt). While the uploads are waited for, the first signal after an orderly end is noted, and a second one, or any
-    one where a signal ended the step, ends the wait.
+    (KeyboardInterrupt). After the step nothing is raised: the first signal after an orderly end is noted, and a second one, or any
+    one where a signal ended the step, ends the wait for uploads.
 
     Only installed in the main thread, and only over Python's own defaults: whoever else handles a signal goes on handling it.
 
     Parameters
     ----------
     say : callable
-        Prints one line for the user; must not raise.
+        Prints one line for the user, from inside a signal handler; must not raise.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._owner_pid = os.getpid()
         self._ending = False
+        self._stop_waiting: Callable[[], None] | None = None
         self._previous: dict[int, Any] = {}
+        self._wait_is_over = False
         self._received = 0
         self._while_ending: list[int] = []
 
@@ -61,7 +55,7 @@ class StopSignals:
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
 
     def begin_end(self) -> None:
-        """The step is over: from now on the first signal does not raise out of arbitrary code. May be called again."""
+        """The step is over: from now on no signal raises. May be called again."""
         self._ending = True
         if threading.current_thread() is not threading.main_thread() or os.getpid() != self._owner_pid:
             return
@@ -71,6 +65,12 @@ class StopSignals:
     def count_interrupt(self) -> None:
         """Ctrl-C has ended the step: the next signal ends the wait."""
         self._received += 1
+
+    def while_waiting(self, stop_waiting: Callable[[], None]) -> None:
+        """Have `stop_waiting` called, from inside a signal handler, by the signal that ends the wait; at once where it has come."""
+        self._stop_waiting = stop_waiting
+        if self._wait_is_over:
+            stop_waiting()
 
     def restore(self) -> None:
         """Put back the handlers that were there before. May be called again."""
@@ -102,7 +102,10 @@ class StopSignals:
         if not self._ending:
             raise SystemExit(EXIT_TERMINATED)
         self._while_ending.append(number)
-        if self._received > 1:
-            raise StoppedWaiting
-        name = signal.Signals(number).name
-        self._say(f"{name}: what was saved is still being stored, the task ends after that; a second signal ends the wait.")
+        if self._received == 1:
+            name = signal.Signals(number).name
+            self._say(f"{name}: what was saved is still being stored, the task ends after that; a second signal ends the wait.")
+            return
+        self._wait_is_over = True
+        if self._stop_waiting is not None:
+            self._stop_waiting()

@@ -1,0 +1,89 @@
+"""A full spool: save() waits, gives up an older save, or is refused; never silently."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused
+from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.words.events import EntryStarted
+from tests.engine.desk import DEADLINE_S, Desk, paused, wait_for
+
+
+def save_in_thread(desk: Desk, checkpointer: Checkpointer) -> tuple[threading.Thread, list[CheckpointReference]]:
+    done: list[CheckpointReference] = []
+    thread = threading.Thread(target=lambda: done.append(checkpointer.save(desk.tree())))
+    thread.start()
+    return thread, done
+
+
+@pytest.mark.parametrize("limit", [{"max_pending": 2}, {"max_pending_bytes": 20}])
+def test_save_waits_for_room_and_counts_it(s3_desk: Desk, seaweed: SeaweedServer, limit: dict[str, int]) -> None:
+    checkpointer = s3_desk.open(**limit)
+    with paused(seaweed):
+        first = [checkpointer.save(s3_desk.tree()) for _ in range(2)]
+        thread, third = save_in_thread(s3_desk, checkpointer)
+        wait_for(lambda: any("save() waits" in line for line in s3_desk.said), "the third save waits, and says so")
+        assert checkpointer.pending.saves == 2 and not third
+    thread.join(DEADLINE_S)
+    assert third and not thread.is_alive()
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert all(reference.done() for reference in (*first, *third))
+    stats = checkpointer.stats
+    assert stats.committed == 3
+    assert 0 < stats.waited_s <= stats.blocked_s
+
+
+def test_drop_oldest_gives_up_what_is_superseded_and_not_begun(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    checkpointer = s3_desk.open(max_pending=3, on_full="drop_oldest")
+    with paused(seaweed):
+        begun = checkpointer.save(s3_desk.tree({"step": b"0"}))
+        wait_for(s3_desk.happened(EntryStarted), "the first upload has begun")
+        other = checkpointer.save(s3_desk.tree({"step": b"best"}), name="best")
+        dropped = checkpointer.save(s3_desk.tree({"step": b"1"}))
+        kept = checkpointer.save(s3_desk.tree({"step": b"2"}))
+        assert dropped.status == "dropped" and "max_pending is 3" in dropped.reason
+        with pytest.raises(CheckpointNotStored, match="given up for a later save"):
+            dropped.wait()
+        told = [line for line in s3_desk.said if "was dropped" in line]
+        assert len(told) == 1 and "Save 2" in told[0]
+        assert checkpointer.stats.dropped == 1 and checkpointer.pending.saves == 3
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert [reference.status for reference in (begun, other, dropped, kept)] == ["committed", "committed", "dropped", "committed"]
+    assert sorted(record.version_id for record in s3_desk.records()) == [0, 1, 3]
+    assert s3_desk.is_clean()
+
+
+def test_raise_refuses_at_once_and_goes_on_later(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    checkpointer = s3_desk.open(max_pending=1, on_full="raise")
+    with paused(seaweed):
+        first = checkpointer.save(s3_desk.tree())
+        with pytest.raises(SaveRefused, match=r"1 saves? waits? .*max_pending is 1.*on_full"):
+            checkpointer.save(s3_desk.tree())
+        assert checkpointer.stats.saves == 1
+    first.wait(DEADLINE_S)
+    checkpointer.save(s3_desk.tree())
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert len(s3_desk.records()) == 2
+
+
+@pytest.mark.parametrize("on_full", ["block", "drop_oldest", "raise"])
+def test_a_save_that_could_never_fit_is_refused_at_once(local_desk: Desk, on_full: str) -> None:
+    checkpointer = local_desk.open(max_pending_bytes=100, on_full=on_full)
+    with pytest.raises(SaveRefused, match="max_pending_bytes"):
+        checkpointer.save(local_desk.tree({"a": b"x" * 101}))
+    checkpointer.save(local_desk.tree({"a": b"x" * 100}))
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert len(local_desk.records()) == 1
+    assert local_desk.is_clean()
+
+
+def test_a_wait_for_room_ends_at_its_deadline(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    checkpointer = s3_desk.open(max_pending=1, flush_timeout_s=0.3)
+    with paused(seaweed):
+        first = checkpointer.save(s3_desk.tree())
+        with pytest.raises(SaveRefused, match="no upload has ended in 300 ms"):
+            checkpointer.save(s3_desk.tree())
+    first.wait(DEADLINE_S)

@@ -1,0 +1,164 @@
+"""What a new attempt goes on from: the newest of store and spools that is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from ckpt_async import CheckpointDamaged, CheckpointRecord, StoreAddress, StoreUnavailable, open_reader
+from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.testing.slow_line import SlowLine
+from ckpt_async.words import keys
+from tests.engine.conftest import MakeDesk
+from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, read_tree
+
+
+@pytest.fixture
+def desk(local_address: StoreAddress, make_desk: MakeDesk) -> Desk:
+    return make_desk(local_address, "thread")
+
+
+def stored(desk: Desk, *steps: bytes, attempt: int = 0, run: str = "1") -> list[CheckpointRecord]:
+    """Have an attempt save these steps and end well; returns the records, oldest first."""
+    checkpointer = desk.open(attempt, run=run)
+    references = [checkpointer.save(desk.tree({"step": step})) for step in steps]
+    checkpointer.close(timeout_s=DEADLINE_S)
+    return [reference.record for reference in references]
+
+
+def resumed(desk: Desk, attempt: int, policy: str = "fresh", run: str = "1") -> bytes | None:
+    """Open an attempt and return the step that it goes on from."""
+    checkpointer = desk.open(attempt, run=run)
+    target = desk.target()
+    record = checkpointer.resume(policy, str(target))
+    assert (record is None) == (not target.exists() or not os.listdir(target))
+    return None if record is None else read_tree(target)["step"]
+
+
+def file_of(desk: Desk, key: str) -> Path:
+    return Path(desk.address.url, key)
+
+
+def damage(desk: Desk, record: CheckpointRecord) -> None:
+    path = file_of(desk, record.key) / "step"
+    path.chmod(0o600)
+    path.write_bytes(b"?" * len(path.read_bytes()))
+
+
+def test_a_first_attempt_starts_fresh_and_asks_nobody(make_desk: MakeDesk, s3_address: StoreAddress, line: SlowLine) -> None:
+    desk = make_desk(s3_address)
+    line.cut()
+    checkpointer = desk.open()
+    assert checkpointer.resume("fresh", str(desk.target())) is None
+    assert not any("store" in said for said in desk.said)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert line.connections == 0
+
+
+def test_a_later_attempt_goes_on_from_the_newest(desk: Desk) -> None:
+    stored(desk, b"0", b"1")
+    assert resumed(desk, 1) == b"1"
+    stored(desk, b"2", attempt=1)
+    assert resumed(desk, 2) == b"2"
+
+
+def test_an_attempt_after_one_that_saved_nothing_finds_nothing(desk: Desk) -> None:
+    desk.open().close(timeout_s=DEADLINE_S)
+    assert resumed(desk, 1) is None
+
+
+def test_eager_goes_on_from_another_run_of_the_scope_and_fresh_does_not(desk: Desk) -> None:
+    stored(desk, b"old", run="1")
+    stored(desk, b"new", run="2")
+    assert resumed(desk, 0, "eager", run="3") == b"new"
+    assert resumed(desk, 0, "fresh", run="4") is None
+    assert resumed(desk, 1, "fresh", run="4") is None
+    stored(desk, b"own", run="5")
+    stored(desk, b"newest", run="6")
+    assert resumed(desk, 1, "eager", run="5") == b"own"
+
+
+def test_what_a_spool_holds_yields_to_a_newer_checkpoint_in_the_store(desk: Desk, s3_address: StoreAddress) -> None:
+    first = desk.open(0)
+    first_folder = Path(first.spool_folder)
+    (Path(desk.address.url)).rename(desk.folder / "away")
+    reference = first.save(desk.tree({"step": b"0"}))
+    with pytest.raises(Exception, match="there is no folder"):
+        first.close(timeout_s=DEADLINE_S)
+    (desk.folder / "away").rename(Path(desk.address.url))
+    kept = shutil.copytree(first_folder, desk.folder / "kept")
+    stored(desk, b"1", attempt=1)
+    shutil.copytree(kept, first_folder)
+    assert resumed(desk, 2) == b"1"
+    assert reference["attempt"] == 0
+
+
+def test_a_damaged_pointer_is_told_and_the_list_is_searched(desk: Desk) -> None:
+    stored(desk, b"0", b"1")
+    file_of(desk, keys.task_latest_key(identity_of().pathspec)).write_bytes(b"{")
+    assert resumed(desk, 1) == b"1"
+    assert sum("pointer" in line and "damaged" in line for line in desk.said) == 1
+
+
+def test_a_damaged_checkpoint_is_told_and_an_older_one_is_taken(desk: Desk) -> None:
+    records = stored(desk, b"0", b"1", b"2")
+    damage(desk, records[2])
+    file_of(desk, records[1].manifest).unlink()
+    assert resumed(desk, 1) == b"0"
+    told = [line for line in desk.said if "is damaged, an older one is tried" in line]
+    assert len(told) == 2 and records[2].key in told[0] and records[1].key in told[1]
+
+
+def test_when_all_are_damaged_the_user_decides(desk: Desk) -> None:
+    for record in stored(desk, b"0", b"1"):
+        damage(desk, record)
+    checkpointer = desk.open(1)
+    target = desk.target()
+    with pytest.raises(CheckpointDamaged, match="digest"):
+        checkpointer.resume("fresh", str(target))
+    assert not os.listdir(target)
+
+
+def test_a_damaged_save_in_the_spool_is_told_and_the_store_is_asked(
+    make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer
+) -> None:
+    desk = make_desk(s3_address)
+    task = desk.task()
+    task.do("save", path=str(desk.tree({"step": b"0"})))
+    task.do("flush")
+    with paused(seaweed):
+        task.do("save", path=str(desk.tree({"step": b"1"})))
+        os.kill(desk.orphan(task.do("sidecar")), signal.SIGSTOP)
+        task.kill()
+        (pack,) = desk.scratch.glob("*/0000/*/0000000001/pack")
+        pack.write_bytes(b"")
+    assert resumed(desk, 1) == b"0"
+    assert any("earlier attempt is damaged" in line and "pack" in line for line in desk.said)
+
+
+def test_a_store_that_is_away_does_not_hide_what_this_machine_has(
+    make_desk: MakeDesk, s3_address: StoreAddress, line: SlowLine
+) -> None:
+    desk = make_desk(s3_address, "thread")
+    stored(desk, b"0")
+    first = desk.open(1)
+    line.cut()
+    first.save(desk.tree({"step": b"1"}))
+    with pytest.raises(TimeoutError):
+        first.close(timeout_s=0.1)
+
+    later = desk.open(2, flush_timeout_s=0.5)
+    later.reader = open_reader(s3_address, say=desk.said.append, give_up_after_s=0.3)
+    target = desk.target()
+    record = later.resume("fresh", str(target))
+    assert record is not None and record.attempt == 1 and read_tree(target) == {"step": b"1"}
+    assert any("store does not answer" in line for line in desk.said)
+
+    elsewhere = desk.open(3, scratch=desk.folder / "another machine")
+    elsewhere.reader = later.reader
+    with pytest.raises(StoreUnavailable):
+        elsewhere.resume("fresh", str(desk.target()))

@@ -1,0 +1,91 @@
+"""The main job: save every second count, fail now and then, and never count again what was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.flows.harness import Place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--with", "card")], ids=["plain", "with-card"])
+@pytest.mark.parametrize("mode", ["False", "True"], ids=["sync", "async"])
+def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[str, ...]) -> None:
+    place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode})
+    result = place.run("counter.py", *more)
+    assert result.code == 0, result.text
+    assert result.numbers("counted") == [1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9, 10]
+    assert result.numbers("resumed at") == [2, 6]
+    assert result.numbers("ended at") == [10]
+    assert place.wait_until_clean() == []
+    if more:
+        return  # what is stored does not depend on cards
+    task = place.look("CounterFlow")["count/0"]
+    counters = [[record["metadata"]["counter"] for record in attempt["_task_checkpoints"]] for attempt in task["attempts"]]
+    assert counters == [[2], [6, 4], [10, 8]]
+    for attempt in task["attempts"]:
+        newest = attempt["_task_checkpoints"][0]
+        assert attempt["_task_latest_checkpoint"] == newest
+        assert attempt["type of newest"] == "dict"
+        assert attempt["newest"] == newest
+    assert task["loaded"] == [1, 0]
+    assert [record["metadata"]["counter"] for record in task["listed"]] == [10, 8]
+    assert task["metadata"]["checkpoint-load-attempt"] == "1"
+    assert task["metadata"]["checkpoint-load-name"] == "mfchckpt"
+
+
+def test_every_branch_of_a_foreach_resumes_its_own(local: Place) -> None:
+    result = local.run("branches.py")
+    assert result.code == 0, result.text
+    assert result.after("letters") == ["abc"]
+    assert result.after("identifiers") == ["3"]
+    assert local.wait_until_clean() == []
+
+
+def test_children_of_a_task_save_for_it(local: Place) -> None:
+    result = local.run("children.py")
+    assert result.code == 0, result.text
+    assert result.after("child saved") == ["child ['child', 'task']"]
+    assert result.after("listed") == ["['child', 'task']"]
+    assert result.after("keys") == ["2"]
+    assert result.after("scope") == ["2"]
+    assert result.after("attempt 3") == ["[]"]
+    assert result.after("by name") == ["1"]
+    assert result.after("loaded") == ["from the child"]
+    assert result.after("restored") == ["from the task"]
+    assert result.after("refused") == ["LoadTargetNotEmpty"]
+    assert local.wait_until_clean() == []
+
+
+def test_eager_goes_on_from_another_run(local: Place) -> None:
+    eager, nothing = (f"checkpoint:show_card=False,load_policy={policy}" for policy in ("eager", "None"))
+    runs = [
+        local.run("plain.py", "--with", eager),
+        local.run("plain.py", "--with", eager),
+        local.run("plain.py", "--with", nothing),
+        local.run("plain.py", "--with", eager, "--tag", "checkpoint:elsewhere"),
+    ]
+    assert [run.after("began with") for run in runs] == [["None"], ["content"], ["None"], ["None"]], runs[1].text
+
+
+def test_attributes_arrive_as_text(local: Place) -> None:
+    result = local.run("plain.py", "--with", "checkpoint:async_upload=True,max_pending=3,max_pending_bytes=2MB,show_card=False")
+    assert result.code == 0, result.text
+    assert result.after("settings") == ["True 3 2000000"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ("max_pending=none", "@checkpoint(max_pending='none'): the value is not allowed. Allowed: a whole number, 1 or more."),
+        ("colour=blue", "@checkpoint(colour='blue'): there is no such attribute. There are: load_policy, "),
+    ],
+)
+def test_a_wrong_attribute_is_refused_before_any_task(local: Place, attributes: str, message: str) -> None:
+    result = local.run("plain.py", "--with", f"checkpoint:{attributes}")
+    assert result.code == 1
+    assert message in result.text
+    assert "Traceback" not in result.text
+    assert "Workflow starting" not in result.text
