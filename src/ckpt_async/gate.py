@@ -45,7 +45,8 @@ class Gate:
     def raise_earlier_failure(self) -> None:
         """Raise where the store has refused an earlier save: a user learns of it at the next ``save()``, not at the end."""
         self._worker.raise_fatal()
-        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.")
+        # A save that is lost has been told; it is no reason to refuse the next one, which takes its place.
+        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", lost=False)
 
     def pass_in(self, size_bytes: int, name: str) -> None:
         """Return when a save of this size may enter the spool.
@@ -95,7 +96,7 @@ class Gate:
 
     def _wait(self, decision: Wait, held_saves: int) -> None:
         def changed() -> bool:
-            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures())
+            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures(lost=False))
 
         if not self._worker.wait_until(changed, time.monotonic() + self._timeout_s):
             raise SaveRefused(

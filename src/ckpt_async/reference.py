@@ -6,10 +6,10 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout
+from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["CheckpointReference", "NotStored", "Pending", "SaveState", "Stats", "Status"]
@@ -44,6 +44,8 @@ class SaveState:
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
         What went over the line.
+    methods : dict of str to int
+        How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
@@ -60,11 +62,17 @@ class SaveState:
     error: CheckpointError | None = None
     reason: str = ""
     given_up: str = ""
+    methods: dict[str, int] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
         """Whether nothing is to be expected any more without a new try."""
         return self.status in (Status.COMMITTED, Status.FAILED, Status.DROPPED)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it failed for good: its files are not what was saved any more, so that no new try can store it."""
+        return self.status == Status.FAILED and isinstance(self.error, SnapshotFailed)
 
 
 class CheckpointReference(dict[str, Any]):

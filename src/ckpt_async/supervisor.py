@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, WorkerDied
-from ckpt_async.words.events import Close, Command, EntryCommitted, Event, Press, Retry
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, WorkerDied, from_wire
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryFailed, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -56,6 +57,7 @@ class Supervisor:
         self._started = False
         self._ending = False
         self._deaths = 0
+        self._told_lost: set[str] = set()
         self._fatal: CheckpointError | None = None
 
     def ensure_started(self) -> None:
@@ -90,7 +92,16 @@ class Supervisor:
         self._ledger.apply(event)
         if isinstance(event, EntryCommitted):
             self._deaths = 0
+        elif isinstance(event, EntryFailed):
+            self._say_lost(event)
         self.tell_listeners(event)
+
+    def _say_lost(self, event: EntryFailed) -> None:
+        """A save that can't be tried again is told at once, and once."""
+        error = from_wire(event.error)
+        if isinstance(error, SnapshotFailed) and event.entry not in self._told_lost:
+            self._told_lost.add(event.entry)
+            self._say(f"A save is lost: {error}")
 
     def tell_listeners(self, event: Event) -> None:
         """Pass an event on."""
@@ -137,6 +148,11 @@ class Supervisor:
         with self._ledger.changed:
             self._fatal = error
             self._ledger.give_up(str(error))
+
+    @property
+    def link_guard(self) -> LinkGuard | None:
+        """Who guards linked files at this moment."""
+        return self._worker.link_guard
 
     def raise_fatal(self) -> None:
         """Raise where there is no worker and none can be had."""
@@ -202,9 +218,9 @@ class Supervisor:
             self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
         self.raise_failures()
 
-    def raise_failures(self, hint: str = "") -> None:
-        """Raise the store's refusal of the newest save that it refuses, if there is one."""
-        failures = self._ledger.failures()
+    def raise_failures(self, hint: str = "", *, lost: bool = True) -> None:
+        """Raise the store's refusal of the newest save that it refuses, if there is one; also the loss of one, unless not asked."""
+        failures = self._ledger.failures(lost=lost)
         if failures:
             error = failures[-1].state.error
             assert error is not None
@@ -239,10 +255,13 @@ class Supervisor:
             self._ending = True
             started = self._started
         if started:
-            finished = not self._ledger.outstanding() and not self._ledger.failures() and self._fatal is None
+            finished = not self._ledger.outstanding() and not self._ledger.failures(lost=False) and self._fatal is None
             self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
             if not finished or not self._worker.join(END_TIMEOUT_S):
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return
+        for lost in self._ledger.failures():
+            # The flush before this has told it; there is nothing in it that could be stored.
+            self._spool.drop(lost.state.entry)
         remove_spool(self._spool)

@@ -155,7 +155,7 @@ def break_time_s() -> float:
 
 
 def file_system_of(descriptor: int) -> str:
-    """Return the kind of the file system that an open file or folder lies on, as the kernel calls it; empty where that can't be told.
+    """Return the kind of the file system that an open file or folder lies on, as the kernel calls it; empty if that can't be told.
 
     By the mount, not by the device's number: on overlayfs a file may show that of another file system.
     """

@@ -65,7 +65,7 @@ class LinkGuard(Protocol):
         """
 
     def holds(self, folder: str) -> bool:
-        """Return whether everything that was guarded in a folder (it may have moved on since) is guarded at this moment."""
+        """Return whether all that was guarded in a folder is guarded at this moment. Only the folder's name counts: it moves on."""
 
 
 @dataclass
@@ -160,7 +160,11 @@ def make_private(folder: str, name: str, *, inode: int, size_bytes: int, mtime_n
     """
     path = os.path.join(folder, name)
     temporary = os.path.join(folder, f".{name}.private")
-    if (found := os.stat(path)).st_ino != inode:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return  # stored, and removed, in this moment
+    if found.st_ino != inode:
         return  # a guard has done it
     if not link_is_intact(found, inode=inode, size_bytes=size_bytes, mtime_ns=mtime_ns):
         raise SnapshotFailed("keep a saved file", on=printable(path), cause="it was changed while nobody guarded it")

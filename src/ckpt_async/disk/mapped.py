@@ -1,7 +1,7 @@
 """Who has a file mapped for writing: asked on overlayfs alone, where the kernel forgets a mapping once its descriptor is closed.
 
-Seen on Linux 6.18: overlayfs hands the mapping to the file below it, so that a lease on its own file is granted although stores through
-the mapping go on. ext4, XFS, Btrfs and tmpfs refuse the lease. What is asked here is exact where a lease is held already:
+Seen on Linux 6.18: overlayfs hands the mapping to the file below it, so that a lease on its own file is granted although stores
+through the mapping go on. ext4, XFS, Btrfs and tmpfs refuse the lease. What is asked here stays true while a lease is held:
 without a descriptor open for writing nobody can make a new mapping of that kind.
 """
 

@@ -40,7 +40,8 @@ from ckpt_async.words.manifest import check_relative_path
 
 __all__ = ["LINKED", "PACK", "PACKED", "PACK_LIMIT_BYTES", "Snapshot", "SnapshotFile", "restore_snapshot", "take_snapshot"]
 
-#: Smaller files are packed, unless they are linked (`LINK_MIN_BYTES`). µs a file, packed and alone (ext4): 10 KiB 20 and 70, 256 KiB 95 and 120, 1 MiB 380 and 610.
+#: Smaller files are packed, unless they are linked (`LINK_MIN_BYTES`). µs a file, packed and alone (ext4): 10 KiB 20 and 70,
+#: 256 KiB 95 and 120, 1 MiB 380 and 610.
 PACK_LIMIT_BYTES = 1024 * 1024
 
 #: The name of the file that holds the small ones.

@@ -52,8 +52,8 @@ class Settings:
     worker : str
         ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
     snapshot : str
-        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"`` refuses a
-        save in which a file that is not small can't be linked.
+        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
+        refuses a save in which a file that is not small can't be linked.
     max_pending : int
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None

@@ -4,8 +4,8 @@ Not the asyncio loop: a loop that is busy must neither delay a writer that waits
 that waits for an answer. It starts before anything else in its process, so it keeps the priority that the rest gives up.
 
 A request is one line of JSON, and so is the answer: ``{"guard": ENTRY, "names": [...]}`` is answered by
-``{"files": {NAME: [inode, size, mode, mtime_ns] or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The guard's
-first line is ``{"ready": ""}``, or why it can't guard anything.
+``{"files": {NAME: [inode, size, mode, mtime_ns] or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The
+guard's first line is ``{"ready": ""}``, or why it can't guard anything.
 """
 
 from __future__ import annotations

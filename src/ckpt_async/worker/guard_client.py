@@ -39,6 +39,12 @@ class GuardClient:
         self._ready = False
         self._lost = ""
 
+    @classmethod
+    def pair(cls) -> tuple[GuardClient, socket.socket]:
+        """Return a client, and the other end of its connection, for the guard's process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return cls(ours), theirs
+
     def guard(self, folder: str, names: Sequence[str], *, patience_s: float) -> Mapping[str, Guarded | str]:
         """Have links guarded."""
         answers: dict[str, Guarded | str] = {}

@@ -112,7 +112,7 @@ class GuardedLinks:
         try:
             folder = self._folder(spool, entry, os.path.join(spool.folder, EntryState.STAGING, entry))
         except OSError as error:
-            return {name: f"its folder can't be opened ({error.strerror})" for name in names}
+            return dict.fromkeys(names, f"its folder can't be opened ({error.strerror})")
         if refusal := self._refuse_folder(folder):
             return dict.fromkeys(names, refusal)
         answers: dict[str, Guarded | str] = {}

@@ -16,7 +16,8 @@ LOOK_EVERY_BYTES = 32 * 1024 * 1024
 @dataclass(frozen=True, eq=False)
 class CopyJob:
     """A copy to be made of a file that somebody wants to write to: for `copy_aside`, then for
-    `ckpt_async.worker.guarded.GuardedLinks.copied`."""
+    `ckpt_async.worker.guarded.GuardedLinks.copied`.
+    """
 
     descriptor: int
     found: os.stat_result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -25,13 +26,20 @@ from ckpt_async.words.events import (
 )
 from ckpt_async.worker.uploader import Uploader
 
-__all__ = ["StoreMaker", "WorkerRuntime"]
+__all__ = ["LinkAdopter", "StoreMaker", "WorkerRuntime"]
 
 #: Makes the store of a spool, retries included; told of transient trouble through its second argument.
 StoreMaker = Callable[[SpoolHeader, Callable[[int, "StoreError | None"], None]], Store]
 
 #: How often the lock of a spool is tried whose worker outlives its task. A local lock, not the store.
 LOCK_RETRY_S = 0.25
+
+
+class LinkAdopter(Protocol):
+    """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`."""
+
+    def adopt(self, folder: str) -> None:
+        """Return once the files in this spool, whose worker lock the caller holds, are guarded. Blocks."""
 
 
 class WorkerRuntime:
@@ -45,12 +53,17 @@ class WorkerRuntime:
         See `StoreMaker`.
     emit : callable
         Takes events; must not block.
+    guard : LinkAdopter, optional
+        Without it, links that another process has left are believed as long as their files look unchanged.
     """
 
-    def __init__(self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None], guard: LinkAdopter | None = None
+    ) -> None:
         self._spool = Spool(folder)
         self._make_store = make_store
         self._emit = emit
+        self._guard = guard
         self._uploader: Uploader | None = None
         self._waiting: list[Command] = []
         self._scope: anyio.CancelScope | None = None
@@ -84,6 +97,7 @@ class WorkerRuntime:
         self._spool.worker_lock.acquire(attempted="upload what is saved in a spool")
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
+            await self._guard_links(self._spool.folder)
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
@@ -99,6 +113,10 @@ class WorkerRuntime:
                         await self._uploader.run()
         finally:
             self._spool.worker_lock.release()
+
+    async def _guard_links(self, folder: str) -> None:
+        if self._guard is not None:
+            await anyio.to_thread.run_sync(self._guard.adopt, folder)
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
@@ -117,6 +135,7 @@ class WorkerRuntime:
                 # The dead attempt's own sidecar is still uploading: faster than beginning anew.
                 await anyio.sleep(LOCK_RETRY_S)
             await anyio.to_thread.run_sync(spool.clean)
+            await self._guard_links(folder)
             if not spool.waiting():
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
@@ -128,7 +147,9 @@ class WorkerRuntime:
                 await uploader.run()
             if uploader.last_failure is not None:
                 left, error = len(spool.waiting()), uploader.last_failure.to_wire()
-            else:
+                # What is lost is told once; no later attempt could do more.
+                await anyio.to_thread.run_sync(uploader.remove_lost)
+            if not spool.waiting():
                 await anyio.to_thread.run_sync(remove_spool, spool)
         except FileNotFoundError:
             pass  # Its own worker has finished and removed it.

@@ -13,11 +13,12 @@ import anyio.to_thread
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.part_log import PartLog
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.torn import check_links, torn_error
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.plan import SourceFile
 from ckpt_async.transfer.upload import UploadJob, upload
-from ckpt_async.words.errors import CheckpointError, SpoolDamaged
+from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event
 
 __all__ = ["Uploader", "choose_entry"]
@@ -99,6 +100,12 @@ class Uploader:
         """The failure of the newest entry that failed, if one did."""
         return self._failed[max(self._failed)] if self._failed else None
 
+    def remove_lost(self) -> None:
+        """Remove the entries of which linked files were overwritten: nobody can store them any more."""
+        for name, error in list(self._failed.items()):
+            if isinstance(error, SnapshotFailed):
+                self._spool.drop(name)
+
     async def run(self) -> None:
         """Upload until closed. May be cancelled at any point: the next worker goes on where this one was."""
         await anyio.to_thread.run_sync(self._spool.clean_trash)
@@ -150,7 +157,14 @@ class Uploader:
         progress = _Progress(self._prefix + name, self._emit)
         log = PartLog(folder)
         try:
-            result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+            await anyio.to_thread.run_sync(check_links, entry, folder)
+            try:
+                result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+            except SpoolDamaged as error:
+                # A guard that comes too late removes the file.
+                raise torn_error(folder, name) or error from error
+            # What was sent is what was saved only if the links still are what they were.
+            await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
         finally:
             log.close()

@@ -122,9 +122,13 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         except InvalidArgument as error:
             raise _refuse(name, value, error.hint.removeprefix("Allowed: ").rstrip(".")) from error
         engine[name] = value
+    try:
+        settings = coerce_settings(engine)
+    except InvalidArgument as error:
+        raise WrongCheckpointAttribute(f"@checkpoint({error.on}): {error.cause}. {error.hint}") from error
     return CheckpointAttributes(
         load_policy=_read_policy(every["load_policy"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
-        settings=coerce_settings(engine),
+        settings=settings,
     )
