@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ckpt_async.checkpointer import Checkpointer
 from ckpt_async.disk import durable
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import spool_folder
+from ckpt_async.spool.neighbours import older_attempts, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
@@ -99,7 +99,9 @@ def open_checkpointer(
     spool = Spool.create(spool_folder(scratch_root, address, identity, node_index), header)
 
     def make_worker(on_event: Callable[[Event], None], on_death: Callable[[], None]) -> WorkerHandle:
-        if settings.worker == "thread":
+        # Without async_upload the training stands still while a save is uploaded: a process of its own would only cost its start.
+        # What an earlier attempt left goes out beside the training in any case.
+        if settings.worker == "thread" or not (settings.async_upload or older_attempts(spool.folder)):
             return ThreadWorker(spool.folder, make_store, on_event, on_death)
         return SidecarClient(spool.folder, on_event, on_death)
 

@@ -6,7 +6,8 @@ import builtins
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ckpt_async import recovery
 from ckpt_async.disk.linking import LinkGuard, make_private
@@ -142,9 +143,10 @@ class Checkpointer:
         self._check_outside(path)
         tree = scan(path)
         with self._saving:
-            self._gate.pass_in(tree.size_bytes, name)
+            self._gate.pass_in(tree.size_bytes, name, latest=latest)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            reference = self._take(tree, name, frozen_metadata, latest, storage_format)
+            with self._spool_errors():
+                reference = self._take(tree, name, frozen_metadata, latest, storage_format)
         self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
@@ -177,20 +179,13 @@ class Checkpointer:
                 storage_format=storage_format,
                 store_url=self.address.url,
             )
-            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, snapshot.methods)
+            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, latest=latest, methods=snapshot.methods)
             entry = Entry(entry_name, self.identity, record, snapshot, latest)
             self._spool.publish(entry)
             self._keep_links(entry, guard)
-        except BaseException as error:
+        except BaseException:
             self._ledger.cancel(entry_name)
             self._spool.discard(version)
-            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-                raise SnapshotFailed(
-                    "write a save into the spool",
-                    on=error.filename or self._spool.folder,
-                    cause=error.strerror or str(error),
-                    hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
-                ) from error
             raise
         return reference
 
@@ -217,6 +212,21 @@ class Checkpointer:
             raise
         finally:
             os.close(folder)
+
+    @contextmanager
+    def _spool_errors(self) -> Iterator[None]:
+        """Translate what the operating system says of the spool's disk."""
+        try:
+            yield
+        except CheckpointError:
+            raise  # Some are an OSError too.
+        except OSError as error:
+            raise SnapshotFailed(
+                "write a save into the spool",
+                on=error.filename or self._spool.folder,
+                cause=error.strerror or str(error),
+                hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
+            ) from error
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""

@@ -48,7 +48,7 @@ class Gate:
         # A save that is lost has been told; it is no reason to refuse the next one, which takes its place.
         self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", lost=False)
 
-    def pass_in(self, size_bytes: int, name: str) -> None:
+    def pass_in(self, size_bytes: int, name: str, *, latest: bool) -> None:
         """Return when a save of this size may enter the spool.
 
         Raises
@@ -62,7 +62,7 @@ class Gate:
         tried: set[str] = set()
         waited = False
         while True:
-            load = self._load(name, tried)
+            load = self._load(name, latest, tried)
             decision = decide(size_bytes, load, self._limits)
             if isinstance(decision, Admit):
                 break
@@ -79,9 +79,9 @@ class Gate:
         if waited:
             self._ledger.charge_wait(time.monotonic() - started_s)
 
-    def _load(self, name: str, tried: set[str]) -> SpoolLoad:
+    def _load(self, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
-        droppable = tuple(queued for queued in self._ledger.droppable(name) if queued.entry not in tried)
+        droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
         return SpoolLoad(saves, held_bytes, shutil.disk_usage(self._spool.folder).free, droppable)
 
     def _drop(self, decision: Drop) -> None:

@@ -64,9 +64,17 @@ class Host:
             await self._runtime.run()
             group.cancel_scope.cancel()
         self._writer.close()
-        if self._orphaned:
-            # Where the task lives, removing the spool is its business.
-            await anyio.to_thread.run_sync(remove_spool, self._spool)
+        await anyio.to_thread.run_sync(self._clean_up)
+
+    def _clean_up(self) -> None:
+        """Remove an empty spool. Where the task lives that is its business; its lock tells, for the last upload may have ended
+        before the end of the task was seen.
+        """
+        try:
+            if self._orphaned or self._spool.task_lock.try_acquire():
+                remove_spool(self._spool)
+        except FileNotFoundError:
+            pass  # The next attempt was faster.
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:

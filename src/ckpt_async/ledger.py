@@ -62,9 +62,11 @@ class Ledger:
         self.trouble: CheckpointError | None = None
         self._waited_s = 0.0
 
-    def open(self, record: CheckpointRecord, entry: str, size_bytes: int, methods: dict[str, int]) -> CheckpointReference:
+    def open(
+        self, record: CheckpointRecord, entry: str, size_bytes: int, *, latest: bool, methods: dict[str, int] | None = None
+    ) -> CheckpointReference:
         """Enter a save that is about to be published."""
-        state = SaveState(entry, size_bytes, self.changed, total_bytes=size_bytes, methods=methods)
+        state = SaveState(entry, size_bytes, self.changed, latest=latest, total_bytes=size_bytes, methods=methods or {})
         reference = CheckpointReference(record, state)
         with self.changed:
             self._references[entry] = reference
@@ -112,12 +114,15 @@ class Ledger:
             self.changed.notify_all()
 
     def reopen_failed(self) -> bool:
-        """Count the failed saves as under way again; returns whether there are any."""
+        """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""
         with self.changed:
             failed = [reference.state for reference in self.failures(lost=False)]
             for state in failed:
                 state.status, state.error = Status.QUEUED, None
-            return bool(failed)
+            left = set(self.adoption_errors)
+            self._adopting |= left
+            self.adoption_errors.clear()
+            return bool(failed or left)
 
     def unsettled(self) -> list[str]:
         """Return the entries of the saves of which news is to be expected."""
@@ -157,17 +162,21 @@ class Ledger:
         with self.changed:
             return [self._references[entry] for entry in sorted(self._references)]
 
-    def droppable(self, name: str) -> tuple[Queued, ...]:
-        """Return the saves that may be given up for a new one called `name`, oldest first: not begun, and superseded."""
+    def droppable(self, name: str, *, latest: bool) -> tuple[Queued, ...]:
+        """Return the saves that may be given up for a new one called `name`, oldest first: not begun, and superseded.
+
+        One that a retry would resume from is superseded only by a later one of which that is true as well.
+        """
         with self.changed:
             found = []
-            later_names = {name}
+            later = {(name, False), (name, latest)}
             for entry in sorted(self._references, reverse=True):
                 reference = self._references[entry]
-                if reference.status == Status.QUEUED and reference.record.name in later_names:
+                kind = reference.record.name, reference.state.latest
+                if reference.status == Status.QUEUED and kind in later:
                     found.append(Queued(entry, reference.state.size_bytes))
                 if reference.status != Status.DROPPED and not reference.state.lost:
-                    later_names.add(reference.record.name)
+                    later |= {(reference.record.name, False), kind}
             return tuple(reversed(found))
 
     def _kept(self) -> list[SaveState]:

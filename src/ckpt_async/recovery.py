@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from ckpt_async.disk import durable
 from ckpt_async.disk.snapshot import restore_snapshot
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import LeftSave, left_saves
 from ckpt_async.spool.spool import Spool
-from ckpt_async.transfer.download import PARTIAL_PREFIX, check_target, hand_over
+from ckpt_async.transfer.download import check_target, hand_over
+from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
@@ -146,16 +144,16 @@ def _from_spool(
     """
     for one in left:
         check_target(target)
-        partial = os.path.join(target, PARTIAL_PREFIX + secrets.token_hex(4))
-        os.mkdir(partial, 0o700)
+        partial = PartialFolder(target)
         try:
-            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial)
-            hand_over(partial, target)
+            partial.make()
+            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial.path)
+            hand_over(partial.path, target)
         except SpoolDamaged as damage:
             say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
             damages.append(damage)
             continue
         finally:
-            durable.remove_tree(partial)
+            partial.remove()
         return one.entry.record
     return None

@@ -38,6 +38,8 @@ class SaveState:
 
     Attributes
     ----------
+    latest : bool
+        Whether a retry would resume from it.
     total_bytes, done_bytes : int
         Of its upload.
     blocked_s, upload_s : float
@@ -53,6 +55,7 @@ class SaveState:
     entry: str
     size_bytes: int
     changed: threading.Condition
+    latest: bool = True
     status: str = Status.QUEUED
     total_bytes: int = 0
     done_bytes: int = 0

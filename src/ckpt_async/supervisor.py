@@ -104,9 +104,13 @@ class Supervisor:
             self._say(f"A save is lost: {error}")
 
     def tell_listeners(self, event: Event) -> None:
-        """Pass an event on."""
-        for listener in self.listeners:
-            listener(event)
+        """Pass an event on. A listener that raises is told of and left out from then on: saving must not depend on it."""
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                self.listeners.remove(listener)
+                self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")
 
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""

@@ -50,10 +50,16 @@ def local_desk(request: pytest.FixtureRequest, local_address: StoreAddress, make
     return make_desk(local_address, request.param)
 
 
-@pytest.fixture(params=["process", "thread"])
-def s3_desk(request: pytest.FixtureRequest, s3_address: StoreAddress, make_desk: MakeDesk) -> Desk:
-    """A desk over S3, with each worker."""
-    return make_desk(s3_address, request.param)
+@pytest.fixture
+def s3_desk(s3_address: StoreAddress, make_desk: MakeDesk) -> Desk:
+    """A desk over S3, for what does not depend on where the worker lives: in a thread, which is there at once."""
+    return make_desk(s3_address, "thread")
+
+
+@pytest.fixture
+def thread_desk(local_address: StoreAddress, make_desk: MakeDesk) -> Desk:
+    """A desk over a folder, likewise."""
+    return make_desk(local_address, "thread")
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ def test_save_waits_for_room_and_counts_it(s3_desk: Desk, seaweed: SeaweedServer
     assert 0 < stats.waited_s <= stats.blocked_s
 
 
-def test_drop_oldest_gives_up_what_is_superseded_and_not_begun(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+@pytest.mark.parametrize("worker", ["process", "thread"])
+def test_drop_oldest_gives_up_what_is_superseded_and_not_begun(s3_desk: Desk, seaweed: SeaweedServer, worker: str) -> None:
+    s3_desk.worker = worker
     checkpointer = s3_desk.open(max_pending=3, on_full="drop_oldest")
     with paused(seaweed):
         begun = checkpointer.save(s3_desk.tree({"step": b"0"}))
@@ -70,14 +72,14 @@ def test_raise_refuses_at_once_and_goes_on_later(s3_desk: Desk, seaweed: Seaweed
 
 
 @pytest.mark.parametrize("on_full", ["block", "drop_oldest", "raise"])
-def test_a_save_that_could_never_fit_is_refused_at_once(local_desk: Desk, on_full: str) -> None:
-    checkpointer = local_desk.open(max_pending_bytes=100, on_full=on_full)
+def test_a_save_that_could_never_fit_is_refused_at_once(thread_desk: Desk, on_full: str) -> None:
+    checkpointer = thread_desk.open(max_pending_bytes=100, on_full=on_full)
     with pytest.raises(SaveRefused, match="max_pending_bytes"):
-        checkpointer.save(local_desk.tree({"a": b"x" * 101}))
-    checkpointer.save(local_desk.tree({"a": b"x" * 100}))
+        checkpointer.save(thread_desk.tree({"a": b"x" * 101}))
+    checkpointer.save(thread_desk.tree({"a": b"x" * 100}))
     checkpointer.close(timeout_s=DEADLINE_S)
-    assert len(local_desk.records()) == 1
-    assert local_desk.is_clean()
+    assert len(thread_desk.records()) == 1
+    assert thread_desk.is_clean()
 
 
 def test_a_wait_for_room_ends_at_its_deadline(s3_desk: Desk, seaweed: SeaweedServer) -> None:

@@ -91,7 +91,7 @@ def test_a_worker_that_can_never_run_is_told_and_ends_every_wait(
     assert desk.is_clean()
 
 
-@pytest.mark.parametrize("worker", ["process", "thread"])
+@pytest.mark.parametrize("worker", ["thread"])
 def test_a_save_that_waits_while_another_thread_closes_is_refused(
     make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer, worker: str
 ) -> None:
@@ -143,8 +143,7 @@ def test_an_older_spool_that_cannot_be_read_stops_nothing(
     assert any("attempt 0 left could not be stored" in line for line in desk.said)
 
 
-@pytest.mark.parametrize("worker", ["process", "thread"])
-@pytest.mark.parametrize("damage", ["missing", "short"])
+@pytest.mark.parametrize(("worker", "damage"), [("process", "missing"), ("thread", "short")])
 def test_a_save_whose_files_somebody_removed_fails_and_holds_up_no_other(
     make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer, worker: str, damage: str
 ) -> None:

@@ -12,12 +12,12 @@ from tests.engine.conftest import MakeDesk
 from tests.engine.desk import DEADLINE_S, Desk, alive, identity_of
 
 
-def test_close_without_saves_leaves_no_trace(desk: Desk) -> None:
-    checkpointer = desk.open()
+def test_close_without_saves_leaves_no_trace(local_desk: Desk) -> None:
+    checkpointer = local_desk.open()
     checkpointer.close(timeout_s=DEADLINE_S)
     checkpointer.close(timeout_s=DEADLINE_S)
-    assert desk.is_clean() and not desk.said
-    assert not desk.records()
+    assert local_desk.is_clean() and not local_desk.said
+    assert not local_desk.records()
 
 
 def test_close_ends_the_sidecar_and_every_later_call(local_desk: Desk) -> None:
@@ -43,20 +43,20 @@ def test_newest_first_under_a_pressing_deadline(local_desk: Desk) -> None:
     assert latest is not None and latest.version_id == 4
 
 
-def test_a_scratch_folder_that_is_a_link_is_refused(local_desk: Desk, tmp_path: Path) -> None:
+def test_a_scratch_folder_that_is_a_link_is_refused(thread_desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(InvalidArgument, match="symbolic link"):
-        local_desk.open(scratch=tmp_path / "link")
+        thread_desk.open(scratch=tmp_path / "link")
     assert not os.listdir(tmp_path / "real")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_scratch_folder_of_somebody_else_is_refused(local_desk: Desk, tmp_path: Path) -> None:
+def test_a_scratch_folder_of_somebody_else_is_refused(thread_desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir(mode=0o777)
     os.chown(tmp_path / "theirs", 12345, 12345)
     with pytest.raises(InvalidArgument, match="belongs to user 12345"):
-        local_desk.open(scratch=tmp_path / "theirs")
+        thread_desk.open(scratch=tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3://", "file://elsewhere/x", ""])

@@ -48,8 +48,7 @@ def test_a_bucket_that_does_not_exist(make_desk: MakeDesk, s3_address: StoreAddr
     assert desk.spools() == ["0000"]
 
 
-@pytest.mark.parametrize("worker", ["process", "thread"])
-@pytest.mark.parametrize("who", ["wrong", "reader"])
+@pytest.mark.parametrize(("worker", "who"), [("process", "wrong"), ("thread", "reader")])
 def test_an_identity_that_may_not_write(
     make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch, worker: str, who: str
 ) -> None:
@@ -117,4 +116,24 @@ def test_a_synchronous_save_raises_by_itself_and_keeps_nothing(make_desk: MakeDe
     reference = checkpointer.save(desk.tree())
     checkpointer.close(timeout_s=DEADLINE_S)
     assert [record.key for record in desk.records()] == [reference["key"]]
+    assert desk.is_clean()
+
+
+@pytest.mark.parametrize("worker", ["process", "thread"])
+def test_what_an_earlier_attempt_left_is_tried_again_too(make_desk: MakeDesk, tmp_path: Path, worker: str) -> None:
+    desk = make_desk(StoreAddress(str(tmp_path / "missing")), worker)
+    first = desk.open()
+    first.save(desk.tree())
+    with pytest.raises(StoreMissing):
+        first.close(timeout_s=DEADLINE_S)
+    later = desk.open(1)
+    later.flush()
+    assert sum("attempt 0 left could not be stored" in line for line in desk.said) == 1
+    later.save(desk.tree())
+    with pytest.raises(StoreMissing):
+        later.flush()
+    (tmp_path / "missing").mkdir()
+    later.flush()
+    later.close(timeout_s=DEADLINE_S)
+    assert [(record.attempt, record.version_id) for record in desk.records()] == [(1, 0), (0, 0)]
     assert desk.is_clean()

@@ -82,14 +82,14 @@ def test_a_listener_hears_the_story_of_a_save(local_desk: Desk) -> None:
     assert checkpointer.pending.saves == checkpointer.pending.size_bytes == 0
 
 
-def test_a_synchronous_save_returns_with_the_checkpoint_in_the_store(desk: Desk) -> None:
-    checkpointer = desk.open(async_upload=False)
-    assert not desk.events, "a task that saves nothing needs no worker"
-    reference = checkpointer.save(desk.tree(FILES))
+def test_a_synchronous_save_returns_with_the_checkpoint_in_the_store(local_desk: Desk) -> None:
+    checkpointer = local_desk.open(async_upload=False)
+    assert not local_desk.events, "a task that saves nothing needs no worker"
+    reference = checkpointer.save(local_desk.tree(FILES))
     assert reference.done()
-    assert desk.content(reference) == FILES
+    assert local_desk.content(reference) == FILES
     checkpointer.close(timeout_s=30)
-    assert desk.is_clean()
+    assert local_desk.is_clean()
 
 
 def test_load_waits_for_a_save_of_its_own(local_desk: Desk) -> None:
@@ -103,20 +103,20 @@ def test_load_waits_for_a_save_of_its_own(local_desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 200, 7, "a\ud800"])
-def test_a_name_that_cannot_be_is_refused(local_desk: Desk, name: object) -> None:
-    checkpointer = local_desk.open()
+def test_a_name_that_cannot_be_is_refused(thread_desk: Desk, name: object) -> None:
+    checkpointer = thread_desk.open()
     with pytest.raises(InvalidArgument, match="name"):
-        checkpointer.save(local_desk.tree(), name=name)  # type: ignore[arg-type]
+        checkpointer.save(thread_desk.tree(), name=name)  # type: ignore[arg-type]
     assert checkpointer.stats.saves == 0
 
 
 @pytest.mark.parametrize("name", ["a.b/../c d", "~2E", "模型", "latest", ".", "x" * 180])
-def test_a_name_that_looks_odd_comes_back(local_desk: Desk, name: str) -> None:
-    checkpointer = local_desk.open()
-    reference = checkpointer.save(local_desk.tree(), name=name)
+def test_a_name_that_looks_odd_comes_back(thread_desk: Desk, name: str) -> None:
+    checkpointer = thread_desk.open()
+    reference = checkpointer.save(thread_desk.tree(), name=name)
     checkpointer.flush()
     assert [record.name for record in checkpointer.list(name=name)] == [name]
-    assert local_desk.content(reference["key"]) == {"model.bin": b"weights"}
+    assert thread_desk.content(reference["key"]) == {"model.bin": b"weights"}
 
 
 def test_arguments_are_refused_before_anything_is_done(local_desk: Desk, tmp_path: Path) -> None:

@@ -76,19 +76,6 @@ def test_a_discarded_save_leaves_nothing(spool: Spool) -> None:
     assert not any(states(spool).values())
 
 
-def test_a_save_whose_last_sync_fails_is_not_uploaded_behind_the_users_back(
-    spool: Spool, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(path: str) -> None:
-        if path.endswith("ready"):
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(durable, "sync_folder", broken)
-    with pytest.raises(OSError, match="Input/output"):
-        save(spool, source)
-    assert spool.waiting() == []
-
-
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0000000001", "notes.txt", "tmp"])
 @pytest.mark.parametrize("state", ["ready", "active"])
 def test_files_of_other_programs_are_no_entries(spool: Spool, name: str, state: str) -> None:

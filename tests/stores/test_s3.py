@@ -167,13 +167,17 @@ async def test_nothing_passes_over_the_payload_twice(s3_place: S3Place, monkeypa
     assert max(hashed, default=0) < 10_000
 
 
-async def test_big_bodies_at_once_do_not_block_the_loop(s3_place: S3Place, no_blocking: None) -> None:
+@pytest.fixture
+def six_bodies() -> list[Body]:
+    return [part_body(5 * MIB) for _ in range(6)]
+
+
+async def test_big_bodies_at_once_do_not_block_the_loop(s3_place: S3Place, six_bodies: list[Body], no_blocking: None) -> None:
     async with Limiting(s3_place.store(), 4) as store:
-        bodies = [part_body(5 * MIB) for _ in range(6)]
         async with anyio.create_task_group() as group:
-            for number, body in enumerate(bodies):
+            for number, body in enumerate(six_bodies):
                 group.start_soon(store.put, f"k/{number}", body)
-        for number, body in enumerate(bodies):
+        for number, body in enumerate(six_bodies):
             assert await store.get(f"k/{number}") == b"".join(body.chunks)
 
 

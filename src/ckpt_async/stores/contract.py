@@ -2,8 +2,8 @@
 
 Rules that hold for every method:
 
-- Keys are relative to the store's root, parts joined by ``/``; a key that is empty, absolute, or has an empty part, ``.`` or ``..`` raises
-  `InvalidArgument` before anything is touched.
+- Keys are relative to the store's root, parts joined by ``/``; a key that is empty, absolute, or has an empty part, ``.`` or
+  ``..`` raises `InvalidArgument` before anything is touched.
 - Every method may be repeated after any failure: the effect of a repetition is that of one call.
 - What fails raises a `StoreError`. `StoreUnavailable` is the one transient kind: the caller may repeat. All others are permanent.
 - A method that is cancelled leaves either the old state or the new one, never half of it; it may leave unseen temporary data.
@@ -156,7 +156,8 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def list(self, prefix: str) -> list[ObjectInfo]:
         """List all objects whose key starts with `prefix`, sorted by key. `prefix` ends with ``/`` or is empty. Unfinished
-        uploads are not seen."""
+        uploads are not seen.
+        """
 
     @abc.abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:

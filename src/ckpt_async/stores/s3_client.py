@@ -29,7 +29,7 @@ EXPIRY_MARGIN_S = 120.0
 RETRY_SOON_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 # The kernel takes no more than this beyond what is on the wire: progress is then seen as it is, not as the kernel's buffer fills.
-UNSENT_BYTES = 256 * 1024
+UNSENT_BYTES = 512 * 1024
 
 
 class FollowedCredentials(AioCredentials):  # type: ignore[misc]

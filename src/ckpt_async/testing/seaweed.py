@@ -80,6 +80,7 @@ class SeaweedServer:
         # Log, settings and sockets always lie in a short path of our own: the path of a socket has about a hundred bytes.
         self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._ports: dict[str, int] = {}
         self.host = HOST
         self.port = 0
 
@@ -158,6 +159,7 @@ class SeaweedServer:
                 strict=True,
             )
         )  # fmt: skip
+        self._ports = named
         self.port = named["s3.port"]
         data = self._given or os.path.join(self._folder, "data")
         os.makedirs(data, exist_ok=True)
@@ -215,6 +217,10 @@ class SeaweedServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for name, port in self._ports.items():
+            # It makes sockets there whatever it is told, and forgets some of them.
+            left = pathlib.Path(f"/tmp/seaweedfs-{name.removesuffix('.port.grpc')}-grpc-{port}.sock")  # noqa: S108
+            left.unlink(missing_ok=True)
 
     def _log_end(self) -> str:
         with open(self.log_path, errors="replace") as log:

@@ -17,7 +17,8 @@ __all__ = ["plain_task_group"]
 async def plain_task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
     """Run tasks together. When one fails the others are cancelled, and its error is raised as it is, not inside a group.
 
-    Of several failures the first permanent `CheckpointError` is raised: it is the one that the user can act on.
+    Of several failures the first permanent `CheckpointError` is raised, which is one that the user can act on; else the first that
+    no repetition will cure.
     """
     try:
         async with anyio.create_task_group() as group:
@@ -38,6 +39,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _rank(error: BaseException) -> int:
-    if isinstance(error, CheckpointError):
-        return 1 if error.transient else 0
-    return 2
+    # An unforeseen error goes before one that is retried: hidden behind that, it would not be seen.
+    if not isinstance(error, CheckpointError):
+        return 1
+    return 2 if error.transient else 0

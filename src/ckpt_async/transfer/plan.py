@@ -139,8 +139,20 @@ def make_plan(record: CheckpointRecord, files: Sequence[SourceFile], directories
 
 
 def tar_size_bytes(files: Sequence[SourceFile], directories: Sequence[str]) -> int:
-    """Return the size of the archive of these files."""
-    return sum(segment.size_bytes for segment in _tar_segments(files, directories)[0])
+    """Return the size of the archive of these files, without laying it out."""
+    size_bytes = sum(_tar_header_bytes(path, 0) for path in directories)
+    for file in files:
+        size_bytes += _tar_header_bytes(file.path, file.size_bytes) + file.size_bytes + -file.size_bytes % tarfile.BLOCKSIZE
+    size_bytes += 2 * tarfile.BLOCKSIZE
+    return size_bytes + -size_bytes % tarfile.RECORDSIZE
+
+
+def _tar_header_bytes(path: str, size_bytes: int) -> int:
+    if path.isascii() and len(path) < tarfile.LENGTH_NAME and size_bytes < 8**11:
+        return tarfile.BLOCKSIZE  # Fits into the plain header; it is what nearly every file has.
+    info = tarfile.TarInfo(path)
+    info.size = size_bytes
+    return len(info.tobuf(tarfile.PAX_FORMAT))
 
 
 def _part_bytes(largest_bytes: int, traits: StoreTraits) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,6 +27,8 @@ REQUESTS_AT_ONCE = 16
 
 #: Bytes of parts in memory at a time.
 BUDGET_BYTES = 64 * 1024 * 1024
+
+_W = TypeVar("_W")
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,23 @@ class _Sender:
     async def run(self) -> None:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
-        work = self._work()
+        await self._at_once(self._send_all, self._work())
+        await self._at_once(self._join_all, self._unjoined())
+
+    async def _at_once(self, act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
+        """Let a number of tasks take from `work` until it is used up."""
         async with plain_task_group() as group:
             for _ in range(REQUESTS_AT_ONCE):
-                group.start_soon(self._take, work)
+                group.start_soon(act, work)
+
+    def _unjoined(self) -> Iterator[tuple[int, PlannedObject]]:
         for index, planned in enumerate(self._plan.objects):
             if len(planned.parts) > 1 and index not in self._notes.complete:
-                await self._join(index, planned)
+                yield index, planned
+
+    async def _join_all(self, work: Iterator[tuple[int, PlannedObject]]) -> None:
+        for index, planned in work:
+            await self._join(index, planned)
 
     def _work(self) -> Iterator[tuple[int, PlannedObject, PlannedPart]]:
         for index, planned in enumerate(self._plan.objects):
@@ -85,7 +98,7 @@ class _Sender:
                 noted = self._notes.parts.get(index, {})
                 yield from ((index, planned, part) for part in planned.parts if part.number not in noted)
 
-    async def _take(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+    async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
         for index, planned, part in work:
             async with self._budget.hold(part.size_bytes):
                 await self._send(index, planned, part)

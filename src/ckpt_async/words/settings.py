@@ -50,7 +50,8 @@ class Settings:
     async_upload : bool
         ``save()`` returns after the snapshot; otherwise it waits until the checkpoint is in the store.
     worker : str
-        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does.
+        ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does. Without `async_upload` it is the
+        thread, unless an earlier attempt has left something.
     snapshot : str
         How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
         refuses a save in which a file that is not small can't be linked.
@@ -154,6 +155,8 @@ def read_size(name: str, value: object) -> int:
     allowed = "a number of bytes above 0, or text such as '20GB' or '512MiB'"
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
+    elif isinstance(value, float) and value.is_integer():
+        size = int(value)  # 20e9 is how people write it
     elif isinstance(value, str):
         text = value.strip().lower().removesuffix("b").strip()
         digits = text.rstrip("kmgti").strip()
@@ -208,11 +211,11 @@ def coerce_settings(values: Mapping[str, object]) -> Settings:
         else:
             found[target] = read(name, value)
     settings = Settings(**found)
-    if settings.snapshot == "link" and settings.worker == "thread":
+    if settings.snapshot == "link" and (settings.worker == "thread" or not settings.async_upload):
         raise InvalidArgument(
             "use a setting",
-            on="snapshot='link', worker='thread'",
-            cause="a link is guarded by a process beside the task, and there is none",
-            hint="Use worker='process', or snapshot='auto'.",
+            on=f"snapshot='link', worker={settings.worker!r}, async_upload={settings.async_upload}",
+            cause="links are guarded by a process beside the task, and with these there is none",
+            hint="Use worker='process' and async_upload=True, or snapshot='auto'.",
         )
     return settings

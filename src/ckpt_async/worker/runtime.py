@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 
 from ckpt_async.spool.neighbours import older_attempts, remove_spool
@@ -67,7 +68,9 @@ class WorkerRuntime:
         self._uploader: Uploader | None = None
         self._waiting: list[Command] = []
         self._scope: anyio.CancelScope | None = None
-        self._adopted: list[Uploader] = []
+        self._adopting: anyio.abc.TaskGroup | None = None
+        #: Spools of earlier attempts in which something is left that could not be stored.
+        self._left: list[str] = []
 
     def handle(self, command: Command) -> None:
         """Obey one command; before the store is open they are kept."""
@@ -76,8 +79,11 @@ class WorkerRuntime:
         elif isinstance(command, Wake):
             self._uploader.wake()
         elif isinstance(command, Retry):
-            for uploader in (self._uploader, *self._adopted):
-                uploader.retry_failed()
+            self._uploader.retry_failed()
+            left, self._left = self._left, []
+            for folder in left:
+                assert self._adopting is not None
+                self._adopting.start_soon(self._adopt, folder)
         elif isinstance(command, Press):
             self._uploader.press()
         elif isinstance(command, Close) and self._scope is not None:
@@ -107,9 +113,9 @@ class WorkerRuntime:
                     kept, self._waiting = self._waiting, []
                     for command in kept:
                         self.handle(command)
-                    async with anyio.create_task_group() as group:
+                    async with anyio.create_task_group() as self._adopting:
                         for folder in older:
-                            group.start_soon(self._adopt, folder)
+                            self._adopting.start_soon(self._adopt, folder)
                         await self._uploader.run()
         finally:
             self._spool.worker_lock.release()
@@ -142,7 +148,6 @@ class WorkerRuntime:
             header = await anyio.to_thread.run_sync(spool.header)
             async with self._make_store(header, self._tell_trouble) as store:
                 uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/")
-                self._adopted.append(uploader)
                 uploader.close()
                 await uploader.run()
             if uploader.last_failure is not None:
@@ -162,4 +167,6 @@ class WorkerRuntime:
         finally:
             spool.task_lock.release()
             spool.worker_lock.release()
+            if left:
+                self._left.append(folder)
             self._emit(AdoptionEnded(attempt, left, error))

@@ -120,8 +120,12 @@ class SidecarClient:
             if not data:
                 break
             *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                self._on_event(decode_event(line))
+            try:
+                events = [decode_event(line) for line in lines]
+            except ValueError:
+                break  # It can't be talked with: another version of this package, or a broken one. It is ended like a dead one.
+            for event in events:
+                self._on_event(event)
         if not self._closing:
             self._reap()
             self._on_death()
