@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async.disk import durable
 from ckpt_async.spool.entry import ENTRY_FILE, Entry
 from ckpt_async.spool.neighbours import left_saves, older_attempts, remove_spool, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader

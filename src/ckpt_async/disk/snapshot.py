@@ -91,6 +91,11 @@ class SnapshotFile:
     offset: int
     inode: int = 0
 
+    def to_row(self) -> list[Any]:
+        """Return the file for a JSON object."""
+        row = [self.path, self.size_bytes, self.mode, self.mtime_ns, self.stored_in, self.offset]
+        return [*row, self.inode] if self.inode else row
+
     def is_intact(self, found: os.stat_result) -> bool:
         """Return whether the file inside the snapshot is what it was, as far as its state tells."""
         if not self.inode:
@@ -129,7 +134,7 @@ class Snapshot:
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as a JSON object; `from_dict` reads it. A file is a row, for there may be many."""
         return {
-            "files": [[f.path, f.size_bytes, f.mode, f.mtime_ns, f.stored_in, f.offset, f.inode] for f in self.files],
+            "files": [f.to_row() for f in self.files],
             "directories": list(self.directories),
             "methods": dict(self.methods),
         }
@@ -172,7 +177,10 @@ def _count(number: object) -> int:
 
 
 def _file_of(row: Any, source: str) -> SnapshotFile:
-    path, size_bytes, mode, mtime_ns, stored_in, offset, inode = row
+    path, size_bytes, mode, mtime_ns, stored_in, offset, *linked = row
+    if len(linked) > 1 or (linked and stored_in == PACK):
+        raise ValueError(f"{row!r} is no file")
+    inode = linked[0] if linked else 0
     if not isinstance(mtime_ns, int) or isinstance(mtime_ns, bool):
         raise TypeError(f"{mtime_ns!r} is not a time")  # times before 1970 are negative
     if not isinstance(stored_in, str) or not (stored_in == PACK or _OWN_FILE.fullmatch(stored_in)):

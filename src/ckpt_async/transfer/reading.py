@@ -91,24 +91,24 @@ def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]
             os.close(descriptor)
     else:
         raise _unreadable(file, f"it was replaced {READ_TRIES} times while it was read")
-    if read is None:
+    if missing_bytes := length - sum(map(len, read[0])):
         raise SpoolDamaged(
             "read a snapshot",
             on=file.local_path,
-            cause=f"it ends early inside {file.path!r}",
+            cause=f"it ends {missing_bytes} bytes early inside {file.path!r}",
             hint="Something other than ckpt-async has changed the spool.",
         )
     return read
 
 
-def _read_open(descriptor: int, position: int, length: int) -> tuple[list[bytes], int] | None:
-    """Return the bytes and their CRC-32, or None where the file ends before."""
+def _read_open(descriptor: int, position: int, length: int) -> tuple[list[bytes], int]:
+    """Return the bytes, fewer where the file ends, and their CRC-32."""
     chunks = []
     crc, left = 0, length
     while left:
         chunk = os.pread(descriptor, min(CHUNK_BYTES, left), position)
         if not chunk:
-            return None
+            break
         crc = zlib.crc32(chunk, crc)
         chunks.append(chunk)
         position, left = position + len(chunk), left - len(chunk)

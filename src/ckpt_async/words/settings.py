@@ -52,9 +52,6 @@ class Settings:
     worker : str
         ``"process"``: a sidecar process uploads; ``"thread"``: a thread of this process does. Without `async_upload` it is the
         thread, unless an earlier attempt has left something.
-    snapshot : str
-        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
-        refuses a save in which a file that is not small can't be linked.
     max_pending : int
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None
@@ -67,18 +64,21 @@ class Settings:
         is gone.
     spool_dir : str or None
         The folder for spools; None: beside the checkpoint directory.
+    snapshot : str
+        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
+        refuses a save in which a file that is not small can't be linked.
     parts_in_flight : int
         How many requests with data are under way at once.
     """
 
     async_upload: bool = False
     worker: str = "process"
-    snapshot: str = "auto"
     max_pending: int = 16
     max_pending_bytes: int | None = None
     on_full: str = "block"
     flush_timeout_s: float = 3600.0
     spool_dir: str | None = None
+    snapshot: str = "auto"
     parts_in_flight: int = field(default=8, metadata={"internal": True})
 
     def to_dict(self) -> dict[str, Any]:
