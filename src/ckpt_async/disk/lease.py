@@ -148,7 +148,7 @@ def _refusal(error: OSError) -> LeaseRefused:
 def break_time_s() -> float:
     """Return how long a writer waits for the owner of a lease, in seconds, before the kernel lets it through."""
     try:
-        with open(_BREAK_TIME, encoding="ascii") as file:
+        with open(_BREAK_TIME, "rb") as file:
             return float(file.read())
     except (OSError, ValueError):
         return _BREAK_TIME_S  # hidden by a sandbox: the kernel's default
@@ -160,12 +160,12 @@ def file_system_of(descriptor: int) -> str:
     By the mount, not by the device's number: on overlayfs a file may show that of another file system.
     """
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            mount = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            mount = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+        with open("/proc/self/mountinfo", "rb") as file:
             for line in file:
-                if line.split(" ", 1)[0] == mount:
-                    return line.rpartition(" - ")[2].split(" ", 1)[0]
+                if line.split(b" ", 1)[0] == mount:
+                    return line.rpartition(b" - ")[2].split(b" ", 1)[0].decode()
     except (OSError, StopIteration, IndexError):
         pass  # no /proc, or one of a sandbox
     return ""

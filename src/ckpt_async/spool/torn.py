@@ -5,6 +5,7 @@ The mark is a file in the entry's folder. It outlives the process that has set i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -55,13 +56,14 @@ def check_links(entry: Entry, folder: str) -> None:
     if known is not None:
         raise known
     for file in entry.snapshot.links:
+        cause = f"{file.path!r} was written to while it was not guarded: the uploader had just been killed, or was too slow"
         try:
             intact = file.is_intact(os.stat(os.path.join(folder, file.stored_in), follow_symlinks=False))
         except FileNotFoundError:
             if not os.path.isdir(folder):
                 raise
-            intact = False
+            cause, intact = f"{file.path!r} could not be copied before it was written to", False
         if not intact:
-            cause = f"{file.path!r} was written to while it was not guarded: the uploader had just been killed, or was too slow"
-            mark_torn(folder, cause)
+            with contextlib.suppress(OSError):  # a full disk; whoever looks again finds the same
+                mark_torn(folder, cause)
             raise SnapshotFailed(f"{_ATTEMPTED} as number {int(entry.id)}", on=folder, cause=cause, hint=_HINT)

@@ -28,7 +28,7 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.break_signals import BreakSignals
 from ckpt_async.worker.guarded import GuardedLinks
-from ckpt_async.worker.rescue import CopyJob, copy_aside
+from ckpt_async.worker.rescue import CopyJob, copy_aside, log
 
 __all__ = ["Guard"]
 
@@ -82,13 +82,20 @@ class Guard:
 
     def adopt(self, folder: str) -> None:
         """Guard what lies in a spool whose worker lock this process has; returns when that is done."""
+        self._have_done(lambda: self._adopt(Spool(folder), owned=True))
+
+    def sweep(self) -> None:
+        """Let go of what has left the spools; returns when that is done."""
+        self._have_done(self._links.sweep)
+
+    def _have_done(self, act: Callable[[], None]) -> None:
         done = threading.Event()
 
-        def act() -> None:
-            self._adopt(Spool(folder), owned=True)
+        def act_and_tell() -> None:
+            act()
             done.set()
 
-        self._post(act)
+        self._post(act_and_tell)
         done.wait()
 
     def close(self) -> None:
@@ -110,7 +117,7 @@ class Guard:
             self._serve()
         except BaseException:
             # Without this thread each writer of a leased file would stand still for as long as the kernel lets it.
-            traceback.print_exc()
+            log(traceback.format_exc())
             os._exit(70)
 
     def _serve(self) -> None:
@@ -167,7 +174,7 @@ class Guard:
             self._links.adopt(spool, owned=owned)
         except (OSError, CheckpointError):
             # What is wrong there is for the uploader to say, which looks at the same files; it also sees what was written to.
-            traceback.print_exc()
+            log(traceback.format_exc())
 
     def _end(self) -> None:
         self._ending = True

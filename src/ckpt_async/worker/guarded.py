@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
-from ckpt_async.worker.rescue import CopyJob
+from ckpt_async.worker.rescue import CopyJob, log
 
 __all__ = ["GuardedLinks"]
 
@@ -278,9 +277,10 @@ class GuardedLinks:
             self._rescue_bytes_per_s = job.found.st_size / took_s / 2
         links = [link for link in file.links if file.stands(*link)]
         lost = links if failure else [link for link in links if not self._replace(job, *link)]
-        self._tear(lost, failure or "its private copy could not be put in its place")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.target)
+        # After that: on a full disk the half copy is what takes the room for the mark.
+        self._tear(lost, failure or "its private copy could not be put in its place")
         self._release(file)
 
     def _replace(self, job: CopyJob, folder: _Folder, name: str) -> bool:
@@ -292,19 +292,19 @@ class GuardedLinks:
         except FileNotFoundError:
             return folder.removed
         except OSError as error:
-            print(f"{folder.entry}/{name}: {error}", file=sys.stderr, flush=True)
+            log(f"{folder.entry}/{name}: {error}")
             return False
         return True
 
     def _tear(self, links: Iterable[tuple[_Folder, str]], cause: str) -> None:
         for folder, name in links:
             folder.torn = True
-            print(f"save {int(folder.entry)} is lost, {name}: {cause}", file=sys.stderr, flush=True)
+            log(f"save {int(folder.entry)} is lost, {name}: {cause}")
             try:
                 mark_torn(folder.path, cause)
             except OSError as error:
                 # Not even room for a mark: without the file nobody takes the entry for whole.
-                print(f"save {int(folder.entry)} can't be marked: {error}", file=sys.stderr, flush=True)
+                log(f"save {int(folder.entry)} can't be marked: {error}")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder.descriptor)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 from ckpt_async.disk.clone import create_private, send_bytes, share_blocks
 
-__all__ = ["CopyJob", "copy_aside"]
+__all__ = ["CopyJob", "copy_aside", "log"]
 
 #: Between two looks, during a copy, at whether it still is in time.
 LOOK_EVERY_BYTES = 32 * 1024 * 1024
+
+
+def log(text: str) -> None:
+    """Write a line to the sidecar's log, which lies on a disk that may be full: no reason to let a writer wait."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode(errors="replace") + b"\n")
 
 
 @dataclass(frozen=True, eq=False)

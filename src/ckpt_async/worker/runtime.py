@@ -37,10 +37,13 @@ LOCK_RETRY_S = 0.25
 
 
 class LinkAdopter(Protocol):
-    """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`."""
+    """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`. Its methods block."""
 
     def adopt(self, folder: str) -> None:
-        """Return once the files in this spool, whose worker lock the caller holds, are guarded. Blocks."""
+        """Return once the files in this spool, whose worker lock the caller holds, are guarded."""
+
+    def sweep(self) -> None:
+        """Return once the files of entries that have left their spools are let go."""
 
 
 class WorkerRuntime:
@@ -107,7 +110,7 @@ class WorkerRuntime:
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
-                    self._uploader = Uploader(self._spool, store, self._emit)
+                    self._uploader = Uploader(self._spool, store, self._emit, on_removed=self._sweep)
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
                     kept, self._waiting = self._waiting, []
@@ -123,6 +126,10 @@ class WorkerRuntime:
     async def _guard_links(self, folder: str) -> None:
         if self._guard is not None:
             await anyio.to_thread.run_sync(self._guard.adopt, folder)
+
+    def _sweep(self) -> None:
+        if self._guard is not None:
+            self._guard.sweep()
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
@@ -147,7 +154,7 @@ class WorkerRuntime:
                 return
             header = await anyio.to_thread.run_sync(spool.header)
             async with self._make_store(header, self._tell_trouble) as store:
-                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/")
+                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
                 uploader.close()
                 await uploader.run()
             if uploader.last_failure is not None:

@@ -59,13 +59,24 @@ class Uploader:
         Takes events; must not block.
     prefix : str
         Put before the ids of entries in events.
+    on_removed : callable, optional
+        Called in a thread, before it is told, when an entry has been removed.
     """
 
-    def __init__(self, spool: Spool, store: Store, emit: Callable[[Event], None], *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        emit: Callable[[Event], None],
+        *,
+        prefix: str = "",
+        on_removed: Callable[[], None] | None = None,
+    ) -> None:
         self._spool = spool
         self._store = store
         self._emit = emit
         self._prefix = prefix
+        self._on_removed = on_removed
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
         self._closing = False
@@ -170,6 +181,8 @@ class Uploader:
             log.close()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._spool.finish, name)
+            if self._on_removed is not None:
+                await anyio.to_thread.run_sync(self._on_removed)
         self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
 
 
