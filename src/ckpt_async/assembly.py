@@ -11,7 +11,7 @@ from ckpt_async.spool.neighbours import older_attempts, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
-from ckpt_async.stores.opening import open_store
+from ckpt_async.stores.opening import check_address, open_store
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.words.errors import StoreError
 from ckpt_async.words.events import Event
@@ -93,7 +93,7 @@ def open_checkpointer(
     SpoolBusy
         The same attempt runs already, in another process.
     """
-    open_store(address)  # Says at once what is wrong with the address; opens no connection.
+    check_address(address)
     durable.make_private_folder(scratch_root)
     header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes)
     spool = Spool.create(spool_folder(scratch_root, address, identity, node_index), header)

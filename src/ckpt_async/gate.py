@@ -45,8 +45,7 @@ class Gate:
     def raise_earlier_failure(self) -> None:
         """Raise where the store has refused an earlier save: a user learns of it at the next ``save()``, not at the end."""
         self._worker.raise_fatal()
-        # A save that is lost has been told; it is no reason to refuse the next one, which takes its place.
-        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", lost=False)
+        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
 
     def pass_in(self, size_bytes: int, name: str, *, latest: bool) -> None:
         """Return when a save of this size may enter the spool.

@@ -12,7 +12,7 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.transfer.download import check_target, hand_over
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
@@ -82,12 +82,12 @@ def _load_newest(
             except CheckpointDamaged as damage:
                 say(f"A checkpoint is damaged, an older one is tried: {damage}")
                 damages.append(damage)
-    except StoreUnavailable as trouble:
-        # Nothing that was saved is lost while the machine stays up, whatever the store does.
+    except StoreError as trouble:
+        # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
         restored = _from_spool(left, target, say, damages)
         if restored is None:
             raise
-        say(f"The store does not answer; what lies on this machine is the newest that is known: {trouble}")
+        say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
         return restored
     restored = _from_spool(left, target, say, damages)
     if restored is None and damages:

@@ -42,6 +42,8 @@ class SaveState:
         Whether a retry would resume from it.
     total_bytes, done_bytes : int
         Of its upload.
+    told : bool
+        Whether its failure has been raised.
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
@@ -64,6 +66,7 @@ class SaveState:
     upload_s: float = 0.0
     error: CheckpointError | None = None
     reason: str = ""
+    told: bool = False
     given_up: str = ""
     methods: dict[str, int] = field(default_factory=dict)
 

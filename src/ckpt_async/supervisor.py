@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, WorkerDied, from_wire
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
 from ckpt_async.words.events import Close, Command, EntryCommitted, EntryFailed, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
@@ -222,10 +222,23 @@ class Supervisor:
             self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
         self.raise_failures()
 
-    def raise_failures(self, hint: str = "", *, lost: bool = True) -> None:
-        """Raise the store's refusal of the newest save that it refuses, if there is one; also the loss of one, unless not asked."""
-        failures = self._ledger.failures(lost=lost)
+    def raise_failures(self, hint: str = "", *, told_again: bool = True) -> None:
+        """Raise why the newest of the failed saves is not stored, if there is one.
+
+        Parameters
+        ----------
+        hint : str
+            Added to the error's.
+        told_again : bool
+            Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which has
+            been said. Told once, it must not keep later saves out.
+        """
+        failures = self._ledger.failures(lost=told_again)
+        if not told_again:
+            failures = [failed for failed in failures if not (failed.state.told and isinstance(failed.state.error, SpoolDamaged))]
         if failures:
+            for failed in failures:
+                failed.state.told = True
             error = failures[-1].state.error
             assert error is not None
             count = "1 save is" if len(failures) == 1 else f"{len(failures)} saves are"
@@ -239,7 +252,8 @@ class Supervisor:
     def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
         outstanding = self._ledger.outstanding()
         trouble = self._ledger.trouble
-        cause = f"after {readable_seconds(timeout_s)}, {outstanding.saves} saves with {outstanding.size_bytes} bytes are left"
+        saves = "1 save" if outstanding.saves == 1 else f"{outstanding.saves} saves"
+        cause = f"after {readable_seconds(timeout_s)}, {saves} with {readable_bytes(outstanding.size_bytes)} left"
         if outstanding.adopting:
             cause += f", and what earlier attempts left ({len(outstanding.adopting)})"
         if trouble is not None:

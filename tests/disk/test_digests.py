@@ -6,8 +6,7 @@ import zlib
 from functools import reduce
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ckpt_async.disk.digests import crc32_combine, format_digest
 from ckpt_async.words.errors import InvalidArgument

@@ -31,7 +31,7 @@ from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.errors import from_wire
 from ckpt_async.words.events import WorkerReady
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TASK = Path(__file__).parent / "programs" / "task.py"
 
 

@@ -43,9 +43,7 @@ def test_what_is_done_to_the_files_later_is_not_stored(s3_desk: Desk, seaweed: o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("worker", ["process", "thread"])
-def test_training_goes_on_while_a_slow_line_is_used(
-    make_desk: MakeDesk, s3_address: object, line: SlowLine, worker: str
-) -> None:
+def test_training_goes_on_while_a_slow_line_is_used(make_desk: MakeDesk, s3_address: object, line: SlowLine, worker: str) -> None:
     size_bytes = (200 if worker == "process" else 40) * MB
     line.set_rate(20 * MB)
     desk = make_desk(s3_address, worker)

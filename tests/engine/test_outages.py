@@ -22,9 +22,9 @@ def test_uploads_go_on_when_the_line_is_back(make_desk: MakeDesk, s3_address: St
     reference = checkpointer.save(desk.tree())
     wait_for(desk.happened(Trouble), "the trouble is told")
     with pytest.raises(FlushTimeout) as caught:
-        checkpointer.flush(1.2)
+        checkpointer.flush(2.0)
     text = str(caught.value)
-    for word in (s3_address.url, "1.2 s", "1 save", "the last trouble was", checkpointer.spool_folder):
+    for word in (s3_address.url, "2.0 s", "1 save", "the last trouble was", checkpointer.spool_folder):
         assert word in text
     assert isinstance(caught.value, TimeoutError)
     with pytest.raises(FlushTimeout, match="safe on local disk"):

@@ -156,7 +156,7 @@ def test_a_store_that_is_away_does_not_hide_what_this_machine_has(
     target = desk.target()
     record = later.resume("fresh", str(target))
     assert record is not None and record.attempt == 1 and read_tree(target) == {"step": b"1"}
-    assert any("store does not answer" in line for line in desk.said)
+    assert any("store can't be read" in line for line in desk.said)
 
     elsewhere = desk.open(3, scratch=desk.folder / "another machine")
     elsewhere.reader = later.reader

@@ -18,7 +18,7 @@ from typing import Any
 from tests.fixtures_s3 import S3Place
 
 PROGRAMS = Path(__file__).parent / "programs"
-RUN_TIMEOUT_S = 100.0
+RUN_TIMEOUT_S = 280.0
 QUIET_TIMEOUT_S = 30.0
 
 

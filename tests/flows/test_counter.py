@@ -8,12 +8,14 @@ import pytest
 
 from tests.flows.harness import Place
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--with", "card")], ids=["plain", "with-card"])
 @pytest.mark.parametrize("mode", ["False", "True"], ids=["sync", "async"])
 def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[str, ...]) -> None:
-    place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode})
+    place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode, "COUNTER_CARD": str(bool(more))})
     result = place.run("counter.py", *more)
     assert result.code == 0, result.text
     assert result.numbers("counted") == [1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9, 10]
@@ -36,6 +38,7 @@ def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[s
     assert task["metadata"]["checkpoint-load-name"] == "mfchckpt"
 
 
+@pytest.mark.slow
 def test_every_branch_of_a_foreach_resumes_its_own(local: Place) -> None:
     result = local.run("branches.py")
     assert result.code == 0, result.text
@@ -59,6 +62,7 @@ def test_children_of_a_task_save_for_it(local: Place) -> None:
     assert local.wait_until_clean() == []
 
 
+@pytest.mark.slow
 def test_eager_goes_on_from_another_run(local: Place) -> None:
     eager, nothing = (f"checkpoint:show_card=False,load_policy={policy}" for policy in ("eager", "None"))
     runs = [
@@ -70,6 +74,7 @@ def test_eager_goes_on_from_another_run(local: Place) -> None:
     assert [run.after("began with") for run in runs] == [["None"], ["content"], ["None"], ["None"]], runs[1].text
 
 
+@pytest.mark.slow
 def test_attributes_arrive_as_text(local: Place) -> None:
     result = local.run("plain.py", "--with", "checkpoint:async_upload=True,max_pending=3,max_pending_bytes=2MB,show_card=False")
     assert result.code == 0, result.text

@@ -6,6 +6,8 @@ import pytest
 
 from tests.flows.harness import Place
 
+pytestmark = pytest.mark.timeout(600)
+
 RETRY = ("--with", "retry:times=1,minutes_between_retries=0")
 
 
@@ -27,6 +29,7 @@ def test_a_failed_step_leaves_everything_stored(local: Place, how: str) -> None:
     check_first_attempt(local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "SIGTERM"])
 def test_a_retry_resumes_from_the_last_save(local: Place, how: str) -> None:
     result = local.run("exits.py", "--how", how, *RETRY)
@@ -54,6 +57,7 @@ def test_a_timeout_does_not_strike_twice(local: Place) -> None:
     check_first_attempt(local)
 
 
+@pytest.mark.slow
 def test_catch_steps_in_after_kills(local: Place) -> None:
     """The fallback attempt runs no code of the user: it loads nothing, and still names the newest checkpoint."""
     result = local.run("exits.py", "--how", "SIGKILL-always", *RETRY, "--with", "catch:var=failure")

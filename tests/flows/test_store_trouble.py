@@ -14,6 +14,8 @@ from ckpt_async.testing.slow_line import SlowLine
 from tests.fixtures_s3 import S3Place
 from tests.flows.harness import Place, s3_variables
 
+pytestmark = pytest.mark.timeout(600)
+
 RETRY = ("--with", "retry:times=1,minutes_between_retries=0")
 
 

@@ -133,6 +133,9 @@ class Named:
     def __init__(self, key: object) -> None:
         self.key = key
 
+    def __repr__(self) -> str:
+        return f"Named({self.key!r})"
+
 
 async def test_whatever_names_a_checkpoint_finds_it() -> None:
     store = MemoryStore()

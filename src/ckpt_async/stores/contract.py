@@ -115,9 +115,7 @@ class Store(abc.ABC):
         """Open connections lazily: entering succeeds while the store is down."""
 
     @abc.abstractmethod
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close every connection and descriptor. Never raises because of the store's state."""
 
     @abc.abstractmethod

@@ -53,9 +53,7 @@ class LocalStore(Store):
         self._threads = anyio.CapacityLimiter(THREADS)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # Every call closes its own descriptors; a thread always ends before its call does.
         self._threads = None
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 from urllib.parse import unquote, urlsplit
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.words.errors import UnsupportedStore
 from ckpt_async.words.settings import StoreAddress
 
-__all__ = ["open_store"]
+__all__ = ["check_address", "open_store"]
 
 SUPPORTED = "Supported: s3://bucket/prefix, and folders as a path or as file:///path. gs:// and azure:// are not supported yet."
+
+
+def check_address(address: StoreAddress) -> None:
+    """Say early what is wrong with an address, without importing what its store needs: in the task that would take its time.
+
+    Raises
+    ------
+    UnsupportedStore
+        No store is known for the URL, or a package that it needs is not installed.
+    """
+    scheme, separator, _ = address.url.partition("://")
+    if separator and scheme == "s3":
+        _bucket_and_prefix(address.url)
+        if importlib.util.find_spec("aiobotocore") is None:
+            raise UnsupportedStore(
+                "open a store", on=address.url, cause="the package aiobotocore is not installed", hint="Install aiobotocore."
+            )
+    else:
+        open_store(address)
 
 
 def open_store(address: StoreAddress) -> Store:
@@ -28,11 +48,11 @@ def open_store(address: StoreAddress) -> Store:
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise UnsupportedStore("open a store", on=url, cause="a file URL names another machine", hint=SUPPORTED)
+            raise UnsupportedStore("open a store", on=_shown(url), cause="a file URL names another machine", hint=SUPPORTED)
         return _open_folder(unquote(parts.path), url)
     if scheme == "s3":
         return _open_s3(address)
-    raise UnsupportedStore("open a store", on=url, cause=f"there is no store for {scheme}://", hint=SUPPORTED)
+    raise UnsupportedStore("open a store", on=_shown(url), cause=f"there is no store for {scheme}://", hint=SUPPORTED)
 
 
 def _open_folder(path: str, url: str) -> Store:
@@ -43,10 +63,25 @@ def _open_folder(path: str, url: str) -> Store:
     return LocalStore(path, url)
 
 
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if "@" in bucket:
+        raise UnsupportedStore(
+            "open a store", on=_shown(url), cause="an address holds no credentials", hint="Put them where boto3 or Metaflow looks."
+        )
+    if not bucket or "?" in url:
+        raise UnsupportedStore("open a store", on=url, cause="it names no bucket", hint=SUPPORTED)
+    return bucket, prefix
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what stands before an ``@``: it may be a password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://...@{rest.rpartition('@')[2]}" if "@" in rest else url
+
+
 def _open_s3(address: StoreAddress) -> Store:
-    bucket, _, prefix = address.url.removeprefix("s3://").partition("/")
-    if not bucket or "?" in address.url or "@" in bucket:
-        raise UnsupportedStore("open a store", on=address.url, cause="it names no bucket", hint=SUPPORTED)
+    bucket, prefix = _bucket_and_prefix(address.url)
     # aiobotocore takes a quarter of a second to import: only those who need S3 pay for it.
     from ckpt_async.stores.s3 import S3Store
     from ckpt_async.stores.s3_access import S3Access, load_access

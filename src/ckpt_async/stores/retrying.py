@@ -128,9 +128,7 @@ class Retrying(Store):
         await self._store.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._store.__aexit__(kind, error, trace)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:

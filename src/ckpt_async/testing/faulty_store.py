@@ -94,9 +94,7 @@ class FaultyStore(Store):
         await self._store.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._store.__aexit__(kind, error, trace)
 
     async def _pass(self, operation: str, keys: Sequence[str], call: Callable[[], Awaitable[T]]) -> T:
@@ -119,9 +117,7 @@ class FaultyStore(Store):
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         """As the contract says."""
-        return await self._pass(
-            "get", [key], lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match)
-        )
+        return await self._pass("get", [key], lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match))
 
     async def head(self, key: str) -> ObjectInfo | None:
         """As the contract says."""

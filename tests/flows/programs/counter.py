@@ -14,7 +14,7 @@ class CounterFlow(FlowSpec):
         self.next(self.count)
 
     # What the test wants to vary: a decorator's attributes are read when the file is.
-    @checkpoint(async_upload=os.environ["COUNTER_ASYNC"])
+    @checkpoint(async_upload=os.environ["COUNTER_ASYNC"], show_card=os.environ["COUNTER_CARD"])
     @retry(times=3, minutes_between_retries=0)
     @step
     def count(self):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from .output import say
@@ -19,6 +19,9 @@ from .output import say
 __all__ = ["Apart", "Ended", "run_apart"]
 
 T = TypeVar("T")
+
+#: Python only notices a signal that comes in the moment before a wait when that wait ends: so no single one is longer.
+LOOK_UP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ class Apart(Generic[T]):
     def wait(self) -> Ended[T] | None:
         """Wait until the call has ended; None where `stop_waiting` came first. What a signal handler raises comes out of here."""
         try:
-            return self._news.get()
+            while True:
+                try:
+                    return self._news.get(timeout=LOOK_UP_S)
+                except Empty:
+                    continue
         except BaseException:
             self._abandoned = True
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,7 @@ class TaskSession:
         self._flow = flow
         self._attributes = attributes
         self._ended = False
+        self._owner_pid = os.getpid()
         self._signals = StopSignals(say)
         self._card = NoCard()
         self._passed_over: set[str] = set()
@@ -145,7 +147,8 @@ class TaskSession:
 
     def _end(self, failure: BaseException | None) -> BaseException | None:
         """End everything once; return the exception that the attempt should fail with where `failure` is None."""
-        if self._ended:
+        # A child that the step has forked, and that leaves the step by an exception, must not end what is its parent's.
+        if self._ended or os.getpid() != self._owner_pid:
             return None
         self._ended = True
         self._signals.begin_end()

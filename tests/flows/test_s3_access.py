@@ -1,0 +1,81 @@
+"""Metaflow's own settings decide how S3 is reached. Each case in a process of its own, since Metaflow reads its settings once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import json
+from ckpt_async.stores.s3_access import load_access
+from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS
+access = load_access(S3_ACCESS)
+credentials = [access.credentials() for _ in range(2)]
+print(json.dumps({
+    "endpoint_url": access.endpoint_url, "region": access.region, "verify": access.verify, "anonymous": access.anonymous,
+    "addressing_style": access.addressing_style, "server_side_encryption": access.server_side_encryption,
+    "client_params": dict(access.client_params), "keys": [one and one.access_key for one in credentials],
+    "token": credentials[0] and credentials[0].token, "repr": repr(access) + repr(credentials),
+}))
+"""
+
+
+def ask(folder: Path, **variables: str) -> dict[str, object]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("METAFLOW_", "AWS_", "REQUESTS_"))}
+    environment = {**kept, "HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true", **variables}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "the-secret", "AWS_SESSION_TOKEN": "the-token"}
+
+
+def test_aws_itself(tmp_path: Path) -> None:
+    found = ask(tmp_path, **KEYS, AWS_DEFAULT_REGION="eu-central-1")
+    assert (found["endpoint_url"], found["region"], found["verify"]) == (None, "eu-central-1", True)
+    assert (found["server_side_encryption"], found["anonymous"], found["addressing_style"]) == (None, False, "auto")
+    assert (found["keys"], found["token"], found["client_params"]) == (["key", "key"], "the-token", {})
+    assert "secret" not in str(found["repr"]) and "the-token" not in str(found["repr"])
+
+
+def test_settings_of_metaflow(tmp_path: Path) -> None:
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_text("")
+    found = ask(
+        tmp_path,
+        **KEYS,
+        METAFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1",
+        METAFLOW_S3_VERIFY_CERTIFICATE=str(bundle),
+        METAFLOW_S3_SERVER_SIDE_ENCRYPTION="aws:kms",
+        METAFLOW_DATATOOLS_CLIENT_PARAMS=json.dumps(
+            {
+                "endpoint_url": "http://127.0.0.1:2",
+                "region_name": "eu-west-1",
+                "config": {
+                    "proxies": {"http": "http://proxy:3"},
+                    "s3": {"addressing_style": "path"},
+                    "retries": {"max_attempts": 3},
+                },
+            }
+        ),
+    )
+    assert found["endpoint_url"] == "http://127.0.0.1:2"
+    assert (found["region"], found["verify"], found["addressing_style"]) == ("eu-west-1", str(bundle), "path")
+    assert found["server_side_encryption"] == "aws:kms"
+    assert found["client_params"] == {"proxies": {"http": "http://proxy:3"}, "s3": {"addressing_style": "path"}}
+
+
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE"])
+def test_bundle_of_the_environment(tmp_path: Path, name: str) -> None:
+    assert ask(tmp_path, **KEYS, **{name: "/bundle.pem"})["verify"] == "/bundle.pem"
+
+
+def test_no_credentials(tmp_path: Path) -> None:
+    assert ask(tmp_path)["keys"] == [None, None]
