@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import statistics
@@ -19,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ckpt_async import Checkpointer, CheckpointError, Settings, StoreAddress, TaskIdentity, open_checkpointer, short_hash
-from ckpt_async.disk.scan import scan
+from ckpt_async.disk.linking import LinkGuard, link_files
+from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.testing.access import ACCESS_SPEC, access_variables
 from ckpt_async.words.events import WorkerReady
@@ -92,19 +94,19 @@ def many_files(folder: Path, count: int) -> None:
         tree = scan(data)
         with checkpointer(folder / "scratch", f"many-{size_kib}", "auto") as opened:
             guard = opened._worker.link_guard
+            assert guard is not None
+            linking, copying = functools.partial(_link, tree, guard), functools.partial(take_snapshot, tree, way="copy")
             linked_s, copied_s = [], []
             for repeat in range(3):
-                linked_s.append(_taking(opened, 2 * repeat, lambda staged: _link(tree, staged, guard)))
-                copied_s.append(_taking(opened, 2 * repeat + 1, lambda staged: take_snapshot(tree, staged, way="copy")))
+                linked_s.append(_taking(opened, 2 * repeat, linking))
+                copied_s.append(_taking(opened, 2 * repeat + 1, copying))
         linked, copied = (statistics.median(some) / count * 1e6 for some in (linked_s, copied_s))
         print(f"{count} files of {size_kib} KiB: linked {linked:.0f} µs each, packed or copied {copied:.0f} µs each", flush=True)
         shutil.rmtree(data)
 
 
-def _link(tree: object, staged: str, guard: object) -> None:
-    from ckpt_async.disk.linking import link_files
-
-    result = link_files(tree.files, staged, guard)  # type: ignore[attr-defined, arg-type]
+def _link(tree: ScannedTree, guard: LinkGuard, staged: str) -> None:
+    result = link_files(tree.files, staged, guard)
     assert not result.refused, result.refused
 
 

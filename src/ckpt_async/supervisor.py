@@ -230,8 +230,8 @@ class Supervisor:
         hint : str
             Added to the error's.
         told_again : bool
-            Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which has
-            been said. Told once, it must not keep later saves out.
+            Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which
+            has been said. Told once, it must not keep later saves out.
         """
         failures = self._ledger.failures(lost=told_again)
         if not told_again:
