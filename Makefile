@@ -7,9 +7,11 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 # Two tests at once: most of their time is waiting for processes, servers and slow lines.
 TEST_FLAGS ?= -n 2
 BENCH_FLAGS ?=
+FAULTS_FLAGS ?=
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs-check clean
+.PHONY: help demo test lint bench faults soak docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +29,12 @@ lint: .venv/stamp ## Style, strict types, and the layers of the design
 
 bench: .venv-bench/stamp .venv-peer/stamp ## Compare save() with metaflow-checkpoint's, alternating, on S3 and local (about 15 minutes)
 	.venv-bench/bin/python benchmarks/save_against_peer.py --peer-python .venv-peer/bin/python $(BENCH_FLAGS)
+
+faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
+	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)
+
+soak: .venv/stamp ## Kill tasks and sidecars at random moments for MINUTES (5), on S3 and local disk
+	.venv/bin/python -m ckpt_async.testing.soak --minutes $(MINUTES)
 
 docs-check: .venv/stamp ## Check the links, commands and code blocks of the documentation
 	.venv/bin/python tools/check_docs.py

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ckpt_async import recovery
 from ckpt_async.disk.linking import LinkGuard, make_private
@@ -62,8 +62,12 @@ class Checkpointer:
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
-        # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
-        self._spool.clean()
+        try:
+            # Of this very attempt, nothing should be there; half a save can be, where its number was given to another task before.
+            self._spool.clean()
+        except BaseException:
+            self._spool.task_lock.release()
+            raise
         older = older_attempts(spool.folder)
         self._ledger = Ledger(os.path.basename(folder) for folder in older)
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
@@ -185,7 +189,9 @@ class Checkpointer:
             self._keep_links(entry, guard)
         except BaseException:
             self._ledger.cancel(entry_name)
-            self._spool.discard(version)
+            # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
+            with suppress(OSError):
+                self._spool.discard(version)
             raise
         return reference
 
@@ -243,9 +249,19 @@ class Checkpointer:
 
     def resume(self, policy: str, target: str) -> CheckpointRecord | None:
         """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
-        return recovery.resume(
-            policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
-        )
+        try:
+            return recovery.resume(
+                policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
+            )
+        except CheckpointError:
+            raise  # Some are OSErrors too.
+        except OSError as error:
+            raise SnapshotFailed(
+                "resume from a checkpoint",
+                on=error.filename or target,
+                cause=error.strerror or str(error),
+                hint="What was saved is kept. Mend the disk, or name another folder.",
+            ) from error
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False

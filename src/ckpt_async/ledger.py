@@ -12,6 +12,7 @@ from ckpt_async.words.errors import CheckpointError, from_wire
 from ckpt_async.words.events import (
     AdoptionEnded,
     EntryCommitted,
+    EntryDurable,
     EntryFailed,
     EntryProgress,
     EntryStarted,
@@ -107,6 +108,11 @@ class Ledger:
                 self._adopting.discard(event.attempt)
                 if event.left:
                     self.adoption_errors[event.attempt] = from_wire(event.error)
+            elif isinstance(event, EntryDurable):
+                if event.entry in self._references:
+                    state = self._references[event.entry].state
+                    state.durable = not event.error
+                    state.not_durable = from_wire(event.error) if event.error else None
             elif isinstance(event, (EntryStarted, EntryProgress, EntryCommitted, EntryFailed)):
                 reference = self._references.get(event.entry)
                 if reference is not None and reference.status != Status.DROPPED:

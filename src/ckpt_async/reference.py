@@ -48,6 +48,10 @@ class SaveState:
         Seconds that ``save()`` took, and that the upload took.
     sent_bytes : int
         What went over the line.
+    durable : bool
+        Whether it has been synced, for ``durability="machine"``.
+    not_durable : CheckpointError or None
+        Why the disk refuses that.
     methods : dict of str to int
         How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
     given_up : str
@@ -68,6 +72,8 @@ class SaveState:
     reason: str = ""
     told: bool = False
     given_up: str = ""
+    durable: bool = False
+    not_durable: CheckpointError | None = None
     methods: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -113,6 +119,13 @@ class CheckpointReference(dict[str, Any]):
     def done(self) -> bool:
         """Return True once the checkpoint is in the store."""
         return self._state.status == Status.COMMITTED
+
+    @property
+    def durable(self) -> bool:
+        """Whether this save survives a crash of the machine: it is in the store, or, with ``durability="machine"``, on the disk
+        itself. Every save survives the death of its processes.
+        """
+        return self.done() or self._state.durable
 
     def wait(self, timeout: float | None = None) -> CheckpointReference:
         """Wait until the checkpoint is in the store; returns the reference itself.

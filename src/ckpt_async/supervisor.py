@@ -13,7 +13,7 @@ from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryFailed, Event, Press, Retry
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -92,6 +92,8 @@ class Supervisor:
         self._ledger.apply(event)
         if isinstance(event, EntryCommitted):
             self._deaths = 0
+        elif isinstance(event, EntryDurable) and event.error:
+            self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
             self._say_lost(event)
         self.tell_listeners(event)
@@ -282,4 +284,8 @@ class Supervisor:
         for lost in self._ledger.failures():
             # The flush before this has told it; there is nothing in it that could be stored.
             self._spool.drop(lost.state.entry)
-        remove_spool(self._spool)
+        try:
+            remove_spool(self._spool)
+        except OSError as error:
+            # Everything is in the store: an empty folder that stays is no reason to fail a task.
+            self._say(f"The empty spool {self._spool.folder} could not be removed: {error.strerror or error}")

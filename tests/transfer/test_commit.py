@@ -38,7 +38,7 @@ async def test_the_store_sees_the_one_order(tmp_path: Path) -> None:
     await save_whole(store, job_of(tmp_path / "spool"))
     writes = [name_of(key) for call, key in store.calls if call in ("put", "put_part", "complete_multipart")]
     order = [name for name, _ in itertools.groupby(writes)]
-    assert order == ["data", "manifest", "task record", "record", "task latest", "scope latest"]
+    assert order == ["data", "manifest", "record", "task record", "task latest", "scope latest"]
 
 
 async def check_promise(store: Store) -> None:

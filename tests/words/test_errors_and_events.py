@@ -52,6 +52,7 @@ def test_an_error_of_a_later_version_is_still_an_error() -> None:
 MESSAGES: list[events.Event | events.Command] = [
     events.WorkerReady(7),
     events.EntrySaved("0001", 5),
+    events.EntryDurable("0001"),
     events.EntryStarted("0001", 5),
     events.EntryProgress("0000/0001", 3),
     events.EntryCommitted("0001", 5, 0.25),

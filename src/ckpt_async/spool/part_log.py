@@ -12,7 +12,7 @@ import json
 import os
 from typing import Any
 
-__all__ = ["PartLog"]
+__all__ = ["PART_LOG_FILE", "PartLog"]
 
 PART_LOG_FILE = "parts.log"
 

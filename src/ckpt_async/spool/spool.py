@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +29,7 @@ from typing import Any
 from ckpt_async.disk import durable
 from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
+from ckpt_async.spool.part_log import PART_LOG_FILE
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
 
@@ -34,6 +37,8 @@ __all__ = ["Spool", "SpoolHeader"]
 
 HEADER_FILE = "spool.json"
 COUNTER_FILE = "counter"
+
+_HELD = (EntryState.READY, EntryState.ACTIVE, EntryState.READY)
 
 _ENTRY_ID = re.compile(r"[0-9]{10,}")
 
@@ -87,6 +92,8 @@ class Spool:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        #: Whether each transition is on the disk when its method returns: with ``durability="machine"``.
+        self.syncs_moves = False
         self.task_lock = FileLock(os.path.join(folder, "task.lock"))
         self.worker_lock = FileLock(os.path.join(folder, "worker.lock"))
 
@@ -99,7 +106,12 @@ class Spool:
         path = os.path.join(folder, HEADER_FILE)
         if not os.path.exists(path):
             durable.write_file(path, header.to_json())
-        return cls(folder)
+        return cls(folder).obeying(header)
+
+    def obeying(self, header: SpoolHeader) -> Spool:
+        """Return this spool, with its transitions as durable as the header's settings want them."""
+        self.syncs_moves = header.settings.durability == "machine"
+        return self
 
     @property
     def private_folder(self) -> str:
@@ -123,15 +135,28 @@ class Spool:
         try:
             # flock, unlike the record lock of FileLock, also holds between threads, each having a descriptor of its own.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            text = os.pread(descriptor, 32, 0)
-            try:
-                version = int(text) if text else start
-            except ValueError as error:
-                raise SpoolDamaged("take a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
-            os.pwrite(descriptor, b"%020d" % (version + step), 0)
+            version = self._number(os.pread(descriptor, 32, 0), start)
+            if os.pwrite(descriptor, b"%020d" % (version + step), 0) < 20:
+                # The digits that changed are the last ones: the number before stands still.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(self.folder, COUNTER_FILE))
             return version
         finally:
             os.close(descriptor)
+
+    def version_to_come(self, start: int = 0) -> int:
+        """Return what `next_version` would return now; whoever calls that first gets it. Raises as that does."""
+        try:
+            with open(os.path.join(self.folder, COUNTER_FILE), "rb") as file:
+                return self._number(file.read(32), start)
+        except FileNotFoundError:
+            return start
+
+    def _number(self, text: bytes, start: int) -> int:
+        try:
+            # All zeros: a first number that a full disk cut off, so nobody has got it.
+            return int(text) if text.strip(b"0") else start
+        except ValueError as error:
+            raise SpoolDamaged("read a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
 
     def stage(self, version: int) -> str:
         """Make the folder for a snapshot and return its path; `publish` or `discard` ends it."""
@@ -158,7 +183,7 @@ class Spool:
         """Give up a save whose upload has not begun; returns False where it has, or where it is gone."""
         if not self._move(entry, EntryState.READY, EntryState.TRASH):
             return False
-        durable.remove_tree(self._path(EntryState.TRASH, entry))
+        self._delete_trash(entry)
         return True
 
     # The side of the worker
@@ -166,7 +191,8 @@ class Spool:
     def waiting(self) -> list[str]:
         """Return the ids of all entries that are not in the store, oldest first."""
         # Other programs leave files of their own (.DS_Store, .nfs...): they are no entries.
-        names = {*self._names(EntryState.READY), *self._names(EntryState.ACTIVE)}
+        # Looked at twice: an entry may be put back between the two looks.
+        names = {name for state in _HELD for name in self._names(state)}
         return sorted(name for name in names if _ENTRY_ID.fullmatch(name))
 
     def claim(self, entry: str) -> bool:
@@ -180,6 +206,11 @@ class Spool:
     def finish(self, entry: str) -> None:
         """Remove an entry that is in the store."""
         if self._move(entry, EntryState.ACTIVE, EntryState.TRASH):
+            self._delete_trash(entry)
+
+    def _delete_trash(self, entry: str) -> None:
+        # It has left the spool with the rename, whatever becomes of its files: `clean`, or the end of the spool, deletes the rest.
+        with contextlib.suppress(OSError):
             durable.remove_tree(self._path(EntryState.TRASH, entry))
 
     def clean(self) -> None:
@@ -201,11 +232,47 @@ class Spool:
 
     def entry_folder(self, entry: str) -> str:
         """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""
-        for state in (EntryState.READY, EntryState.ACTIVE):
+        for state in _HELD:
             folder = self._path(state, entry)
             if os.path.isdir(folder):
                 return folder
         raise FileNotFoundError(self._path(EntryState.READY, entry))
+
+    def sync_place(self) -> None:
+        """Return once the folders around the spool, as far as they can be opened, are on the disk: some may have been made for
+        it.
+        """
+        folder = self.folder
+        while True:
+            try:
+                durable.sync_folder(folder)
+            except PermissionError:
+                return  # Not ours: so it was there before.
+            parent = os.path.dirname(folder)
+            if parent == folder:
+                return
+            folder = parent
+
+    def sync_entry(self, entry: str) -> None:
+        """Return once the files of an entry are on the disk. The entry itself is there since `publish`.
+
+        Raises
+        ------
+        FileNotFoundError
+            The entry is gone: stored, or dropped.
+        OSError
+            The disk refuses.
+        """
+        while True:
+            folder = self.entry_folder(entry)
+            try:
+                for name in os.listdir(folder):
+                    # The notes of an upload are of no account: losing them costs time.
+                    if name != PART_LOG_FILE:
+                        durable.sync_file(os.path.join(folder, name))
+                return durable.sync_folder(folder)
+            except FileNotFoundError:
+                continue  # A transition has moved the folder away: look again.
 
     def read(self, entry: str) -> Entry:
         """Read an entry's description.
@@ -225,6 +292,8 @@ class Spool:
                     return Entry.from_json(entry, file.read(), source=path)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise SpoolDamaged("read a saved checkpoint", on=path, cause=error.strerror or str(error)) from error
         if os.path.isdir(os.path.dirname(path)):
             raise SpoolDamaged("read a saved checkpoint", on=path, cause="the file is missing")
         raise FileNotFoundError(path)
@@ -249,7 +318,7 @@ class Spool:
 
     def _move(self, entry: str, source: str, target: str) -> bool:
         try:
-            os.rename(self._path(source, entry), self._path(target, entry))
+            durable.rename(self._path(source, entry), self._path(target, entry), sync=self.syncs_moves)
         except FileNotFoundError:
             return False
         return True

@@ -63,7 +63,7 @@ class LocalUploads:
         for path, mode, content in ((data_path, 0o666, b""), (list_path, 0o600, json.dumps({"key": key}).encode() + b"\n")):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             try:
-                os.write(descriptor, content)
+                _write_whole(descriptor, content)
             finally:
                 os.close(descriptor)
         return upload_id
@@ -90,7 +90,8 @@ class LocalUploads:
                 os.close(data)
             notes = os.open(list_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                os.write(notes, json.dumps(line).encode() + b"\n")
+                # The line before may have been cut off by a full disk: a new one begins with an end of line, too.
+                _write_whole(notes, b"\n" + json.dumps(line).encode() + b"\n")
             finally:
                 os.close(notes)
         except FileNotFoundError:
@@ -189,6 +190,12 @@ def _crc32_at(descriptor: int, offset: int, size_bytes: int) -> int:
         offset += len(piece)
         size_bytes -= len(piece)
     return crc
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """A disk that becomes full takes the beginning of a write, says how much, and refuses only the next one."""
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def _unlink(path: str) -> None:

@@ -114,10 +114,10 @@ async def download(store: Store, record: CheckpointRecord, target: str) -> None:
     StoreError
         The store does not answer, or refuses.
     """
-    await anyio.to_thread.run_sync(check_target, target)
     folder = PartialFolder(target)
     partial = folder.path
     try:
+        await anyio.to_thread.run_sync(check_target, target)
         await anyio.to_thread.run_sync(folder.make)
         if record.manifest:
             manifest = await read_manifest(store, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -36,8 +37,10 @@ class PartialFolder:
         self._descriptor = _locked(self.path)
 
     def remove(self) -> None:
-        """Delete the folder with all that is still in it; may be called twice."""
-        durable.remove_tree(self.path)
+        """Delete the folder with all that is still in it, as far as the disk allows; may be called twice."""
+        # What stays is hidden and of no use; the next load into this target deletes it.
+        with contextlib.suppress(OSError):
+            durable.remove_tree(self.path)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -16,7 +16,7 @@ from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import NoteLog, UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import digest_of_pieces, read_part
-from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing
+from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
@@ -70,11 +70,14 @@ class _Sender:
         self._budget = ByteBudget(BUDGET_BYTES)
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
+        #: Whether all parts have been sent.
+        self.joining = False
 
     async def run(self) -> None:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
         await self._at_once(self._send_all, self._work())
+        self.joining = True
         await self._at_once(self._join_all, self._unjoined())
 
     async def _at_once(self, act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
@@ -168,12 +171,14 @@ async def upload(
         sender = _Sender(store, job, plan, notes, on_progress)
         try:
             await sender.run()
-        except StoreObjectMissing:
-            # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator): begin anew, once.
-            if last_try or not notes.upload_ids:
+        except (StoreObjectMissing, StoreRejected) as error:
+            # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator), or the store lacks a part
+            # that it had acknowledged (its machine crashed): what was saved lies here still, so begin anew, once.
+            if last_try or not notes.upload_ids or (isinstance(error, StoreRejected) and not sender.joining):
                 raise
-            for index in list(notes.upload_ids):
+            for index, upload_id in list(notes.upload_ids.items()):
                 if index not in notes.complete:
+                    await store.abort_multipart(plan.objects[index].key, upload_id)
                     notes.forget(index)
             sent_bytes += sender.sent_bytes
             continue

@@ -12,6 +12,7 @@ __all__ = [
     "Close",
     "Command",
     "EntryCommitted",
+    "EntryDurable",
     "EntryFailed",
     "EntryProgress",
     "EntrySaved",
@@ -54,6 +55,14 @@ class EntrySaved:
 
     entry: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class EntryDurable:
+    """The entry is on the disk itself and survives a crash of the machine. `error`, in the wire form: that could not be done."""
+
+    entry: str
+    error: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,12 +155,24 @@ class Close:
     deadline_s: float
 
 
-Event = Union[WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded]
+Event = Union[
+    WorkerReady, EntrySaved, EntryDurable, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded
+]
 Command = Union[Wake, Retry, Press, Close]
 
 _EVENTS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (WorkerReady, EntrySaved, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded)
+    for kind in (
+        WorkerReady,
+        EntrySaved,
+        EntryDurable,
+        EntryStarted,
+        EntryProgress,
+        EntryCommitted,
+        EntryFailed,
+        Trouble,
+        AdoptionEnded,
+    )
 }
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}
 

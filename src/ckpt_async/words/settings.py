@@ -19,6 +19,7 @@ __all__ = ["MIB", "Settings", "StoreAddress", "coerce_settings", "read_size", "s
 MIB = 1024 * 1024
 
 WORKERS = ("process", "thread")
+DURABILITIES = ("process", "machine")
 SNAPSHOTS = ("auto", "copy", "link")
 ON_FULL = ("block", "drop_oldest", "raise")
 
@@ -64,6 +65,10 @@ class Settings:
         is gone.
     spool_dir : str or None
         The folder for spools; None: beside the checkpoint directory.
+    durability : str
+        What a save survives once ``save()`` has returned: ``"process"``: the death of every process; ``"machine"``: also a crash of
+        the machine, from the moment that the reference says so (`CheckpointReference.durable`), for which the worker syncs it in
+        the background.
     snapshot : str
         How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
         refuses a save in which a file that is not small can't be linked.
@@ -78,6 +83,7 @@ class Settings:
     on_full: str = "block"
     flush_timeout_s: float = 3600.0
     spool_dir: str | None = None
+    durability: str = "process"
     snapshot: str = "auto"
     parts_in_flight: int = field(default=8, metadata={"internal": True})
 
@@ -188,6 +194,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "on_full": ("on_full", _one_of(ON_FULL), False),
     "flush_timeout": ("flush_timeout_s", _as_seconds, False),
     "spool_dir": ("spool_dir", _as_folder, True),
+    "durability": ("durability", _one_of(DURABILITIES), False),
 }
 
 

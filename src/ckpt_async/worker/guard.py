@@ -171,6 +171,7 @@ class Guard:
         if self._refusal:
             return
         try:
+            spool.obeying(spool.header())
             self._links.adopt(spool, owned=owned)
         except (OSError, CheckpointError):
             # What is wrong there is for the uploader to say, which looks at the same files; it also sees what was written to.

@@ -269,7 +269,10 @@ class GuardedLinks:
     def _copy(self, file: _File) -> None:
         self._copies += 1
         home = file.links[0][0].spool.private_folder
-        job = CopyJob(file.lease.descriptor, file.lease.found, os.path.join(home, f"{self._token}-{self._copies}"))
+        target = os.path.join(home, f"{self._token}-{self._copies}")
+        # A save that was promised to survive a crash of the machine must not wait for a sync after its link was replaced.
+        sync = any(folder.spool.syncs_moves for folder, _ in file.links)
+        job = CopyJob(file.lease.descriptor, file.lease.found, target, sync)
         file.copying = True
         self._jobs[job] = (file, time.monotonic())
         self._start_copy(job)
@@ -294,6 +297,9 @@ class GuardedLinks:
             # By a second link: several saves may have the same file.
             os.link(job.target, temporary, dst_dir_fd=folder.descriptor)
             os.rename(temporary, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+            if folder.spool.syncs_moves:
+                # Before the writer goes on: after a crash the name must not stand for the file that it has written to.
+                durable.sync_descriptor(folder.descriptor)
         except FileNotFoundError:
             return folder.removed
         except OSError as error:

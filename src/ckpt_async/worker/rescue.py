@@ -6,6 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 
+from ckpt_async.disk import durable
 from ckpt_async.disk.clone import create_private, send_bytes, share_blocks
 
 __all__ = ["CopyJob", "copy_aside", "log"]
@@ -29,6 +30,7 @@ class CopyJob:
     descriptor: int
     found: os.stat_result
     target: str
+    sync: bool = False
 
 
 def copy_aside(job: CopyJob) -> str:
@@ -46,6 +48,8 @@ def copy_aside(job: CopyJob) -> str:
                     done += sent
             complete = os.fstat(writing).st_size == job.found.st_size and _same(job)
             os.utime(writing, ns=(job.found.st_mtime_ns, job.found.st_mtime_ns))
+            if job.sync:
+                durable.sync_descriptor(writing)
         finally:
             os.close(writing)
     except OSError as error:

@@ -25,6 +25,7 @@ from ckpt_async.words.events import (
     Wake,
     WorkerReady,
 )
+from ckpt_async.worker.syncer import Syncer
 from ckpt_async.worker.uploader import Uploader
 
 __all__ = ["LinkAdopter", "StoreMaker", "WorkerRuntime"]
@@ -69,6 +70,7 @@ class WorkerRuntime:
         self._emit = emit
         self._guard = guard
         self._uploader: Uploader | None = None
+        self._syncer = Syncer(self._spool, emit)
         self._waiting: list[Command] = []
         self._scope: anyio.CancelScope | None = None
         self._adopting: anyio.abc.TaskGroup | None = None
@@ -81,6 +83,7 @@ class WorkerRuntime:
             self._waiting.append(command)
         elif isinstance(command, Wake):
             self._uploader.wake()
+            self._syncer.wake()
         elif isinstance(command, Retry):
             self._uploader.retry_failed()
             left, self._left = self._left, []
@@ -106,6 +109,7 @@ class WorkerRuntime:
         self._spool.worker_lock.acquire(attempted="upload what is saved in a spool")
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
+            self._spool.obeying(header)
             await self._guard_links(self._spool.folder)
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
@@ -119,7 +123,10 @@ class WorkerRuntime:
                     async with anyio.create_task_group() as self._adopting:
                         for folder in older:
                             self._adopting.start_soon(self._adopt, folder)
+                        if self._spool.syncs_moves:
+                            self._adopting.start_soon(self._syncer.run)
                         await self._uploader.run()
+                        self._syncer.close()
         finally:
             self._spool.worker_lock.release()
 
@@ -153,6 +160,7 @@ class WorkerRuntime:
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
             header = await anyio.to_thread.run_sync(spool.header)
+            spool.obeying(header)
             async with self._make_store(header, self._tell_trouble) as store:
                 uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
                 uploader.close()

@@ -98,7 +98,10 @@ class ThreadWorker:
                     return False
                 self._early.append(command)
                 return True
-            self._loop.call_soon_threadsafe(functools.partial(self._runtime.handle, command))
+            try:
+                self._loop.call_soon_threadsafe(functools.partial(self._runtime.handle, command))
+            except RuntimeError:
+                return False  # It has died in this moment, and closed its loop.
             return True
 
     def join(self, timeout_s: float) -> bool:

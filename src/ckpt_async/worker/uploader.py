@@ -140,11 +140,11 @@ class Uploader:
                 if error.transient:
                     await anyio.sleep(ENTRY_RETRY_S)
                 else:
-                    self._fail(name, error)
+                    await self._fail(name, error)
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not self._spool.holds(name):
                     return  # Dropped by the task between the choice and the claim.
-                self._fail(
+                await self._fail(
                     name,
                     SpoolDamaged(
                         "upload a saved checkpoint", on=error.filename or self._spool.folder, cause=error.strerror or str(error)
@@ -153,14 +153,15 @@ class Uploader:
             finally:
                 self._current = None
 
-    def _fail(self, name: str, error: CheckpointError) -> None:
+    async def _fail(self, name: str, error: CheckpointError) -> None:
         self._failed[name] = error
         # Back to ready: there the task may drop it, and a later worker finds it.
-        self._spool.unclaim(name)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._spool.unclaim, name)
         self._emit(EntryFailed(self._prefix + name, error.to_wire()))
 
     async def _upload(self, name: str) -> None:
-        if not self._spool.claim(name):
+        if not await anyio.to_thread.run_sync(self._spool.claim, name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(self._spool.folder, name))
         started_s = time.monotonic()
         entry = await anyio.to_thread.run_sync(self._spool.read, name)

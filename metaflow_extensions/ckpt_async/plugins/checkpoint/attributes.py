@@ -58,6 +58,7 @@ class CheckpointAttributes:
             "on_full": self.settings.on_full,
             "flush_timeout": self.settings.flush_timeout_s,
             "spool_dir": self.settings.spool_dir,
+            "durability": self.settings.durability,
         }
 
 

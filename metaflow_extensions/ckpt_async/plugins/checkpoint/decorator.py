@@ -69,6 +69,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         How many seconds the end of the step waits for uploads.
     spool_dir : str, optional, default None
         The folder for saves that wait. Default: beside the checkpoint directory.
+    durability : str, default "process"
+        What a save survives before it is in the datastore: "process", the death of every process; "machine", also a crash of the
+        machine, once its `durable` says so.
 
     MF Add To Current
     -----------------

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, object] = {
     "on_full": "block",
     "flush_timeout": 3600.0,
     "spool_dir": None,
+    "durability": "process",
 }
 
 #: Artifacts of a task.

@@ -1,0 +1,110 @@
+"""A sample of the crash points, and all of the moments that decide; ``make faults`` tries every one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckpt_async.testing.crash_plan import Journal, Plan
+from ckpt_async.testing.crash_points import CrashPoints, Outcome, Point, sample
+from ckpt_async.testing.crash_scenario import Place, recover, run_task, saves_of
+from ckpt_async.testing.faults import table
+from ckpt_async.words import keys
+from ckpt_async.words.settings import StoreAddress
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[CrashPoints]:
+    with CrashPoints(str(tmp_path)) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize(
+    ("worker", "stage", "every"),
+    [("thread", "task", 90), ("thread", "retry", 150), ("process", "task", 90)],
+    ids=["thread", "thread-retry", "process"],
+)
+def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker: str, stage: str, every: int) -> None:
+    points = harness.points(worker, stage)
+    assert len({point.plan.step for point in points}) > 300
+    outcomes = harness.run(sample(points, every))
+    broken = [f"{outcome.point}\n" + "\n".join(outcome.violations) for outcome in outcomes if outcome.violations]
+    assert not broken, "\n\n".join(broken)
+    # Threads race: a few points may not be met. Were it many, the test would have tested nothing.
+    assert sum(outcome.struck for outcome in outcomes) > 0.8 * len(outcomes)
+
+
+# The harness must find what it looks for: each of these is a promise that somebody has broken on purpose.
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "store").mkdir()
+    return Place(str(tmp_path), StoreAddress(str(tmp_path / "store")))
+
+
+@pytest.fixture
+def journal(place: Place) -> Iterator[Journal]:
+    journal = Journal(place.journal)
+    run_task(place, "thread", 30.0, journal)
+    yield journal
+    journal.close()
+
+
+def test_a_whole_run_breaks_no_promise(place: Place, journal: Journal) -> None:
+    assert list(saves_of(Journal.read(place.journal))) == [0, 1, 2]
+    assert recover(place, journal) == []
+
+
+def test_a_lost_checkpoint_is_found(place: Place, journal: Journal) -> None:
+    key = saves_of(Journal.read(place.journal))[1]
+    for path in (keys.record_key(key), keys.task_record_key(place.identity(0), "model", 1), key):
+        os.unlink(os.path.join(place.address.url, path))
+    found = recover(place, journal)
+    assert any(text.startswith("silent: ") for text in found) and any(text.startswith("lost: [1]") for text in found)
+
+
+def test_half_a_checkpoint_is_found(place: Place, journal: Journal) -> None:
+    key = saves_of(Journal.read(place.journal))[0]
+    os.unlink(os.path.join(place.address.url, key, "model.bin"))
+    assert any(text.startswith(f"half there: {key}") for text in recover(place, journal))
+
+
+def test_a_dangling_latest_is_found(place: Place, journal: Journal) -> None:
+    key = saves_of(Journal.read(place.journal))[2]
+    for path in (keys.record_key(key), keys.task_record_key(place.identity(0), "model", 2)):
+        os.unlink(os.path.join(place.address.url, path))
+    assert any("dangles" in text for text in recover(place, journal))
+
+
+def test_a_spool_that_stays_is_found(place: Place, journal: Journal) -> None:
+    os.makedirs(os.path.join(place.scratch, "forgotten"))
+    assert any(text.startswith("not emptied: ") for text in recover(place, journal))
+
+
+def test_a_foreign_error_is_found(place: Place, journal: Journal) -> None:
+    # A file where the spools should stand, in the place of the folder: our error. A store address of another type: a foreign one.
+    other = Place(place.folder, StoreAddress(None))  # type: ignore[arg-type]
+    run_task(other, "thread", 30.0, journal, attempt=1)
+    assert any(line["what"] == "violation" and "foreign" in line["text"] for line in Journal.read(place.journal))
+
+
+def test_the_table_counts() -> None:
+    point = Point("thread", "task", Plan("task mkdir spool #1", "kill-both"))
+    outcomes = [Outcome(point, True, (), 1.0), Outcome(point, True, ("lost",), 1.0), Outcome(point, False, (), 1.0)]
+    rows = [line.split() for line in table(outcomes).splitlines()]
+    assert rows[1][-4:] == ["2", "1", "1", "1"] == rows[-1][-4:]
+
+
+def test_a_run_that_survived_leaves_nothing(harness: CrashPoints, tmp_path: Path) -> None:
+    points = [point for point in harness.points("thread") if point.kind == "thread: tear"][:1]
+    (outcome,) = harness.run(points)
+    assert outcome.struck and not outcome.violations
+    assert not os.listdir(tmp_path)
+    shutil.rmtree(tmp_path)
