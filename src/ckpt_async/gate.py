@@ -95,7 +95,7 @@ class Gate:
 
     def _wait(self, decision: Wait, held_saves: int) -> None:
         def changed() -> bool:
-            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures())
+            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures(lost=False))
 
         if not self._worker.wait_until(changed, time.monotonic() + self._timeout_s):
             raise SaveRefused(

@@ -63,9 +63,11 @@ class Ledger:
         self.trouble: CheckpointError | None = None
         self._waited_s = 0.0
 
-    def open(self, record: CheckpointRecord, entry: str, size_bytes: int, *, latest: bool) -> CheckpointReference:
+    def open(
+        self, record: CheckpointRecord, entry: str, size_bytes: int, *, latest: bool, methods: dict[str, int] | None = None
+    ) -> CheckpointReference:
         """Enter a save that is about to be published."""
-        state = SaveState(entry, size_bytes, self.changed, latest=latest, total_bytes=size_bytes)
+        state = SaveState(entry, size_bytes, self.changed, latest=latest, total_bytes=size_bytes, methods=methods or {})
         reference = CheckpointReference(record, state)
         with self.changed:
             self._references[entry] = reference
@@ -120,7 +122,7 @@ class Ledger:
     def reopen_failed(self) -> bool:
         """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""
         with self.changed:
-            failed = [reference.state for reference in self._references.values() if reference.status == Status.FAILED]
+            failed = [reference.state for reference in self.failures(lost=False)]
             for state in failed:
                 state.status, state.error = Status.QUEUED, None
             left = set(self.adoption_errors)
@@ -155,10 +157,11 @@ class Ledger:
         with self.changed:
             return self.changed.wait_for(reached, timeout_s)
 
-    def failures(self) -> list[CheckpointReference]:
-        """Return the saves that the store refuses."""
+    def failures(self, *, lost: bool = True) -> list[CheckpointReference]:
+        """Return the saves that the store refuses, and, unless that is not asked for, those that are lost: see `SaveState.lost`."""
         with self.changed:
-            return [reference for reference in self._references.values() if reference.status == Status.FAILED]
+            failed = [reference for reference in self._references.values() if reference.status == Status.FAILED]
+            return [reference for reference in failed if lost or not reference.state.lost]
 
     def references(self) -> list[CheckpointReference]:
         """Return all saves, in the order in which they were taken."""
@@ -178,29 +181,25 @@ class Ledger:
                 kind = reference.record.name, reference.state.latest
                 if reference.status == Status.QUEUED and kind in later:
                     found.append(Queued(entry, reference.state.size_bytes))
-                if reference.status != Status.DROPPED:
+                if reference.status != Status.DROPPED and not reference.state.lost:
                     later |= {(reference.record.name, False), kind}
             return tuple(reversed(found))
+
+    def _kept(self) -> list[SaveState]:
+        states = [reference.state for reference in self._references.values()]
+        return [state for state in states if state.status not in (Status.COMMITTED, Status.DROPPED) and not state.lost]
 
     def held(self) -> tuple[int, int]:
         """Return how many saves lie in the spool, and their bytes."""
         with self.changed:
-            states = [
-                reference.state
-                for reference in self._references.values()
-                if reference.status not in (Status.COMMITTED, Status.DROPPED)
-            ]
+            states = self._kept()
             return len(states), sum(state.size_bytes for state in states)
 
     @property
     def pending(self) -> Pending:
         """What is not in the store yet."""
         with self.changed:
-            states = [
-                reference.state
-                for reference in self._references.values()
-                if reference.status not in (Status.COMMITTED, Status.DROPPED)
-            ]
+            states = self._kept()
             return Pending(len(states), sum(max(0, state.total_bytes - state.done_bytes) for state in states))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -147,7 +148,7 @@ def _from_spool(
         partial = PartialFolder(target)
         try:
             partial.make()
-            restore_snapshot(one.entry.snapshot, Spool(one.folder).entry_folder(one.entry.id), partial.path)
+            _restore(one, partial.path)
             hand_over(partial.path, target)
         except SpoolDamaged as damage:
             say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
@@ -157,3 +158,31 @@ def _from_spool(
             partial.remove()
         return one.entry.record
     return None
+
+
+def _restore(one: LeftSave, target: str) -> None:
+    """Write the files of a save; see `restore_snapshot`. A file that an entry lacks, which is still there, is damage."""
+    spool = Spool(one.folder)
+    try:
+        restore_snapshot(one.entry.snapshot, spool.entry_folder(one.entry.id), target)
+    except FileNotFoundError as error:
+        if not _lacks(spool, one.entry.id, os.path.basename(error.filename or "")):
+            raise
+        raise SpoolDamaged("read a saved checkpoint", on=error.filename, cause="the file is missing") from error
+
+
+def _lacks(spool: Spool, entry: str, name: str) -> bool:
+    """Return whether an entry that is still in the spool lacks one of its files: then it was neither moved nor stored."""
+    try:
+        folder = os.open(spool.entry_folder(entry), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # By the descriptor, which goes along with the folder wherever a transition moves it.
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return False
+    except FileNotFoundError:
+        # Files are deleted in the trash alone, from where no entry comes back.
+        return spool.holds(entry)
+    finally:
+        os.close(folder)

@@ -6,10 +6,10 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout
+from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["CheckpointReference", "NotStored", "Pending", "SaveState", "Stats", "Status"]
@@ -52,6 +52,8 @@ class SaveState:
         Whether it has been synced, for ``durability="machine"``.
     not_durable : CheckpointError or None
         Why the disk refuses that.
+    methods : dict of str to int
+        How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
@@ -72,11 +74,17 @@ class SaveState:
     given_up: str = ""
     durable: bool = False
     not_durable: CheckpointError | None = None
+    methods: dict[str, int] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
         """Whether nothing is to be expected any more without a new try."""
         return self.status in (Status.COMMITTED, Status.FAILED, Status.DROPPED)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it failed for good: its files are not what was saved any more, so that no new try can store it."""
+        return self.status == Status.FAILED and isinstance(self.error, SnapshotFailed)
 
 
 class CheckpointReference(dict[str, Any]):

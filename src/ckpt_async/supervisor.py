@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, Event, Press, Retry
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -56,6 +57,7 @@ class Supervisor:
         self._started = False
         self._ending = False
         self._deaths = 0
+        self._told_lost: set[str] = set()
         self._fatal: CheckpointError | None = None
 
     def ensure_started(self) -> None:
@@ -92,7 +94,16 @@ class Supervisor:
             self._deaths = 0
         elif isinstance(event, EntryDurable) and event.error:
             self._say(str(from_wire(event.error)))
+        elif isinstance(event, EntryFailed):
+            self._say_lost(event)
         self.tell_listeners(event)
+
+    def _say_lost(self, event: EntryFailed) -> None:
+        """A save that can't be tried again is told at once, and once."""
+        error = from_wire(event.error)
+        if isinstance(error, SnapshotFailed) and event.entry not in self._told_lost:
+            self._told_lost.add(event.entry)
+            self._say(f"A save is lost: {error}")
 
     def tell_listeners(self, event: Event) -> None:
         """Pass an event on. A listener that raises is told of and left out from then on: saving must not depend on it."""
@@ -143,6 +154,11 @@ class Supervisor:
         with self._ledger.changed:
             self._fatal = error
             self._ledger.give_up(str(error))
+
+    @property
+    def link_guard(self) -> LinkGuard | None:
+        """Who guards linked files at this moment."""
+        return self._worker.link_guard
 
     def raise_fatal(self) -> None:
         """Raise where there is no worker and none can be had."""
@@ -216,10 +232,10 @@ class Supervisor:
         hint : str
             Added to the error's.
         told_again : bool
-            Whether damage to the spool is raised that has been raised before. Nobody can mend it: told once, it must not keep
-            later saves out.
+            Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which
+            has been said. Told once, it must not keep later saves out.
         """
-        failures = self._ledger.failures()
+        failures = self._ledger.failures(lost=told_again)
         if not told_again:
             failures = [failed for failed in failures if not (failed.state.told and isinstance(failed.state.error, SpoolDamaged))]
         if failures:
@@ -259,12 +275,15 @@ class Supervisor:
             self._ending = True
             started = self._started
         if started:
-            finished = not self._ledger.outstanding() and not self._ledger.failures() and self._fatal is None
+            finished = not self._ledger.outstanding() and not self._ledger.failures(lost=False) and self._fatal is None
             self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
             if not finished or not self._worker.join(END_TIMEOUT_S):
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return
+        for lost in self._ledger.failures():
+            # The flush before this has told it; there is nothing in it that could be stored.
+            self._spool.drop(lost.state.entry)
         try:
             remove_spool(self._spool)
         except OSError as error:

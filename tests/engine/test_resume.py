@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async import CheckpointDamaged, CheckpointRecord, StoreAddress, StoreUnavailable, open_reader
+from ckpt_async import CheckpointDamaged, CheckpointRecord, StoreAddress, StoreMissing, StoreUnavailable, open_reader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words import keys
@@ -138,6 +138,22 @@ def test_a_damaged_save_in_the_spool_is_told_and_the_store_is_asked(
         pack.write_bytes(b"")
     assert resumed(desk, 1) == b"0"
     assert any("earlier attempt is damaged" in line and "pack" in line for line in desk.said)
+
+
+@pytest.mark.parametrize("lacking", ["pack", "f000001"])
+def test_a_save_in_the_spool_that_lacks_a_file_stops_no_retry(desk: Desk, lacking: str) -> None:
+    stored(desk, b"0")
+    first = desk.open(1, snapshot="copy")
+    (Path(desk.address.url)).rename(desk.folder / "away")
+    tree = desk.tree({"step": b"1", "more": bytes(1 << 20)})
+    first.save(tree)
+    with pytest.raises(StoreMissing):
+        first.close(timeout_s=DEADLINE_S)
+    (desk.folder / "away").rename(Path(desk.address.url))
+    Path(first.spool_folder, "ready", "0000000000", lacking).unlink()
+    for attempt in (2, 3):
+        assert resumed(desk, attempt) == b"0"
+    assert sum("earlier attempt is damaged" in line and lacking in line for line in desk.said) == 2
 
 
 def test_a_store_that_is_away_does_not_hide_what_this_machine_has(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async.disk import durable
 from ckpt_async.spool.entry import ENTRY_FILE, Entry
 from ckpt_async.spool.neighbours import left_saves, older_attempts, remove_spool, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
@@ -74,19 +73,6 @@ def test_a_discarded_save_leaves_nothing(spool: Spool) -> None:
     spool.discard(0)
     spool.discard(0)
     assert not any(states(spool).values())
-
-
-def test_a_save_whose_last_sync_fails_is_not_uploaded_behind_the_users_back(
-    spool: Spool, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(path: str) -> None:
-        if path.endswith("ready"):
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(durable, "sync_folder", broken)
-    with pytest.raises(OSError, match="Input/output"):
-        save(spool, source)
-    assert spool.waiting() == []
 
 
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0000000001", "notes.txt", "tmp"])

@@ -18,6 +18,9 @@ from ckpt_async.words.errors import InvalidArgument
 __all__ = ["make_private_folder", "remove_tree", "rename", "sync_descriptor", "sync_file", "sync_folder", "write_file"]
 
 # A file system that has no notion of syncing a folder says so with one of these (some FUSE and network ones).
+_REMOVE_TRIES = 5
+
+
 _FOLDER_SYNC_UNKNOWN = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -176,12 +179,18 @@ def remove_tree(path: str) -> None:
             return
     except FileNotFoundError:
         return
-    try:
-        _remove_folder(path)
-    except PermissionError:
-        if not _open_up(path):
-            raise
-        _remove_folder(path)
+    for _ in range(_REMOVE_TRIES - 1):
+        try:
+            _remove_folder(path)
+            return
+        except PermissionError:
+            if not _open_up(path):
+                raise
+        except OSError as error:
+            # A file came into it between the listing and the removal: a guard has put a private copy in the place of a link.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    _remove_folder(path)
 
 
 def _remove_folder(path: str) -> None:

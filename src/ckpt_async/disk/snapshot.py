@@ -1,7 +1,7 @@
 """A frozen copy of a folder: taken into a folder of the spool, described by a value, written back as files.
 
 Inside a snapshot's folder lie ``pack``, with all small files one after another, and ``f000001``, ``f000002``, ... with one
-bigger file each.
+bigger file each: a guarded link to the original, or a copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ckpt_async.disk.clone import (
     send_bytes,
     share_blocks,
 )
-from ckpt_async.disk.scan import ScannedFile, ScannedTree, printable
+from ckpt_async.disk.linking import LINK_MIN_BYTES, Guarded, LinkGuard, LinkResult, link_files, link_is_intact
+from ckpt_async.disk.scan import Problem, ScannedFile, ScannedTree, printable, problems_error
 from ckpt_async.words.errors import (
     CheckpointDamaged,
     CheckpointError,
@@ -37,9 +38,10 @@ from ckpt_async.words.errors import (
 )
 from ckpt_async.words.manifest import check_relative_path
 
-__all__ = ["PACK", "PACKED", "PACK_LIMIT_BYTES", "Snapshot", "SnapshotFile", "restore_snapshot", "take_snapshot"]
+__all__ = ["LINKED", "PACK", "PACKED", "PACK_LIMIT_BYTES", "Snapshot", "SnapshotFile", "restore_snapshot", "take_snapshot"]
 
-#: Smaller files are packed. µs a file, packed and alone (ext4): 10 KiB 20 and 70, 256 KiB 95 and 120, 1 MiB 380 and 610.
+#: Smaller files are packed, unless they are linked (`LINK_MIN_BYTES`). µs a file, packed and alone (ext4): 10 KiB 20 and 70,
+#: 256 KiB 95 and 120, 1 MiB 380 and 610.
 PACK_LIMIT_BYTES = 1024 * 1024
 
 #: The name of the file that holds the small ones.
@@ -48,7 +50,14 @@ PACK = "pack"
 #: What `Snapshot.methods` counts packed files under.
 PACKED = "packed"
 
+#: What it counts files under that are guarded links.
+LINKED = "link"
+
+_HINT_LINK = "With snapshot='auto' such files are copied."
+
 _RESTORE = "restore the files of a checkpoint"
+# A link is replaced once, by its private copy.
+_RESTORE_TRIES = 3
 _OWN_FILE = re.compile(r"f[0-9]{6,12}")
 
 
@@ -70,6 +79,8 @@ class SnapshotFile:
         The file inside the snapshot's folder that holds the content.
     offset : int
         Where the content starts in it, in bytes.
+    inode : int
+        Of the original, where `stored_in` is a link to it that a guard may have made private since; else 0.
     """
 
     path: str
@@ -78,6 +89,18 @@ class SnapshotFile:
     mtime_ns: int
     stored_in: str
     offset: int
+    inode: int = 0
+
+    def to_row(self) -> list[Any]:
+        """Return the file for a JSON object."""
+        row = [self.path, self.size_bytes, self.mode, self.mtime_ns, self.stored_in, self.offset]
+        return [*row, self.inode] if self.inode else row
+
+    def is_intact(self, found: os.stat_result) -> bool:
+        """Return whether the file inside the snapshot is what it was, as far as its state tells."""
+        if not self.inode:
+            return True
+        return link_is_intact(found, inode=self.inode, size_bytes=self.size_bytes, mtime_ns=self.mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ class Snapshot:
     directories : tuple of str
         Every folder below the saved one, relative, sorted.
     methods : dict of str to int
-        How many files were made private in which way: the values of `CloneMethod`, and ``"packed"``.
+        How many files were taken in which way: ``"link"``, the values of `CloneMethod`, and ``"packed"``.
     """
 
     files: tuple[SnapshotFile, ...]
@@ -103,10 +126,15 @@ class Snapshot:
         """The sum of the files' sizes."""
         return sum(file.size_bytes for file in self.files)
 
+    @property
+    def links(self) -> list[SnapshotFile]:
+        """The files that were linked."""
+        return [file for file in self.files if file.inode]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as a JSON object; `from_dict` reads it. A file is a row, for there may be many."""
         return {
-            "files": [[f.path, f.size_bytes, f.mode, f.mtime_ns, f.stored_in, f.offset] for f in self.files],
+            "files": [f.to_row() for f in self.files],
             "directories": list(self.directories),
             "methods": dict(self.methods),
         }
@@ -149,7 +177,10 @@ def _count(number: object) -> int:
 
 
 def _file_of(row: Any, source: str) -> SnapshotFile:
-    path, size_bytes, mode, mtime_ns, stored_in, offset = row
+    path, size_bytes, mode, mtime_ns, stored_in, offset, *linked = row
+    if len(linked) > 1 or (linked and stored_in == PACK):
+        raise ValueError(f"{row!r} is no file")
+    inode = linked[0] if linked else 0
     if not isinstance(mtime_ns, int) or isinstance(mtime_ns, bool):
         raise TypeError(f"{mtime_ns!r} is not a time")  # times before 1970 are negative
     if not isinstance(stored_in, str) or not (stored_in == PACK or _OWN_FILE.fullmatch(stored_in)):
@@ -157,21 +188,26 @@ def _file_of(row: Any, source: str) -> SnapshotFile:
     if stored_in != PACK and offset != 0:
         raise ValueError(f"{stored_in} holds one file, yet it starts at {offset!r}")
     mode = _count(mode) & 0o777
-    return SnapshotFile(check_relative_path(path, source), _count(size_bytes), mode, mtime_ns, stored_in, _count(offset))
+    path = check_relative_path(path, source)
+    return SnapshotFile(path, _count(size_bytes), mode, mtime_ns, stored_in, _count(offset), _count(inode))
 
 
-def take_snapshot(tree: ScannedTree, folder: str) -> Snapshot:
-    """Copy what a scan found, so that nothing done to the originals afterwards changes it.
+def take_snapshot(tree: ScannedTree, folder: str, *, way: str = "auto", guard: LinkGuard | None = None) -> Snapshot:
+    """Take what a scan found, so that nothing done to the originals afterwards changes it.
 
-    Each file is copied in one consistent state, which is the one at the scan or, where it changed since, a later one. Nothing
-    is synced.
+    Each file is taken in one consistent state, which is the one at the scan or, where it changed since, a later one. Nothing
+    is synced. In this order, per file: a guarded link, a reflink, a copy.
 
     Parameters
     ----------
     tree : ScannedTree
-        What to copy.
+        What to take.
     folder : str
-        Exists, is empty and is ours. All files in it get mode 0600.
+        Exists, is empty and is ours. All files in it get mode 0600, apart from links, which have that of their originals.
+    way : str
+        ``"auto"``; ``"copy"``: no links; ``"link"``: no copies of what is large enough to be linked.
+    guard : LinkGuard, optional
+        Without it nothing is linked.
 
     Returns
     -------
@@ -181,10 +217,16 @@ def take_snapshot(tree: ScannedTree, folder: str) -> Snapshot:
     Raises
     ------
     SnapshotFailed
-        A file is gone, unreadable or keeps changing, or the disk is full. What was copied stays in `folder`, for the caller to
-        remove.
+        A file is gone, unreadable or keeps changing, or the disk is full; with ``way="link"``, one can't be linked. What was taken
+        stays in `folder`, for the caller to remove.
     """
-    taking = _Taking(folder, tree.size_bytes)
+    links = LinkResult()
+    large = [file for file in tree.files if file.size_bytes >= LINK_MIN_BYTES] if way != "copy" else []
+    if large and guard is not None:
+        links = link_files(large, folder, guard)
+    if way == "link" and len(links.linked) < len(large):
+        _refuse_unlinked(tree, large, links)
+    taking = _Taking(folder, tree.size_bytes, links)
     try:
         files = tuple(taking.take(file) for file in tree.files)
     finally:
@@ -192,19 +234,32 @@ def take_snapshot(tree: ScannedTree, folder: str) -> Snapshot:
     return Snapshot(files, tree.directories, taking.methods)
 
 
+def _refuse_unlinked(tree: ScannedTree, large: list[ScannedFile], links: LinkResult) -> None:
+    nobody = "can't be linked: there is no process beside this one that could guard it"
+    problems = [
+        Problem(file.path, f"is not linked: {links.refused[file.path]}" if file.path in links.refused else nobody, _HINT_LINK)
+        for file in large
+        if file.path not in links.linked
+    ]
+    raise problems_error(tree.root, problems)
+
+
 class _Taking:
     """A snapshot under way. Owns the descriptor of the pack."""
 
-    def __init__(self, folder: str, size_bytes: int) -> None:
+    def __init__(self, folder: str, size_bytes: int, links: LinkResult) -> None:
         self.methods: dict[str, int] = {}
         self._folder = folder
         self._left_bytes = size_bytes
         self._pack = -1
         self._pack_bytes = 0
-        self._own_files = 0
+        self._own_files = links.names_used
+        self._linked = links.linked
         self._reflink_works = True
 
     def take(self, file: ScannedFile) -> SnapshotFile:
+        if file.path in self._linked:
+            return self._link(file, *self._linked[file.path])
         try:
             taken = self._packed(file) if file.size_bytes < PACK_LIMIT_BYTES else self._own(file)
         except OSError as error:
@@ -219,6 +274,11 @@ class _Taking:
         if self._pack >= 0:
             os.close(self._pack)
             self._pack = -1
+
+    def _link(self, file: ScannedFile, name: str, state: Guarded) -> SnapshotFile:
+        self._left_bytes -= file.size_bytes
+        self._count(LINKED)
+        return SnapshotFile(file.path, state.size_bytes, state.mode, state.mtime_ns, name, 0, state.inode)
 
     def _packed(self, file: ScannedFile) -> SnapshotFile:
         if self._pack < 0:
@@ -286,13 +346,29 @@ def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
     # Each holder is opened once: the files of the pack come together, in the order in which they lie.
     in_place = sorted(snapshot.files, key=lambda file: (file.stored_in, file.offset))
     for stored_in, files in groupby(in_place, key=lambda file: file.stored_in):
-        source = os.path.join(folder, stored_in)
+        _restore_from(os.path.join(folder, stored_in), list(files), target)
+
+
+def _restore_from(source: str, files: list[SnapshotFile], target: str) -> None:
+    """Write the files that lie in `source`, which is opened once for all of them."""
+    for _ in range(_RESTORE_TRIES):
         holder = _open_holder(source)
         try:
             for file in files:
                 _restore_file(file, holder, os.path.join(target, file.path), source)
+            # A link holds what was saved until a private copy takes its place; the original may be written to from then on.
+            replaced = os.stat(source).st_ino != os.fstat(holder).st_ino
+            intact = all(file.is_intact(os.fstat(holder)) for file in files)
         finally:
             os.close(holder)
+        if intact and not replaced:
+            return
+        if not replaced:
+            break
+        for file in files:
+            os.unlink(os.path.join(target, file.path))
+    cause = f"it was written to after '{printable(files[0].path)}' had been saved, while no process guarded it"
+    raise SpoolDamaged(_RESTORE, on=printable(source), cause=cause)
 
 
 def _open_holder(source: str) -> int:

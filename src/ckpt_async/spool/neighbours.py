@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
-from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.spool.torn import torn_error
+from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
 from ckpt_async.words.settings import StoreAddress
 
@@ -44,15 +45,19 @@ class LeftSave:
     entry: Entry
 
 
-def left_saves(folder: str) -> tuple[list[LeftSave], list[SpoolDamaged]]:
-    """Return what earlier attempts saved and the store may not have yet, newest first, and what of it can't be read."""
+def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
+    """Return what earlier attempts saved and the store may not have yet, newest first, and what of it can't be read, or is lost."""
     found: list[LeftSave] = []
-    damaged: list[SpoolDamaged] = []
+    damaged: list[CheckpointError] = []
     for older in older_attempts(folder):
         spool = Spool(older)
         for name in spool.waiting():
             try:
-                found.append(LeftSave(older, spool.read(name)))
+                entry = spool.read(name)
+                if (torn := torn_error(spool.entry_folder(name), name)) is not None:
+                    damaged.append(torn)
+                    continue
+                found.append(LeftSave(older, entry))
             except FileNotFoundError:
                 continue  # Stored in this moment by a worker that is still alive.
             except SpoolDamaged as error:

@@ -16,6 +16,9 @@ __all__ = ["FilePiece", "ReadPart", "digest_of_pieces", "read_part"]
 
 CHUNK_BYTES = 1024 * 1024
 
+#: A file is replaced once, if at all.
+READ_TRIES = 3
+
 #: Joining two sums costs up to 0.2 ms for a length that was not seen before; below this size, summing the bytes again is cheaper.
 JOIN_FROM_BYTES = 1024 * 1024
 
@@ -68,31 +71,52 @@ def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceF
 
 
 def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]:
-    chunks = []
-    crc = 0
-    try:
-        descriptor = os.open(file.local_path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
+    """Read a run of bytes from the file that stands at the path; one that is replaced meanwhile is read again.
+
+    What holds the place of a frozen file may be replaced by another with the same content, and be written to from then on: as long
+    as it stands there it is right.
+    """
+    for _ in range(READ_TRIES):
+        try:
+            descriptor = os.open(file.local_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(file, error.strerror or str(error)) from error
+        try:
+            read = _read_open(descriptor, file.local_offset + inside, length)
+            if os.fstat(descriptor).st_ino == os.stat(file.local_path).st_ino:
+                break
+        except OSError as error:
+            raise _unreadable(file, error.strerror or str(error)) from error
+        finally:
+            os.close(descriptor)
+    else:
+        raise _unreadable(file, f"it was replaced {READ_TRIES} times while it was read")
+    if missing_bytes := length - sum(map(len, read[0])):
         raise SpoolDamaged(
-            "read a snapshot", on=file.local_path, cause=f"{error.strerror}; it holds {file.path!r} of a saved checkpoint"
-        ) from error
-    try:
-        position, left = file.local_offset + inside, length
-        while left:
-            chunk = os.pread(descriptor, min(CHUNK_BYTES, left), position)
-            if not chunk:
-                raise SpoolDamaged(
-                    "read a snapshot",
-                    on=file.local_path,
-                    cause=f"it ends {left} bytes early inside {file.path!r}",
-                    hint="Something other than ckpt-async has changed the spool.",
-                )
-            crc = zlib.crc32(chunk, crc)
-            chunks.append(chunk)
-            position, left = position + len(chunk), left - len(chunk)
-    finally:
-        os.close(descriptor)
+            "read a snapshot",
+            on=file.local_path,
+            cause=f"it ends {missing_bytes} bytes early inside {file.path!r}",
+            hint="Something other than ckpt-async has changed the spool.",
+        )
+    return read
+
+
+def _read_open(descriptor: int, position: int, length: int) -> tuple[list[bytes], int]:
+    """Return the bytes, fewer where the file ends, and their CRC-32."""
+    chunks = []
+    crc, left = 0, length
+    while left:
+        chunk = os.pread(descriptor, min(CHUNK_BYTES, left), position)
+        if not chunk:
+            break
+        crc = zlib.crc32(chunk, crc)
+        chunks.append(chunk)
+        position, left = position + len(chunk), left - len(chunk)
     return chunks, crc
+
+
+def _unreadable(file: SourceFile, cause: str) -> SpoolDamaged:
+    return SpoolDamaged("read a snapshot", on=file.local_path, cause=f"{cause}; it holds {file.path!r} of a saved checkpoint")
 
 
 def digest_of_pieces(pieces: Sequence[FilePiece], size_bytes: int) -> int | None:

@@ -20,6 +20,7 @@ MIB = 1024 * 1024
 
 WORKERS = ("process", "thread")
 DURABILITIES = ("process", "machine")
+SNAPSHOTS = ("auto", "copy", "link")
 ON_FULL = ("block", "drop_oldest", "raise")
 
 
@@ -68,6 +69,9 @@ class Settings:
         What a save survives once ``save()`` has returned: ``"process"``: the death of every process; ``"machine"``: also a crash of
         the machine, from the moment that the reference says so (`CheckpointReference.durable`), for which the worker syncs it in
         the background.
+    snapshot : str
+        How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
+        refuses a save in which a file that is not small can't be linked.
     parts_in_flight : int
         How many requests with data are under way at once.
     """
@@ -80,6 +84,7 @@ class Settings:
     flush_timeout_s: float = 3600.0
     spool_dir: str | None = None
     durability: str = "process"
+    snapshot: str = "auto"
     parts_in_flight: int = field(default=8, metadata={"internal": True})
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,6 +188,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     # the user's name: (field, reader, may be None)
     "async_upload": ("async_upload", _as_bool, False),
     "worker": ("worker", _one_of(WORKERS), False),
+    "snapshot": ("snapshot", _one_of(SNAPSHOTS), False),
     "max_pending": ("max_pending", _as_count, False),
     "max_pending_bytes": ("max_pending_bytes", read_size, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
@@ -211,4 +217,12 @@ def coerce_settings(values: Mapping[str, object]) -> Settings:
             found[target] = None
         else:
             found[target] = read(name, value)
-    return Settings(**found)
+    settings = Settings(**found)
+    if settings.snapshot == "link" and (settings.worker == "thread" or not settings.async_upload):
+        raise InvalidArgument(
+            "use a setting",
+            on=f"snapshot='link', worker={settings.worker!r}, async_upload={settings.async_upload}",
+            cause="links are guarded by a process beside the task, and with these there is none",
+            hint="Use worker='process' and async_upload=True, or snapshot='auto'.",
+        )
+    return settings

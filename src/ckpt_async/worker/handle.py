@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.words.events import Command
 
 __all__ = ["WorkerHandle"]
@@ -17,6 +18,10 @@ class WorkerHandle(Protocol):
 
     def send(self, command: Command) -> bool:
         """Pass a command on; returns False where the worker is dead. Never blocks for long."""
+
+    @property
+    def link_guard(self) -> LinkGuard | None:
+        """Who guards linked files at this moment; None where nobody does, for a process can't guard files from itself."""
 
     @property
     def alive(self) -> bool:

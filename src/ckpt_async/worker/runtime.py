@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -27,13 +28,23 @@ from ckpt_async.words.events import (
 from ckpt_async.worker.syncer import Syncer
 from ckpt_async.worker.uploader import Uploader
 
-__all__ = ["StoreMaker", "WorkerRuntime"]
+__all__ = ["LinkAdopter", "StoreMaker", "WorkerRuntime"]
 
 #: Makes the store of a spool, retries included; told of transient trouble through its second argument.
 StoreMaker = Callable[[SpoolHeader, Callable[[int, "StoreError | None"], None]], Store]
 
 #: How often the lock of a spool is tried whose worker outlives its task. A local lock, not the store.
 LOCK_RETRY_S = 0.25
+
+
+class LinkAdopter(Protocol):
+    """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`. Its methods block."""
+
+    def adopt(self, folder: str) -> None:
+        """Return once the files in this spool, whose worker lock the caller holds, are guarded."""
+
+    def sweep(self) -> None:
+        """Return once the files of entries that have left their spools are let go."""
 
 
 class WorkerRuntime:
@@ -47,12 +58,17 @@ class WorkerRuntime:
         See `StoreMaker`.
     emit : callable
         Takes events; must not block.
+    guard : LinkAdopter, optional
+        Without it, links that another process has left are believed as long as their files look unchanged.
     """
 
-    def __init__(self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None], guard: LinkAdopter | None = None
+    ) -> None:
         self._spool = Spool(folder)
         self._make_store = make_store
         self._emit = emit
+        self._guard = guard
         self._uploader: Uploader | None = None
         self._syncer = Syncer(self._spool, emit)
         self._waiting: list[Command] = []
@@ -94,10 +110,11 @@ class WorkerRuntime:
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
             self._spool.obeying(header)
+            await self._guard_links(self._spool.folder)
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
-                    self._uploader = Uploader(self._spool, store, self._emit)
+                    self._uploader = Uploader(self._spool, store, self._emit, on_removed=self._sweep)
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
                     kept, self._waiting = self._waiting, []
@@ -112,6 +129,14 @@ class WorkerRuntime:
                         self._syncer.close()
         finally:
             self._spool.worker_lock.release()
+
+    async def _guard_links(self, folder: str) -> None:
+        if self._guard is not None:
+            await anyio.to_thread.run_sync(self._guard.adopt, folder)
+
+    def _sweep(self) -> None:
+        if self._guard is not None:
+            self._guard.sweep()
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
@@ -130,18 +155,21 @@ class WorkerRuntime:
                 # The dead attempt's own sidecar is still uploading: faster than beginning anew.
                 await anyio.sleep(LOCK_RETRY_S)
             await anyio.to_thread.run_sync(spool.clean)
+            await self._guard_links(folder)
             if not spool.waiting():
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
             header = await anyio.to_thread.run_sync(spool.header)
             spool.obeying(header)
             async with self._make_store(header, self._tell_trouble) as store:
-                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/")
+                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
                 uploader.close()
                 await uploader.run()
             if uploader.last_failure is not None:
                 left, error = len(spool.waiting()), uploader.last_failure.to_wire()
-            else:
+                # What is lost is told once; no later attempt could do more.
+                await anyio.to_thread.run_sync(uploader.remove_lost)
+            if not spool.waiting():
                 await anyio.to_thread.run_sync(remove_spool, spool)
         except FileNotFoundError:
             pass  # Its own worker has finished and removed it.

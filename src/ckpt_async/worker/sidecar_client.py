@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Callable
 
+from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.words.events import Close, Command, Event, decode_event, encode
+from ckpt_async.worker.guard_client import GuardClient
 
 __all__ = ["SIDECAR_LOG", "SidecarClient"]
 
@@ -46,6 +48,7 @@ class SidecarClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
+        self._link_guard: GuardClient | None = None
         self._guard = threading.Lock()
         self._closing = False
 
@@ -54,16 +57,22 @@ class SidecarClient:
         self._release()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
+        guarding = GuardClient.pair() if sys.platform == "linux" else None
+        arguments = [self._folder, str(theirs.fileno()), str(os.getpid())]
+        passed = [theirs.fileno()]
+        if guarding is not None:
+            arguments.append(str(guarding[1].fileno()))
+            passed.append(guarding[1].fileno())
         try:
             log = os.open(os.path.join(self._folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 # It holds neither of the task's output pipes: whoever reads those would wait for it after the task's death.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "ckpt_async.sidecar", self._folder, str(theirs.fileno()), str(os.getpid())],
+                    [sys.executable, "-m", "ckpt_async.sidecar", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=passed,
                     start_new_session=True,
                     cwd="/",  # `-m` puts the working folder first on the path, where a user's random.py would be imported.
                     env=_environment(),
@@ -72,10 +81,15 @@ class SidecarClient:
                 os.close(log)
         except BaseException:
             ours.close()
+            if guarding is not None:
+                guarding[0].close()
             raise
         finally:
             theirs.close()
+            if guarding is not None:
+                guarding[1].close()
         self._socket = ours
+        self._link_guard = guarding[0] if guarding is not None else None
         self._reader = threading.Thread(target=self._read, args=(ours,), name="ckpt-async-events", daemon=True)
         self._reader.start()
 
@@ -83,6 +97,11 @@ class SidecarClient:
     def alive(self) -> bool:
         """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def link_guard(self) -> LinkGuard | None:
+        """The guard in the process that was started last."""
+        return self._link_guard
 
     @property
     def pid(self) -> int | None:
@@ -164,6 +183,9 @@ class SidecarClient:
         """Close what belongs to a process that has ended, or that is left to itself."""
         with self._guard:
             ours, self._socket = self._socket, None
+            link_guard, self._link_guard = self._link_guard, None
+        if link_guard is not None:
+            link_guard.close()
         if ours is not None:
             try:
                 ours.shutdown(socket.SHUT_RDWR)

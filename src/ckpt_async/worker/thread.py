@@ -57,6 +57,11 @@ class ThreadWorker:
         self._thread.start()
 
     @property
+    def link_guard(self) -> None:
+        """Nobody: a guard must be another process than the writers."""
+        return None
+
+    @property
     def alive(self) -> bool:
         """Whether the thread is running."""
         return self._thread is not None and self._thread.is_alive()

@@ -13,11 +13,12 @@ import anyio.to_thread
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.part_log import PartLog
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.torn import check_links, torn_error
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.plan import SourceFile
 from ckpt_async.transfer.upload import UploadJob, upload
-from ckpt_async.words.errors import CheckpointError, SpoolDamaged
+from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event
 
 __all__ = ["Uploader", "choose_entry"]
@@ -58,13 +59,24 @@ class Uploader:
         Takes events; must not block.
     prefix : str
         Put before the ids of entries in events.
+    on_removed : callable, optional
+        Called in a thread, before it is told, when an entry has been removed.
     """
 
-    def __init__(self, spool: Spool, store: Store, emit: Callable[[Event], None], *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        emit: Callable[[Event], None],
+        *,
+        prefix: str = "",
+        on_removed: Callable[[], None] | None = None,
+    ) -> None:
         self._spool = spool
         self._store = store
         self._emit = emit
         self._prefix = prefix
+        self._on_removed = on_removed
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
         self._closing = False
@@ -98,6 +110,12 @@ class Uploader:
     def last_failure(self) -> CheckpointError | None:
         """The failure of the newest entry that failed, if one did."""
         return self._failed[max(self._failed)] if self._failed else None
+
+    def remove_lost(self) -> None:
+        """Remove the entries of which linked files were overwritten: nobody can store them any more."""
+        for name, error in list(self._failed.items()):
+            if isinstance(error, SnapshotFailed):
+                self._spool.drop(name)
 
     async def run(self) -> None:
         """Upload until closed. May be cancelled at any point: the next worker goes on where this one was."""
@@ -151,12 +169,21 @@ class Uploader:
         progress = _Progress(self._prefix + name, self._emit)
         log = PartLog(folder)
         try:
-            result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+            await anyio.to_thread.run_sync(check_links, entry, folder)
+            try:
+                result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+            except SpoolDamaged as error:
+                # A guard that comes too late removes the file.
+                raise torn_error(folder, name) or error from error
+            # What was sent is what was saved only if the links still are what they were.
+            await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
         finally:
             log.close()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._spool.finish, name)
+            if self._on_removed is not None:
+                await anyio.to_thread.run_sync(self._on_removed)
         self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
 
 

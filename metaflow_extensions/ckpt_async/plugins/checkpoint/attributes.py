@@ -52,6 +52,7 @@ class CheckpointAttributes:
             "show_card": self.show_card,
             "async_upload": self.settings.async_upload,
             "worker": self.settings.worker,
+            "snapshot": self.settings.snapshot,
             "max_pending": self.settings.max_pending,
             "max_pending_bytes": self.settings.max_pending_bytes,
             "on_full": self.settings.on_full,
@@ -122,9 +123,13 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         except InvalidArgument as error:
             raise _refuse(name, value, error.hint.removeprefix("Allowed: ").rstrip(".")) from error
         engine[name] = value
+    try:
+        settings = coerce_settings(engine)
+    except InvalidArgument as error:
+        raise WrongCheckpointAttribute(f"@checkpoint({error.on}): {error.cause}. {error.hint}") from error
     return CheckpointAttributes(
         load_policy=_read_policy(every["load_policy"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
-        settings=coerce_settings(engine),
+        settings=settings,
     )

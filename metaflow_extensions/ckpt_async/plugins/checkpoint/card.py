@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckpt_async.progress import readable_bytes
@@ -24,6 +24,8 @@ __all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text"]
 MAX_ROWS = 100
 
 UPDATE_S = 2.0
+
+_METHODS = {"copy": "copied", "link": "linked", "packed": "packed", "reflink": "cloned"}
 
 
 def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
@@ -50,19 +52,24 @@ def table_text(references: Sequence[CheckpointReference]) -> str:
     lines = [
         f"{len(references)} saved; the step waited {blocked_s:.2f} s in `save()`.",
         "",
-        "| save | name | size | state | saved at | `save()` took | upload took |",
-        "| ---: | --- | ---: | --- | --- | ---: | ---: |",
+        "| save | name | size | state | saved at | `save()` took | files | upload took |",
+        "| ---: | --- | ---: | --- | --- | ---: | --- | ---: |",
     ]
     for reference in reversed(references[-MAX_ROWS:]):
         record, state = reference.record, reference.state
         upload = f"{state.upload_s:.2f} s" if reference.done() else ""
         lines.append(
             f"| {record.version_id} | {_cell(record.name)} | {readable_bytes(record.size_bytes)} | {reference.status} "
-            f"| {record.created_on} | {state.blocked_s:.2f} s | {upload} |"
+            f"| {record.created_on} | {state.blocked_s:.2f} s | {_methods_text(state.methods)} | {upload} |"
         )
     if len(references) > MAX_ROWS:
         lines += ["", f"The newest {MAX_ROWS} are shown."]
     return "\n".join(lines)
+
+
+def _methods_text(methods: Mapping[str, int]) -> str:
+    """Return how many files of a save were taken in which way."""
+    return ", ".join(f"{count} {_METHODS[name]}" for name, count in sorted(methods.items()) if name in _METHODS)
 
 
 def _cell(text: str) -> str:

@@ -55,6 +55,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         Whether `save()` returns before the checkpoint is in the datastore.
     worker : str, default "process"
         Where uploads run: "process", in a process beside the task; "thread", in a thread of the task.
+    snapshot : str, default "auto"
+        How `save()` takes the files: "auto", guarded links where they can be had, else copies; "copy", never links; "link", refuses
+        a save in which a file of 256 KiB or more can't be linked.
     max_pending : int, default 16
         How many saves may wait for their upload on local disk.
     max_pending_bytes : int or str, optional, default None

@@ -11,6 +11,7 @@ DEFAULTS: dict[str, object] = {
     "show_card": True,
     "async_upload": False,
     "worker": "process",
+    "snapshot": "auto",
     "max_pending": 16,
     "max_pending_bytes": None,
     "on_full": "block",

@@ -1,0 +1,349 @@
+"""The links that a guard holds: leases, what to do when one is broken, and what an earlier guard has left.
+
+Not thread-safe: all of it belongs to the guard's thread. Copies are made by other threads, which get a descriptor and a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ckpt_async.disk import durable
+from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
+from ckpt_async.disk.linking import Guarded
+from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
+from ckpt_async.spool.entry import EntryState
+from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.torn import mark_torn, torn_error
+from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.worker.rescue import CopyJob, log
+
+__all__ = ["GuardedLinks"]
+
+#: A file is linked only where a copy of it at this rate ends before the kernel lets its writer through. Slow disks reach it; the
+#: rate of the last copy of at least `MEASURED_FROM_BYTES`, halved, takes its place.
+RESCUE_BYTES_PER_S = 200e6
+MEASURED_FROM_BYTES = 64 * 1024 * 1024
+
+#: What must stay free on the disk, beyond the room for a copy of everything that is linked.
+RESERVE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(eq=False)
+class _Folder:
+    """An entry's folder, by a descriptor that follows it from state to state."""
+
+    spool: Spool
+    entry: str
+    descriptor: int
+    torn: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"/proc/self/fd/{self.descriptor}"
+
+    @property
+    def removed(self) -> bool:
+        return os.fstat(self.descriptor).st_nlink == 0
+
+
+@dataclass(eq=False)
+class _File:
+    """A file with at least one link in the spool. One lease serves all links."""
+
+    lease: Lease
+    links: list[tuple[_Folder, str]] = field(default_factory=list)
+    copying: bool = False
+
+    def stands(self, folder: _Folder, name: str) -> bool:
+        """Whether the link is still there. A task that did not wait for our answer has removed its own."""
+        try:
+            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.lease.found.st_dev, self.lease.found.st_ino)
+
+
+class GuardedLinks:
+    """Everything that one guard holds.
+
+    Parameters
+    ----------
+    max_leases : int
+        How many files at most; each takes a descriptor.
+    start_copy : callable
+        Has `copy_aside` run for a job in another thread, and `copied` called in this one afterwards.
+    """
+
+    def __init__(self, max_leases: int, start_copy: Callable[[CopyJob], None]) -> None:
+        self._max_leases = max_leases
+        self._start_copy = start_copy
+        self._break_time_s = break_time_s()
+        self._rescue_bytes_per_s = RESCUE_BYTES_PER_S
+        self._files: dict[tuple[int, int], _File] = {}
+        self._by_descriptor: dict[int, _File] = {}
+        self._folders: dict[tuple[str, str], _Folder] = {}
+        self._jobs: dict[CopyJob, tuple[_File, float]] = {}
+        self._copies = 0
+        self._token = secrets.token_hex(4)
+        self._held_bytes = 0
+        self._kinds: dict[str, str] = {}
+
+    @property
+    def count(self) -> int:
+        """How many files are held."""
+        return len(self._files)
+
+    @property
+    def busy(self) -> bool:
+        """Whether copies are being made."""
+        return bool(self._jobs)
+
+    # Taking links
+
+    def take(self, spool: Spool, entry: str, names: Sequence[str]) -> dict[str, Guarded | str]:
+        """Guard links of an entry that is being staged; see `ckpt_async.disk.linking.LinkGuard.guard`."""
+        self.sweep()
+        try:
+            folder = self._folder(spool, entry, os.path.join(spool.folder, EntryState.STAGING, entry))
+        except OSError as error:
+            return dict.fromkeys(names, f"its folder can't be opened ({error.strerror})")
+        if refusal := self._refuse_folder(folder):
+            return dict.fromkeys(names, refusal)
+        answers: dict[str, Guarded | str] = {}
+        for name in names:
+            answers[name] = self._take(folder, name)
+        if self._kind(folder) == "overlay":
+            # After the leases: from then on nobody can make a new mapping that writes.
+            self._let_go_of_mapped(folder, answers)
+        return answers
+
+    def _kind(self, folder: _Folder) -> str:
+        spool = folder.spool.folder
+        if spool not in self._kinds:
+            self._kinds[spool] = file_system_of(folder.descriptor)
+        return self._kinds[spool]
+
+    def _refuse_folder(self, folder: _Folder) -> str:
+        kind = self._kind(folder)
+        if kind not in LEASING_FILE_SYSTEMS:
+            return f"leases have not been tried on this file system ({kind or 'unknown'})"
+        return ""
+
+    def _take(self, folder: _Folder, name: str) -> Guarded | str:
+        try:
+            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+            if refusal := self._refuse_size(folder, found):
+                return refusal
+            file = self._files.get((found.st_dev, found.st_ino))
+            if file is not None and (file.copying or file.lease.broken):
+                return "a program is about to write to it"
+            if file is None:
+                lease = Lease.take(name, folder=folder.descriptor)
+                if isinstance(lease, LeaseRefused):
+                    return lease.reason
+                file = self._add(lease)
+        except OSError as error:
+            return f"it can't be opened ({error.strerror})"
+        file.links.append((folder, name))
+        state = file.lease.found
+        return Guarded(state.st_ino, state.st_size, state.st_mode & 0o777, state.st_mtime_ns)
+
+    def _add(self, lease: Lease) -> _File:
+        file = _File(lease)
+        self._files[lease.found.st_dev, lease.found.st_ino] = file
+        self._by_descriptor[lease.descriptor] = file
+        self._held_bytes += lease.found.st_size
+        return file
+
+    def _refuse_size(self, folder: _Folder, found: os.stat_result) -> str:
+        if found.st_size > self._rescue_bytes_per_s * self._break_time_s:
+            return f"a copy of it might take longer than a writer can be held back ({self._break_time_s:.0f} s)"
+        if (found.st_dev, found.st_ino) in self._files:
+            return ""
+        if len(self._files) >= self._max_leases:
+            return f"{len(self._files)} files are guarded already; the limit of open files allows no more"
+        room = os.fstatvfs(folder.descriptor)
+        if room.f_bavail * room.f_frsize < self._held_bytes + found.st_size + RESERVE_BYTES:
+            return "the disk has no room for a copy of everything that is linked"
+        return ""
+
+    def _let_go_of_mapped(self, folder: _Folder, answers: dict[str, Guarded | str]) -> None:
+        mappings = writable_mappings()
+        if not mappings:
+            return
+        for name, answer in answers.items():
+            if isinstance(answer, Guarded):
+                file = next(file for file in self._files.values() if (folder, name) in file.links)
+                if may_be_mapped(file.lease.found, mappings):
+                    file.links.remove((folder, name))
+                    answers[name] = "a program has it mapped for writing, or another file of which that can't be told apart"
+                    if not file.links:
+                        self._release(file)
+
+    def _folder(self, spool: Spool, entry: str, path: str) -> _Folder:
+        key = (spool.folder, entry)
+        if key not in self._folders:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._folders[key] = _Folder(spool, entry, os.open(path, flags))
+        return self._folders[key]
+
+    def holds(self, spool: Spool, entry: str) -> bool:
+        """Return whether nothing of what was guarded for an entry has been lost."""
+        folder = self._folders.get((spool.folder, entry))
+        return folder is not None and not folder.torn
+
+    # What earlier guards have left
+
+    def adopt(self, spool: Spool, *, owned: bool) -> None:
+        """Guard every link that lies in a spool. What was written to meanwhile is marked; what can't be guarded is copied.
+
+        Parameters
+        ----------
+        owned : bool
+            This process has the spool's worker lock: copies that a killed guard has not finished are nobody's.
+        """
+        durable.make_private_folder(spool.private_folder)
+        for name in os.listdir(spool.private_folder) if owned else ():
+            if not name.startswith(self._token):
+                durable.remove_tree(os.path.join(spool.private_folder, name))
+        for entry in spool.waiting():
+            if (spool.folder, entry) in self._folders:
+                continue
+            try:
+                links = spool.read(entry).snapshot.links
+                if not links:
+                    continue
+                folder = self._folder(spool, entry, spool.entry_folder(entry))
+                folder.torn = torn_error(folder.path, entry) is not None
+            except (FileNotFoundError, SpoolDamaged):
+                continue  # stored or dropped in this moment; or damaged, which the uploader says
+            for link in links if not folder.torn else ():
+                found = os.stat(link.stored_in, dir_fd=folder.descriptor, follow_symlinks=False)
+                if not link.is_intact(found):
+                    self._tear([(folder, link.stored_in)], f"{link.path!r} was written to while nobody guarded it")
+                    break
+                if found.st_ino == link.inode:
+                    self._adopt_link(folder, link.stored_in, found)
+
+    def _adopt_link(self, folder: _Folder, name: str, found: os.stat_result) -> None:
+        file = self._files.get((found.st_dev, found.st_ino))
+        if file is None:
+            lease = Lease.take(name, folder=folder.descriptor)
+            if isinstance(lease, LeaseRefused):
+                # A writer has come in already, or there are no leases for this process: copy now, and see whether it held still.
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                lease = Lease(os.open(name, flags, dir_fd=folder.descriptor), found)
+                file = self._add(lease)
+                file.links.append((folder, name))
+                self._copy(file)
+                return
+            file = self._add(lease)
+        file.links.append((folder, name))
+
+    # Letting go
+
+    def broken(self, descriptors: Iterable[int] | None) -> None:
+        """Make the files private whose leases were broken; with None, look at all of them."""
+        for descriptor in list(self._by_descriptor) if descriptors is None else descriptors:
+            file = self._by_descriptor.get(descriptor)
+            if file is not None and not file.copying and file.lease.broken:
+                self._make_private(file)
+
+    def _make_private(self, file: _File) -> None:
+        file.links = [link for link in file.links if not link[0].torn and file.stands(*link)]
+        if file.links:
+            self._copy(file)
+        else:
+            self._release(file)
+
+    def _copy(self, file: _File) -> None:
+        self._copies += 1
+        home = file.links[0][0].spool.private_folder
+        target = os.path.join(home, f"{self._token}-{self._copies}")
+        # A save that was promised to survive a crash of the machine must not wait for a sync after its link was replaced.
+        sync = any(folder.spool.syncs_moves for folder, _ in file.links)
+        job = CopyJob(file.lease.descriptor, file.lease.found, target, sync)
+        file.copying = True
+        self._jobs[job] = (file, time.monotonic())
+        self._start_copy(job)
+
+    def copied(self, job: CopyJob, failure: str) -> None:
+        """Put a finished copy in the place of the links, then let the writer go on."""
+        file, started_s = self._jobs.pop(job)
+        took_s = time.monotonic() - started_s
+        if job.found.st_size >= MEASURED_FROM_BYTES and took_s > 0 and not failure:
+            self._rescue_bytes_per_s = job.found.st_size / took_s / 2
+        links = [link for link in file.links if file.stands(*link)]
+        lost = links if failure else [link for link in links if not self._replace(job, *link)]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(job.target)
+        # After that: on a full disk the half copy is what takes the room for the mark.
+        self._tear(lost, failure or "its private copy could not be put in its place")
+        self._release(file)
+
+    def _replace(self, job: CopyJob, folder: _Folder, name: str) -> bool:
+        temporary = f".{name}.private"
+        try:
+            # By a second link: several saves may have the same file.
+            os.link(job.target, temporary, dst_dir_fd=folder.descriptor)
+            os.rename(temporary, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+            if folder.spool.syncs_moves:
+                # Before the writer goes on: after a crash the name must not stand for the file that it has written to.
+                durable.sync_descriptor(folder.descriptor)
+        except FileNotFoundError:
+            return folder.removed
+        except OSError as error:
+            log(f"{folder.entry}/{name}: {error}")
+            return False
+        return True
+
+    def _tear(self, links: Iterable[tuple[_Folder, str]], cause: str) -> None:
+        for folder, name in links:
+            folder.torn = True
+            log(f"save {int(folder.entry)} is lost, {name}: {cause}")
+            try:
+                mark_torn(folder.path, cause)
+            except OSError as error:
+                # Not even room for a mark: without the file nobody takes the entry for whole.
+                log(f"save {int(folder.entry)} can't be marked: {error}")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder.descriptor)
+
+    def _release(self, file: _File) -> None:
+        del self._by_descriptor[file.lease.descriptor]
+        self._held_bytes -= file.lease.found.st_size
+        del self._files[file.lease.found.st_dev, file.lease.found.st_ino]
+        file.lease.release()
+
+    def sweep(self) -> None:
+        """Let go of what has left the spool."""
+        removed = {folder for folder in self._folders.values() if folder.removed}
+        if not removed:
+            return
+        for file in list(self._files.values()):
+            file.links = [link for link in file.links if link[0] not in removed]
+            if not file.links and not file.copying:
+                self._release(file)
+        for folder in removed:
+            del self._folders[folder.spool.folder, folder.entry]
+            os.close(folder.descriptor)
+
+    def settle(self) -> None:
+        """Begin to copy what others could still write to: this process ends, and entries are left."""
+        self.sweep()
+        for file in list(self._files.values()):
+            if not file.copying and os.fstat(file.lease.descriptor).st_nlink > len(file.links):
+                self._make_private(file)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for file in list(self._files.values()):
+            self._release(file)
+        for folder in self._folders.values():
+            os.close(folder.descriptor)
+        self._folders.clear()

@@ -1,0 +1,191 @@
+"""A guard that dies, is too late, or has no room: nothing torn is ever published, and what is lost is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ckpt_async import CheckpointNotStored, SnapshotFailed, StoreAddress
+from ckpt_async.spool.torn import TORN_FILE
+from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.words.events import EntryFailed, WorkerReady
+from tests.engine.desk import Desk, alive, paused, read_tree, wait_for
+from tests.guard.conftest import mounted
+from tests.guard.leases import leased_inodes
+from tests.guard.writers import SIZE, plain
+
+MIB = 1024 * 1024
+
+
+def test_what_is_overwritten_while_no_guard_lives_is_not_published(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB), "config": b"1"})
+    checkpointer = desk.open()
+    first = desk.sidecars()[0]
+    with paused(seaweed):
+        lost = checkpointer.save(tree, name="lost")
+        other = checkpointer.save(desk.tree({"other": os.urandom(MIB)}, name="other"), name="other")
+        os.kill(first, signal.SIGSTOP)  # not even a death that is noticed at once
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not leased_inodes(), "the dead guard's leases are gone")
+        plain(tree / "model")
+        desk.sidecars(2)
+        wait_for(lambda: len(leased_inodes()) == 1, "the other save is guarded again")
+        kept = (desk.folder / "other" / "other").read_bytes()
+        plain(desk.folder / "other" / "other")
+    wait_for(desk.happened(EntryFailed), "the loss is told")
+    assert any("A save is lost" in line and "'model' was written to" in line for line in desk.said)
+    # A later save of the same is not hindered.
+    later = checkpointer.save(tree, name="later")
+    with pytest.raises(SnapshotFailed, match="keep what was saved as number 0"):
+        checkpointer.flush()
+    assert (lost.status, other.status, later.status) == ("failed", "committed", "committed")
+    assert desk.content(other) == {"other": kept}
+    assert desk.content(later) == read_tree(tree)
+    assert [record.name for record in desk.records()] == ["later", "other"]
+    with pytest.raises(CheckpointNotStored, match="was written to"):
+        lost.wait(5)
+    with pytest.raises(SnapshotFailed):
+        checkpointer.close(timeout_s=30)
+    assert desk.is_clean()
+
+
+def test_a_guard_that_dies_has_a_successor(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({f"{number}": os.urandom(MIB) for number in range(5)})
+    before = read_tree(tree)
+    checkpointer = desk.open()
+    with paused(seaweed):
+        desk.sidecars()
+        reference = checkpointer.save(tree)
+        for life in range(1, 4):
+            os.kill(desk.sidecars(life)[-1], signal.SIGKILL)
+            desk.sidecars(life + 1)
+            wait_for(lambda: len(leased_inodes()) == 5, "all files are guarded again")
+        for name in before:
+            plain(tree / name)
+    checkpointer.flush()
+    assert desk.content(reference) == before
+
+
+def test_saves_around_the_deaths_of_guards(desk: Desk, seaweed: SeaweedServer) -> None:
+    """Whether a save meets a guard that lives, dies or is starting: once it has returned, its files may be written to.
+
+    The new guard is waited for before that, for in between they are not guarded: see the tests above.
+    """
+    tree = desk.tree({"model": os.urandom(8 * MIB), "state": os.urandom(SIZE)})
+    checkpointer = desk.open()
+    contents, references = [], []
+    for life in range(1, 4):
+        pid = desk.sidecars(life)[-1]
+        os.kill(pid, signal.SIGKILL)
+        contents.append(read_tree(tree))
+        references.append(checkpointer.save(tree))
+        assert sum(references[-1].state.methods.values()) == 2
+        desk.sidecars(life + 1)
+        for name in ("model", "state"):
+            plain(tree / name)
+    checkpointer.flush()
+    assert [desk.content(reference) for reference in references] == contents
+
+
+def test_a_dead_attempt_whose_files_were_overwritten_is_passed_by(desk: Desk, seaweed: SeaweedServer) -> None:
+    old = desk.tree({"model": os.urandom(MIB)}, name="old")
+    new = desk.tree({"model": os.urandom(MIB)}, name="new")
+    kept = read_tree(old)
+    with paused(seaweed):
+        task = desk.task()
+        sidecar = desk.orphan(task.do("sidecar"))
+        task.do("save", path=str(old))
+        lost = task.do("save", path=str(new))
+        assert lost["version_id"] == 1
+        os.kill(sidecar, signal.SIGSTOP)
+        task.kill()
+        os.kill(sidecar, signal.SIGKILL)
+        wait_for(lambda: not alive(sidecar), "the sidecar is dead")
+        plain(new / "model")
+    later = desk.open(1)
+    target = desk.target()
+    record = later.resume("fresh", str(target))
+    assert record is not None and record.version_id == 0
+    assert read_tree(target) == kept
+    later.flush()
+    assert [record.version_id for record in desk.records()] == [0]
+    assert any("was written to" in line for line in desk.said)
+    later.close(timeout_s=30)
+    assert desk.is_clean(), "what is lost is told once"
+
+
+def test_a_dead_attempt_is_guarded_again(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    before = read_tree(tree)
+    with paused(seaweed):
+        task = desk.task()
+        sidecar = desk.orphan(task.do("sidecar"))
+        saved = task.do("save", path=str(tree))
+        os.kill(sidecar, signal.SIGSTOP)
+        task.kill()
+        os.kill(sidecar, signal.SIGKILL)
+        wait_for(lambda: not alive(sidecar), "the sidecar is dead")
+        later = desk.open(1)
+        desk.sidecars()
+        wait_for(lambda: len(leased_inodes()) == 1, "what the dead attempt saved is guarded")
+        plain(tree / "model")
+    later.flush()
+    assert desk.content(saved) == before
+
+
+def test_no_room_for_the_copy(tmp_path: Path, s3_address: StoreAddress, seaweed: SeaweedServer) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=200m", "tmpfs") as place:
+        desk = Desk(place, s3_address)
+        try:
+            _fill_and_overwrite(desk, seaweed, place)
+        finally:
+            desk.end()
+
+
+def _fill_and_overwrite(desk: Desk, seaweed: SeaweedServer, place: Path) -> None:
+    tree = desk.tree({"model": os.urandom(40 * MIB)})
+    checkpointer = desk.open()
+    desk.sidecars()
+    with paused(seaweed):
+        reference = checkpointer.save(tree)
+        assert reference.state.methods == {"link": 1}
+        with pytest.raises(OSError, match="No space"), open(place / "filler", "wb") as filler:
+            while True:
+                filler.write(bytes(MIB))
+        with open(tree / "model", "r+b") as file:  # is let through at once
+            file.write(b"torn")
+    with pytest.raises(SnapshotFailed, match="could not be copied"):
+        checkpointer.flush()
+    os.unlink(place / "filler")
+    assert reference.status == "failed" and desk.records() == []
+    assert [path.name for path in desk.scratch.rglob(TORN_FILE)] in ([TORN_FILE], [])
+    later = checkpointer.save(tree)
+    with pytest.raises(SnapshotFailed):
+        checkpointer.close(timeout_s=30)
+    assert later.done() and desk.content(later) == read_tree(tree)
+    assert sum(isinstance(event, WorkerReady) for event in desk.events) == 1
+    assert desk.is_clean()
+
+
+def test_nothing_is_linked_where_a_copy_would_not_fit(tmp_path: Path, s3_address: StoreAddress, seaweed: SeaweedServer) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=160m", "tmpfs") as place:
+        desk = Desk(place, s3_address)
+        try:
+            first = desk.tree({"a": os.urandom(20 * MIB)}, name="first")
+            second = desk.tree({"b": os.urandom(20 * MIB)}, name="second")
+            checkpointer = desk.open()
+            desk.sidecars()
+            with paused(seaweed):
+                assert checkpointer.save(first).state.methods == {"link": 1}
+                with open(place / "filler", "wb") as filler:
+                    filler.write(bytes(30 * MIB))
+                # 90 MiB are free; 64 stay so, and the rest must take a copy of each linked file.
+                assert checkpointer.save(second).state.methods == {"copy": 1}
+                plain(first / "a")
+            checkpointer.flush()
+            assert len(desk.records()) == 2
+        finally:
+            desk.end()
