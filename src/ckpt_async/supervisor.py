@@ -13,7 +13,7 @@ from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Press, Retry
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Notice, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -58,6 +58,7 @@ class Supervisor:
         self._ending = False
         self._deaths = 0
         self._told_lost: set[str] = set()
+        self._notices: set[str] = set()
         self._fatal: CheckpointError | None = None
 
     def ensure_started(self) -> None:
@@ -96,6 +97,9 @@ class Supervisor:
             self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
             self._say_lost(event)
+        elif isinstance(event, Notice) and event.text not in self._notices:
+            self._notices.add(event.text)
+            self._say(event.text)
         self.tell_listeners(event)
 
     def _say_lost(self, event: EntryFailed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ from ckpt_async import (
     WorkerDied,
 )
 from ckpt_async.ledger import Ledger
+from ckpt_async.stores.contract import StoreTraits
+from ckpt_async.stores.local import LocalStore
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import AdoptionEnded, EntryCommitted, Event, WorkerReady
 from ckpt_async.worker.sidecar_client import SidecarClient
@@ -275,3 +278,20 @@ def test_a_save_whose_files_somebody_removed_fails_and_holds_up_no_other(
         checkpointer.close(timeout_s=DEADLINE_S)
     assert [one.status for one in (*whole, damaged)] == ["committed", "committed", "failed"]
     assert [record.version_id for record in desk.records()] == [1, 0]
+
+
+def test_a_store_without_conditional_writes_is_said_once(
+    make_desk: MakeDesk, local_address: StoreAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain(LocalStore):
+        @property
+        def traits(self) -> StoreTraits:
+            return dataclasses.replace(super().traits, conditional_writes=False)
+
+    monkeypatch.setattr(ckpt_async.assembly, "open_store", lambda address: Plain(address.url))
+    desk = make_desk(local_address, "thread")
+    checkpointer = desk.open()
+    for _ in range(2):
+        checkpointer.save(desk.tree())
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert sum("does not know conditional writes" in line for line in desk.said) == 1

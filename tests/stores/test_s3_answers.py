@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import zlib
 from collections.abc import Sequence
 
 import pytest
@@ -191,6 +192,49 @@ async def test_a_missing_object_does_not_match() -> None:
     with ScriptedServer([error_answer(404, "NoSuchKey")]) as server:
         async with store_at(server.endpoint_url) as store:
             with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"x"), if_match='"e"')
+
+
+class WithoutConditions:
+    """A bucket with one object, on a server that knows no conditions."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.refused = 0
+
+    def __call__(self, request: Request) -> Answer:
+        if "if-match" in request.headers or "if-none-match" in request.headers:
+            self.refused += 1
+            return error_answer(501, "NotImplemented")
+        if request.method == "PUT":
+            self.content = request.body
+        elif request.path == "/bucket":
+            return Answer()
+        elif self.content is None:
+            return Answer(404)
+        return Answer(200, b"", {"ETag": f'"{zlib.crc32(self.content)}"'}, promised=None if request.method == "PUT" else 1)
+
+
+async def test_a_server_without_conditional_writes_is_asked_once_and_then_looked_at() -> None:
+    server_side = WithoutConditions()
+    with ScriptedServer(server_side) as server:
+        async with store_at(server.endpoint_url) as store:
+            assert store.traits.conditional_writes
+            first = await store.put("k", Body.of(b"first"), if_absent=True)
+            assert not store.traits.conditional_writes
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"other"), if_absent=True)
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"other"), if_match='"another"')
+            assert server_side.content == b"first"
+            await store.put("k", Body.of(b"second"), if_match=first.etag)
+    assert server_side.content == b"second" and server_side.refused == 1
+
+
+async def test_a_server_that_does_not_know_something_else_refuses_for_good() -> None:
+    with ScriptedServer([error_answer(501, "NotImplemented")]) as server:
+        async with store_at(server.endpoint_url) as store:
+            with pytest.raises(StoreRejected, match="501"):
                 await store.put("k", Body.of(b"x"), if_match='"e"')
 
 

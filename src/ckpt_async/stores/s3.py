@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -31,6 +32,8 @@ DELETE_AT_ONCE = 1000
 READ_BYTES = 1 * MIB
 # What was agreed on when an upload began; in front of the id, since another process may go on with it.
 FULL, EACH, NONE = "full:", "each:", "none:"
+# The server can't do what is asked of it.
+_NOT_KNOWN = ("NotImplemented", "501")
 # The server got other bytes than the checksum belongs to.
 _OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
 
@@ -77,16 +80,30 @@ class S3Store(Store):
     async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
         check_key(key)
         extra = self._encryption(await self._clients.access())
-        if if_match is not None:
-            extra["IfMatch"] = if_match
-        if if_absent:
-            extra["IfNoneMatch"] = "*"
-        try:
-            answer = await self._send("store an object", key, "put_object", body, **extra)
-        except StoreObjectMissing as error:
-            # A server's answer to a condition on an object that isn't there.
-            raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+        conditional = if_match is not None or if_absent
+        if conditional and self._traits.conditional_writes:
+            condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
+            try:
+                answer = await self._send("store an object", key, "put_object", body, **extra, **condition)
+                return ObjectInfo(key, body.size_bytes, answer["ETag"])
+            except StoreObjectMissing as error:
+                # A server's answer to a condition on an object that isn't there.
+                raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+            except StoreRejected as error:
+                if code_of(error.__cause__) not in _NOT_KNOWN:
+                    raise
+                # A server that speaks S3 without conditions. (One that does not know what else is asked says so once more.)
+                self._traits = dataclasses.replace(self._traits, conditional_writes=False)
+        if conditional:
+            await self._compare(key, if_match, if_absent)
+        answer = await self._send("store an object", key, "put_object", body, **extra)
         return ObjectInfo(key, body.size_bytes, answer["ETag"])
+
+    async def _compare(self, key: str, if_match: str | None, if_absent: bool) -> None:
+        """Check a condition by looking, for a server that can't."""
+        found = await self.head(key)
+        if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
+            raise StorePreconditionFailed("store an object", on=self._on(key), cause="the object there is not the expected one")
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)
