@@ -44,7 +44,7 @@ def reference(version: int, status: str = "committed", name: str = "a|b") -> Che
     record = CheckpointRecord.of_save(
         IDENTITY, name=name, version=version, size_bytes=1500, metadata={}, storage_format="files", store_url="/store"
     )
-    state = SaveState(str(version), 1500, threading.Condition(), status=status, blocked_s=0.5, upload_s=2.0, methods={"packed": 2})
+    state = SaveState(str(version), 1500, status=status, blocked_s=0.5, upload_s=2.0, methods={"packed": 2})
     return CheckpointReference(record, state)
 
 
@@ -85,7 +85,7 @@ class TestAttributes:
             ("show_card", "maybe", "True or False"),
             ("temp_dir_root", 3, "the path of a folder, or None"),
             ("worker", "fork", "'process' or 'thread'"),
-            ("flush_timeout", "inf", "a number of seconds above 0, not infinite"),
+            ("flush_timeout", "inf", "a number of seconds above 0, up to 2592000 (30 days)"),
             ("async_upload", "yes", "True or False"),
         ],
     )

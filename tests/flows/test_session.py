@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from ckpt_async import InvalidArgument, Settings, StoreAddress, TaskIdentity, open_checkpointer, open_for_child, open_reader
+from ckpt_async import (
+    CheckpointReference,
+    InvalidArgument,
+    Settings,
+    StoreAddress,
+    TaskIdentity,
+    open_checkpointer,
+    open_for_child,
+    open_reader,
+)
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import IDENTIFIER, STORE, UID, TaskPlace
 from metaflow_extensions.ckpt_async.plugins.checkpoint.session import TaskSession
@@ -50,7 +59,7 @@ def open_session(tmp_path: Path, flow: Any, **values: object) -> TaskSession:
     return TaskSession(flow, IDENTITY, place, attributes, with_card=False)
 
 
-def save_once(session: TaskSession) -> dict[str, Any]:
+def save_once(session: TaskSession) -> CheckpointReference:
     Path(session.current.directory, "file").write_text("x")
     return session.current.save()
 
@@ -140,12 +149,26 @@ def test_the_directory_can_be_emptied_and_removed(tmp_path: Path) -> None:
 
 
 def test_a_wait_for_a_save_can_be_interrupted(tmp_path: Path) -> None:
-    session = open_session(tmp_path, SimpleNamespace(), async_upload=True)
+    """The alarm of `@timeout` strikes in the middle of a wait: it comes out, and the end of the step waits for nothing it broke."""
+    session = open_session(tmp_path, SimpleNamespace(), async_upload=True, flush_timeout=30)
+
+    def strike(number: int, frame: object) -> None:
+        raise TimeoutError("struck")
 
     def step() -> None:
         saved = save_once(session)
-        assert saved.copy().wait(30) == saved.wait() == saved
-        assert saved.done()
+        assert saved.wait() == saved and saved.done()
+        # One that never ends: as if its news had not come yet.
+        saved.state.status = "queued"
+        previous = signal.signal(signal.SIGALRM, strike)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(TimeoutError, match="struck"):
+                saved.wait(30)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        saved.state.status = "committed"
+        assert session.current.pending.saves == 0
 
     session.run(step, (), {})
 

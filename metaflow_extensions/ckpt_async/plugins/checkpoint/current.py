@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async import CheckpointReference, InvalidArgument
+from ckpt_async import InvalidArgument
 
 from .apart import run_apart
 from .directory import empty_directory, remove_directory
 
 if TYPE_CHECKING:
-    from ckpt_async import Checkpointer, CheckpointRecord, Pending, Stats
+    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
 
-__all__ = ["CheckpointInfo", "CurrentCheckpoint", "TaskReference", "load_in_place_of", "read_attempt", "read_reference"]
+__all__ = ["CheckpointInfo", "CurrentCheckpoint", "load_in_place_of", "read_attempt", "read_reference"]
 
 DEFAULT_NAME = "mfchckpt"
 
@@ -76,20 +76,6 @@ class CheckpointInfo(Mapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict."""
         return dict(self._fields)
-
-
-class TaskReference(CheckpointReference):
-    """The same, for the main thread of a task, where `@timeout` and SIGTERM may strike in the middle of a wait."""
-
-    def wait(self, timeout: float | None = None) -> CheckpointReference:
-        """Wait until the checkpoint is in the store; see `ckpt_async.CheckpointReference.wait`."""
-        return run_apart(lambda: super(TaskReference, self).wait(timeout))
-
-    def __copy__(self) -> CheckpointReference:
-        other = TaskReference(self.record, self.state)
-        other.clear()
-        other.update(self)
-        return other
 
 
 class CurrentCheckpoint:
@@ -208,7 +194,7 @@ class CurrentCheckpoint:
         )
         if not latest:
             self._passed_over.add(reference["key"])
-        return TaskReference(reference.record, reference.state)
+        return reference
 
     def list(
         self,
