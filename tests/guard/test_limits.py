@@ -19,8 +19,9 @@ from ckpt_async import InvalidArgument, StoreAddress, coerce_settings
 from ckpt_async.disk.lease import BREAK_SIGNAL, Lease, LeaseRefused, RefusedBecause, file_system_of
 from ckpt_async.disk.linking import Guarded
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
+from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
-from ckpt_async.disk.snapshot import restore_snapshot, take_snapshot
+from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.testing.seaweed import SeaweedServer
