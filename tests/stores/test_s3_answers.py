@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Sequence
 
 import pytest
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3_client import FollowedCredentials
 from ckpt_async.stores.s3_errors import translate, translate_code
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.words.errors import (
@@ -289,9 +291,69 @@ async def test_the_source_of_credentials_fails() -> None:
         raise RuntimeError(f"no answer from the vault for {SECRET}")
 
     async with store_at("http://127.0.0.1:9", credentials=source) as store:
-        with pytest.raises(StoreAccessDenied, match="RuntimeError") as caught:
+        with pytest.raises(StoreUnavailable, match="RuntimeError") as caught:
             await store.head("k")
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CredentialRetrievalError(provider="role", error_msg="timed out"), StoreUnavailable),
+        (EndpointConnectionError(endpoint_url="http://sts"), StoreUnavailable),
+        (NoCredentialsError(), StoreAccessDenied),
+        (StoreAccessDenied("log in"), StoreAccessDenied),
+    ],
+)
+async def test_only_a_source_without_credentials_refuses_for_good(error: Exception, kind: type[StoreError]) -> None:
+    def source() -> S3Credentials:
+        raise error
+
+    async with store_at("http://127.0.0.1:9", credentials=source) as store:
+        with pytest.raises(kind):
+            await store.head("k")
+    if not isinstance(error, StoreError):
+        assert type(translate(error, "store an object", "k")) is kind
+
+
+async def test_what_is_held_serves_until_it_expires_where_its_source_is_away() -> None:
+    now_s = [1000.0]
+    away = [False]
+
+    def source() -> S3Credentials:
+        if away[0]:
+            raise TimeoutError("no answer")
+        return S3Credentials(KEY, SECRET, expires_at_s=now_s[0] + 300)
+
+    credentials = FollowedCredentials(source, lambda: now_s[0])
+    first = await credentials.get_frozen_credentials()
+    away[0] = True
+    now_s[0] += 299
+    assert await credentials.get_frozen_credentials() == first
+    now_s[0] += 1
+    with pytest.raises(StoreUnavailable, match="TimeoutError"):
+        await credentials.get_frozen_credentials()
+    away[0] = False
+    assert (await credentials.get_frozen_credentials()).access_key == KEY
+
+
+async def test_the_access_is_made_by_the_first_request_in_a_thread_and_again_where_that_fails() -> None:
+    made: list[int] = []
+
+    def make() -> S3Access:
+        made.append(threading.get_ident())
+        if len(made) == 1:
+            raise StoreUnavailable("make a store's access", cause="as the test says")
+        return S3Access(endpoint_url=server.endpoint_url, region="us-east-1", addressing_style="path", anonymous=True)
+
+    with ScriptedServer([Answer(200, b"", {"ETag": '"e"'})]) as server:
+        async with S3Store("bucket", "root", make) as store:
+            assert not made
+            with pytest.raises(StoreUnavailable):
+                await store.put("k", Body.of(b"x"))
+            await store.put("k", Body.of(b"x"))
+            await store.put("k", Body.of(b"x"))
+    assert len(made) == 2 and threading.get_ident() not in made
 
 
 async def test_without_a_signature() -> None:

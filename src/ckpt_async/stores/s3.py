@@ -51,15 +51,14 @@ class S3Store(Store):
         Its name.
     prefix : str
         In front of every key; without slashes at its ends.
-    access : S3Access
-        How it is reached.
+    access : S3Access or callable
+        How it is reached, or what returns that: called in a thread, with the first request.
     """
 
-    def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
+    def __init__(self, bucket: str, prefix: str, access: S3Access | Callable[[], S3Access]) -> None:
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._access = access
-        self._clients = ClientKeeper(access)
+        self._clients = ClientKeeper((lambda: access) if isinstance(access, S3Access) else access)
         self._bucket_seen = False
         self._traits = StoreTraits(
             url=f"s3://{bucket}/{self._base}".rstrip("/"), min_part_bytes=5 * MIB, max_part_bytes=5 * 1024 * MIB, max_parts=10_000
@@ -77,7 +76,7 @@ class S3Store(Store):
 
     async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
         check_key(key)
-        extra = self._encryption()
+        extra = self._encryption(await self._clients.access())
         if if_match is not None:
             extra["IfMatch"] = if_match
         if if_absent:
@@ -164,8 +163,9 @@ class S3Store(Store):
 
     async def begin_multipart(self, key: str) -> str:
         check_key(key)
-        extra = self._encryption()
-        if self._access.checksums:
+        access = await self._clients.access()
+        extra = self._encryption(access)
+        if access.checksums:
             extra |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
         answer = await self._send("begin an upload", key, "create_multipart_upload", **extra)
         agreed = NONE
@@ -207,8 +207,8 @@ class S3Store(Store):
     def _on(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._base}{key}"
 
-    def _encryption(self) -> dict[str, Any]:
-        access = self._access
+    @staticmethod
+    def _encryption(access: S3Access) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if access.server_side_encryption:
             found["ServerSideEncryption"] = access.server_side_encryption
@@ -230,11 +230,12 @@ class S3Store(Store):
 
     async def _send(self, attempted: str, key: str, operation: str, body: Body | None = None, **params: Any) -> Any:
         """Send one request for a key."""
+        checksums = (await self._clients.access()).checksums
 
         async def act(client: Any, moved: Moved) -> Any:
             if body is not None:
                 params["Body"] = RequestBody(body, moved) if body.size_bytes else b""
-                if self._access.checksums:
+                if checksums:
                     params["ChecksumCRC32"] = encode_crc32(body.crc32)
             return await getattr(client, operation)(Bucket=self._bucket, Key=self._base + key, **params)
 
@@ -281,7 +282,8 @@ class S3Store(Store):
 
     async def _bounded(self, attempted: str, on: str, client: Any, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
         # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
-        limit_s = self._access.connect_timeout_s + self._access.read_timeout_s
+        access = await self._clients.access()
+        limit_s = access.connect_timeout_s + access.read_timeout_s
         with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
 
             def moved() -> None:

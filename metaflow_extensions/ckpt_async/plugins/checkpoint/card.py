@@ -41,8 +41,8 @@ def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
     ]
     lines = ["The step began from this checkpoint:", "", "| | |", "| --- | --- |"]
     lines += [f"| {label} | {_cell(value)} |" for label, value in rows]
-    # A cell does not break a long word: in the table, the key would make the card scroll sideways.
-    lines += ["", f"Its key: `{record.key}`"]
+    # Not in the table, whose cells break no long word: the key would make the card scroll sideways.
+    lines += ["", f"Its key: {_breakable_code(record.key)}"]
     return "\n".join(lines)
 
 
@@ -84,6 +84,15 @@ def _methods_text(methods: Mapping[str, int]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("\n", " ").replace("<", "&lt;")
+
+
+def _breakable_code(key: str) -> str:
+    """Return a key as code that may be broken after each slash, and is copied as one piece all the same.
+
+    Backticks would hold it together. What stands in keys and means something to Markdown is written by its number.
+    """
+    safe = "".join(char if char.isalnum() or char in "/.-" else f"&#{ord(char)};" for char in key)
+    return f"<code>{safe.replace('/', '/<wbr>')}</code>"
 
 
 class NoCard:
