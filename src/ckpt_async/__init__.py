@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Each name twice: without a list that they can read, type checkers take only these for public.
-    from ckpt_async.assembly import Reader as Reader, open_checkpointer as open_checkpointer, open_reader as open_reader
+    from ckpt_async.assembly import (
+        Reader as Reader,
+        next_save_number as next_save_number,
+        open_checkpointer as open_checkpointer,
+        open_for_child as open_for_child,
+        open_reader as open_reader,
+    )
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
+    from ckpt_async.progress import readable_bytes as readable_bytes
     from ckpt_async.reference import (
         CheckpointReference as CheckpointReference,
         NotStored as NotStored,
@@ -43,6 +50,8 @@ if TYPE_CHECKING:
         WorkerDied as WorkerDied,
     )
     from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
+    from ckpt_async.words.keys import data_key as data_key, scope_records_prefix as scope_records_prefix
+    from ckpt_async.words.names import check_name as check_name
     from ckpt_async.words.records import CheckpointRecord as CheckpointRecord
     from ckpt_async.words.settings import Settings as Settings, StoreAddress as StoreAddress, coerce_settings as coerce_settings
 
@@ -52,8 +61,9 @@ __version__ = "0.1.0"
 METAFLOW_PACKAGE_POLICY = "include"
 
 _HOMES = {
-    "ckpt_async.assembly": ("Reader", "open_checkpointer", "open_reader"),
+    "ckpt_async.assembly": ("Reader", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.checkpointer": ("Checkpointer",),
+    "ckpt_async.progress": ("readable_bytes",),
     "ckpt_async.reference": ("CheckpointReference", "NotStored", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (
@@ -79,6 +89,8 @@ _HOMES = {
         "WorkerDied",
     ),
     "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
+    "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),
+    "ckpt_async.words.names": ("check_name",),
     "ckpt_async.words.records": ("CheckpointRecord",),
     "ckpt_async.words.settings": ("Settings", "StoreAddress", "coerce_settings"),
 }

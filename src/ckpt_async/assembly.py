@@ -7,13 +7,13 @@ from collections.abc import Callable
 from ckpt_async.checkpointer import Checkpointer
 from ckpt_async.disk import durable
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import older_attempts, spool_folder
+from ckpt_async.spool.neighbours import child_spool_folder, older_attempts, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.opening import check_address, open_store
 from ckpt_async.stores.retrying import Retrying
-from ckpt_async.words.errors import InvalidArgument, StoreError
+from ckpt_async.words.errors import InvalidArgument, SpoolDamaged, StoreError
 from ckpt_async.words.events import Event
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.settings import Settings, StoreAddress
@@ -21,7 +21,7 @@ from ckpt_async.worker.handle import WorkerHandle
 from ckpt_async.worker.sidecar_client import SidecarClient
 from ckpt_async.worker.thread import ThreadWorker
 
-__all__ = ["Reader", "make_store", "open_checkpointer", "open_reader"]
+__all__ = ["Reader", "make_store", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"]
 
 #: Requests to a store at once.
 REQUESTS_AT_ONCE = 32
@@ -96,6 +96,82 @@ def open_checkpointer(
     check_address(address)
     durable.make_private_folder(scratch_root)
     header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes)
+    return _open(spool_folder(scratch_root, address, identity, node_index), header, identity, say)
+
+
+def open_for_child(
+    identity: TaskIdentity,
+    address: StoreAddress,
+    *,
+    scratch_root: str,
+    say: Callable[[str], None] = print,
+    node_index: int = 0,
+    num_nodes: int = 1,
+) -> Checkpointer:
+    """Return a checkpointer for one save, synchronous, by a child process of a running task; the caller closes it.
+
+    It has a spool of its own, and takes one save number from the task's: parent and children never take the same one. What is left
+    in its spool if the process is killed goes to the task's next attempt on this machine.
+
+    Parameters
+    ----------
+    identity, address, scratch_root, node_index, num_nodes
+        As the task's own `open_checkpointer` was given them.
+    say : callable
+        Prints a line for the user.
+
+    Raises
+    ------
+    InvalidArgument
+        The task does not run on this machine, or has ended.
+    UnsupportedStore
+        There is no store for the address.
+    SpoolDamaged
+        What the task left on the disk can't be read.
+    """
+    check_address(address)
+    of_task = spool_folder(scratch_root, address, identity, node_index)
+    spool = Spool(of_task)
+    try:
+        version = spool.next_version(node_index, num_nodes)
+    except OSError as error:
+        ended = isinstance(error, FileNotFoundError)
+        raise InvalidArgument(
+            "save for a task",
+            on=of_task,
+            cause="the task has ended, or runs on another machine" if ended else error.strerror or str(error),
+            hint="Save while the task waits for this process." if ended else "Mend the disk, or set spool_dir to another one.",
+        ) from error
+    settings = Settings(async_upload=False, worker="thread", flush_timeout_s=spool.header().settings.flush_timeout_s)
+    return _open(child_spool_folder(of_task, version), SpoolHeader(address, settings, version_start=version), identity, say)
+
+
+def next_save_number(
+    identity: TaskIdentity, address: StoreAddress, *, scratch_root: str, node_index: int = 0, num_nodes: int = 1
+) -> int:
+    """Return the number that the next save of a running task gets, whichever of its processes makes it.
+
+    It starts with `node_index` and grows by `num_nodes` at each save, or try of one.
+
+    Parameters
+    ----------
+    identity, address, scratch_root, node_index, num_nodes
+        As the task's own `open_checkpointer` was given them.
+
+    Raises
+    ------
+    SpoolDamaged
+        The number can't be read.
+    """
+    folder = spool_folder(scratch_root, address, identity, node_index)
+    try:
+        return Spool(folder).version_to_come(node_index)
+    except OSError as error:
+        raise SpoolDamaged("read a save number", on=folder, cause=error.strerror or str(error)) from error
+
+
+def _open(folder: str, header: SpoolHeader, identity: TaskIdentity, say: Callable[[str], None]) -> Checkpointer:
+    address, settings = header.address, header.settings
 
     def make_worker(on_event: Callable[[Event], None], on_death: Callable[[], None]) -> WorkerHandle:
         # Without async_upload the training stands still while a save is uploaded: a process of its own would only cost its start.
@@ -104,7 +180,6 @@ def open_checkpointer(
             return ThreadWorker(spool.folder, make_store, on_event, on_death)
         return SidecarClient(spool.folder, on_event, on_death)
 
-    folder = spool_folder(scratch_root, address, identity, node_index)
     try:
         spool = Spool.create(folder, header)
         return Checkpointer(

@@ -144,8 +144,8 @@ class Checkpointer:
                 hint="Use 'files' or 'tar'.",
             )
         self._gate.raise_earlier_failure()
-        self._check_outside(path)
         tree = scan(path)
+        self._check_outside(tree.root)
         with self._saving:
             self._gate.pass_in(tree.size_bytes, name, latest=latest)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
@@ -182,6 +182,7 @@ class Checkpointer:
                 metadata=metadata,
                 storage_format=storage_format,
                 store_url=self.address.url,
+                latest=latest,
             )
             reference = self._ledger.open(record, entry_name, snapshot.size_bytes, latest=latest, methods=snapshot.methods)
             entry = Entry(entry_name, self.identity, record, snapshot, latest)
@@ -328,7 +329,12 @@ class Checkpointer:
             return
         self._closed = True
         deadline_s = time.monotonic() + timeout_s
-        if self._saving.acquire(timeout=max(0.0, timeout_s)):
+        if newest_first:
+            # Before anything is waited for: the deadline presses already.
+            self._worker.press()
+        # A save that waits for room would wait longer than this may take.
+        self._gate.close()
+        if self._saving.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
             # What another thread is saving is in the spool now, so that the flush sees it.
             self._saving.release()
         try:
@@ -350,13 +356,13 @@ class Checkpointer:
                 f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
             )
 
-    def _check_outside(self, path: str | os.PathLike[str]) -> None:
+    def _check_outside(self, path: str) -> None:
         """A folder that holds the spool would be saved into itself, more of it each time."""
         saved, spool = os.path.realpath(path), os.path.realpath(self._spool.folder)
         if os.path.commonpath([saved, spool]) == saved:
             raise InvalidArgument(
                 "save a checkpoint",
-                on=str(path),
+                on=path,
                 cause=f"the spool stands inside this folder ({spool})",
                 hint="Save a folder of its own, or set spool_dir to a place outside of it.",
             )

@@ -11,7 +11,7 @@ from ckpt_async.progress import readable_seconds
 from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
 from ckpt_async.spool.spool import Spool
 from ckpt_async.supervisor import Supervisor
-from ckpt_async.words.errors import SaveRefused
+from ckpt_async.words.errors import InvalidArgument, SaveRefused, SpoolDamaged
 from ckpt_async.words.settings import Settings
 
 __all__ = ["Gate"]
@@ -41,6 +41,12 @@ class Gate:
         self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full)
         self._timeout_s = settings.flush_timeout_s
         self._say = say
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no save in any more; one that waits is refused now."""
+        self._closed = True
+        self._ledger.tell()
 
     def raise_earlier_failure(self) -> None:
         """Raise where the store has refused an earlier save: a user learns of it at the next ``save()``, not at the end."""
@@ -53,9 +59,11 @@ class Gate:
         Raises
         ------
         SaveRefused
-            It could never fit, ``on_full="raise"``, or nothing has made room for `Settings.flush_timeout_s` seconds.
+            It could never fit, ``on_full="raise"``, or there was no room for it within `Settings.flush_timeout_s` seconds.
         StoreError
             The store refuses what waits already.
+        InvalidArgument
+            The gate was closed meanwhile.
         """
         started_s = time.monotonic()
         tried: set[str] = set()
@@ -74,34 +82,48 @@ class Gate:
             if not waited:
                 waited = True
                 self._say(f"save() waits: {decision.reason}.")
-            self._wait(decision, load.saves)
+            self._wait(decision, load.saves, started_s + self._timeout_s)
         if waited:
             self._ledger.charge_wait(time.monotonic() - started_s)
 
     def _load(self, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
         droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
-        return SpoolLoad(saves, held_bytes, shutil.disk_usage(self._spool.folder).free, droppable)
+        return SpoolLoad(saves, held_bytes, self._free_bytes(), droppable)
+
+    def _free_bytes(self) -> int:
+        try:
+            return shutil.disk_usage(self._spool.folder).free
+        except OSError as error:
+            raise SpoolDamaged(
+                "look for room for a save",
+                on=self._spool.folder,
+                cause=error.strerror or str(error),
+                hint="Somebody has removed the spool, or its disk.",
+            ) from error
 
     def _drop(self, decision: Drop) -> None:
         # The worker may have begun it in this moment: then it can't be given up, and the next decision passes it by.
         # Under the ledger's lock, for whoever sees that an entry has left the spool takes it for stored.
-        with self._ledger.changed:
+        with self._ledger.lock:
             dropped = self._spool.drop(decision.entry)
             if dropped:
                 self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
         if dropped:
             self._say(f"Save {int(decision.entry)} was dropped before its upload began: {decision.reason}.")
 
-    def _wait(self, decision: Wait, held_saves: int) -> None:
+    def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:
         def changed() -> bool:
-            return self._ledger.held()[0] != held_saves or bool(self._ledger.failures(lost=False))
+            # A failure that `raise_earlier_failure` would not raise is no news: it would be the same after the next wait.
+            return self._closed or self._ledger.held()[0] != held_saves or bool(self._worker.failures(told_again=False))
 
-        if not self._worker.wait_until(changed, time.monotonic() + self._timeout_s):
+        if not self._worker.wait_until(changed, deadline_s):
             raise SaveRefused(
                 "save a checkpoint",
                 on=self._spool.folder,
-                cause=f"{decision.reason}, and no upload has ended in {readable_seconds(self._timeout_s)}",
+                cause=f"{decision.reason}, and the uploads have made no room for it in {readable_seconds(self._timeout_s)}",
                 hint=self._worker.where_it_lies(),
             )
+        if self._closed:
+            raise InvalidArgument("save a checkpoint", on=self._spool.folder, cause="the checkpointer was closed meanwhile")
         self.raise_earlier_failure()

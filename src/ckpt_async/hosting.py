@@ -19,6 +19,19 @@ from ckpt_async.worker.runtime import WorkerRuntime
 
 __all__ = ["Host"]
 
+#: Between two looks at whether the task still lives, where the system can't tell of its end.
+TASK_LOOK_EVERY_S = 1.0
+
+
+def _pidfd(pid: int) -> int | None:
+    """Return a descriptor that tells of the end of a process; None where the system has none (macOS, some sandboxes)."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
 
 class Host:
     """Connects a worker's runtime with the task.
@@ -87,13 +100,12 @@ class Host:
 
     async def _watch_task(self) -> None:
         """See the task's end even where a child that it forked keeps the socket open."""
-        if not hasattr(os, "pidfd_open"):
-            return
-        try:
-            descriptor = os.pidfd_open(self._task_pid)
-        except OSError:
-            if os.getppid() != self._task_pid:
-                self._orphan()
+        descriptor = _pidfd(self._task_pid)
+        if descriptor is None:
+            # Polled on purpose: without a descriptor for a process nothing tells of a parent's end, and one look a second is cheap.
+            while os.getppid() == self._task_pid:
+                await anyio.sleep(TASK_LOOK_EVERY_S)
+            self._orphan()
             return
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -46,7 +46,10 @@ class Outstanding:
 
 
 class Ledger:
-    """Thread-safe; `changed` is notified at every change.
+    """Thread-safe. `lock` guards it, and may be taken twice by a thread: a signal's handler may come in the middle of a call.
+
+    The lock is taken by ``with ledger.lock``, never through the condition: entering that is Python code, and the exception of a
+    signal's handler between its lines would leave the lock taken for ever.
 
     Parameters
     ----------
@@ -55,57 +58,64 @@ class Ledger:
     """
 
     def __init__(self, adopting: Iterable[str] = ()) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         self._references: dict[str, CheckpointReference] = {}
         self._adopting = set(adopting)
         self.adoption_errors: dict[str, CheckpointError] = {}
         #: The transient failure that is being retried now.
         self.trouble: CheckpointError | None = None
         self._waited_s = 0.0
+        self._given_up = ""
 
     def open(
         self, record: CheckpointRecord, entry: str, size_bytes: int, *, latest: bool, methods: dict[str, int] | None = None
     ) -> CheckpointReference:
         """Enter a save that is about to be published."""
-        state = SaveState(entry, size_bytes, self.changed, latest=latest, total_bytes=size_bytes, methods=methods or {})
+        state = SaveState(entry, size_bytes, latest=latest, total_bytes=size_bytes, methods=methods or {})
         reference = CheckpointReference(record, state)
-        with self.changed:
+        with self.lock:
+            state.given_up = self._given_up
             self._references[entry] = reference
         return reference
 
     def cancel(self, entry: str) -> None:
         """Take a save back that could not be published."""
-        with self.changed:
+        with self.lock:
             self._references.pop(entry, None)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def settle_dropped(self, entry: str, reason: str) -> None:
         """A save was given up."""
-        with self.changed:
+        with self.lock:
             state = self._references[entry].state
             state.status, state.reason = Status.DROPPED, reason
-            self.changed.notify_all()
+            state.wake()
+            self._changed.notify_all()
 
     def charge(self, reference: CheckpointReference, blocked_s: float) -> None:
         """Note how long a ``save()`` held the training up."""
-        with self.changed:
+        with self.lock:
             reference.state.blocked_s = blocked_s
 
     def charge_wait(self, waited_s: float) -> None:
         """Note how long a ``save()`` waited for room."""
-        with self.changed:
+        with self.lock:
             self._waited_s += waited_s
 
     def apply(self, event: Event) -> None:
         """Bring the book up to date."""
-        with self.changed:
+        with self.lock:
             if isinstance(event, WorkerReady):
-                # What the worker has not found was finished and removed by its own sidecar: nobody will tell of it any more.
-                self._adopting.intersection_update(event.adopting)
+                # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
+                # removed by its own sidecar) nobody will.
+                self._adopting = set(event.adopting)
+                self.adoption_errors.clear()
             elif isinstance(event, Trouble):
                 self.trouble = from_wire(event.error) if event.failures else None
             elif isinstance(event, AdoptionEnded):
                 self._adopting.discard(event.attempt)
+                self.adoption_errors.pop(event.attempt, None)
                 if event.left:
                     self.adoption_errors[event.attempt] = from_wire(event.error)
             elif isinstance(event, EntryDurable):
@@ -117,11 +127,12 @@ class Ledger:
                 reference = self._references.get(event.entry)
                 if reference is not None and reference.status != Status.DROPPED:
                     _apply_to(reference.state, event)
-            self.changed.notify_all()
+                    reference.state.wake()
+            self._changed.notify_all()
 
     def reopen_failed(self) -> bool:
         """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""
-        with self.changed:
+        with self.lock:
             failed = [reference.state for reference in self.failures(lost=False)]
             for state in failed:
                 state.status, state.error = Status.QUEUED, None
@@ -132,19 +143,21 @@ class Ledger:
 
     def unsettled(self) -> list[str]:
         """Return the entries of the saves of which news is to be expected."""
-        with self.changed:
+        with self.lock:
             return [entry for entry, reference in self._references.items() if not reference.state.settled]
 
     def give_up(self, reason: str) -> None:
-        """There will be no more news of what is not settled: nobody waits for it any longer."""
-        with self.changed:
+        """There will be no more news of what is not settled, nor of what is saved yet: nobody waits for it any longer."""
+        with self.lock:
+            self._given_up = reason
             for entry in self.unsettled():
                 self._references[entry].state.given_up = reason
-            self.changed.notify_all()
+                self._references[entry].state.wake()
+            self._changed.notify_all()
 
     def outstanding(self) -> Outstanding:
         """Return what is not settled."""
-        with self.changed:
+        with self.lock:
             open_states = [reference.state for reference in self._references.values() if not reference.state.settled]
             return Outstanding(
                 len(open_states),
@@ -154,18 +167,23 @@ class Ledger:
 
     def wait_until(self, reached: Callable[[], bool], timeout_s: float) -> bool:
         """Wait for a state of the book, at most so long; returns whether it is reached."""
-        with self.changed:
-            return self.changed.wait_for(reached, timeout_s)
+        with self.lock:
+            return self._changed.wait_for(reached, min(timeout_s, threading.TIMEOUT_MAX))
+
+    def tell(self) -> None:
+        """Let whoever waits look again at what is not in the book."""
+        with self.lock:
+            self._changed.notify_all()
 
     def failures(self, *, lost: bool = True) -> list[CheckpointReference]:
         """Return the saves that the store refuses, and, unless that is not asked for, those that are lost: see `SaveState.lost`."""
-        with self.changed:
+        with self.lock:
             failed = [reference for reference in self._references.values() if reference.status == Status.FAILED]
             return [reference for reference in failed if lost or not reference.state.lost]
 
     def references(self) -> list[CheckpointReference]:
         """Return all saves, in the order in which they were taken."""
-        with self.changed:
+        with self.lock:
             return [self._references[entry] for entry in sorted(self._references)]
 
     def droppable(self, name: str, *, latest: bool) -> tuple[Queued, ...]:
@@ -173,7 +191,7 @@ class Ledger:
 
         One that a retry would resume from is superseded only by a later one of which that is true as well.
         """
-        with self.changed:
+        with self.lock:
             found = []
             later = {(name, False), (name, latest)}
             for entry in sorted(self._references, reverse=True):
@@ -190,22 +208,24 @@ class Ledger:
         return [state for state in states if state.status not in (Status.COMMITTED, Status.DROPPED) and not state.lost]
 
     def held(self) -> tuple[int, int]:
-        """Return how many saves lie in the spool, and their bytes."""
-        with self.changed:
-            states = self._kept()
+        """Return how many saves lie in the spool, and their bytes; without those whose damage has been told, which would keep the
+        room that they have for ever.
+        """
+        with self.lock:
+            states = [state for state in self._kept() if not state.passed_by]
             return len(states), sum(state.size_bytes for state in states)
 
     @property
     def pending(self) -> Pending:
         """What is not in the store yet."""
-        with self.changed:
+        with self.lock:
             states = self._kept()
             return Pending(len(states), sum(max(0, state.total_bytes - state.done_bytes) for state in states))
 
     @property
     def stats(self) -> Stats:
         """The counts up to now."""
-        with self.changed:
+        with self.lock:
             references = list(self._references.values())
             states = [reference.state for reference in references]
             return Stats(

@@ -103,17 +103,19 @@ def _is_newer(one: LeftSave, record: CheckpointRecord) -> bool:
 
 
 def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
-    """Yield the task's checkpoints, newest first; the list is read only where the first is not good."""
+    """Yield the task's checkpoints that may be resumed from, newest first; the list is read only where the first is not good."""
     first = None
     try:
         first = reader.latest(identity.pathspec)
-        if first is None:
+        if first is not None:
+            yield first
+        elif identity.attempt == 0:
             return
-        yield first
+        # A retry looks at the list: the machine may have been lost between a record and the pointer to it.
     except CheckpointDamaged as damage:
         say(f"The pointer to the task's latest checkpoint is damaged, the list is searched: {damage}")
     for record in reader.list(identity.pathspec):
-        if first is None or record.order < first.order:
+        if record.latest and (first is None or record.order < first.order):
             yield record
 
 
@@ -129,7 +131,7 @@ def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable
     except CheckpointDamaged as damage:
         say(f"The pointer to the scope's latest checkpoint is damaged, the list is searched: {damage}")
     for record in reader.list_scope(keys.scope_records_prefix(identity)):
-        if first is None or record.key != first.key:
+        if record.latest and (first is None or record.key != first.key):
             yield record
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed
+from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["CheckpointReference", "NotStored", "Pending", "SaveState", "Stats", "Status"]
 
 NotStored = CheckpointNotStored
+
+#: A wait is woken by news. That it looks now and then all the same is for a wake-up that a signal's handler has swallowed.
+LOOK_EVERY_S = 1.0
 
 
 class Status:
@@ -34,7 +38,7 @@ class Status:
 
 @dataclass
 class SaveState:
-    """The changing side of a save. Guarded by `changed`, which all saves of a task share.
+    """The changing side of a save. Written by the task's ledger, under its lock; each value is read on its own, without it.
 
     Attributes
     ----------
@@ -54,13 +58,14 @@ class SaveState:
         Why the disk refuses that.
     methods : dict of str to int
         How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
+    waiters : list of SimpleQueue
+        One for each thread that waits for this save.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
 
     entry: str
     size_bytes: int
-    changed: threading.Condition
     latest: bool = True
     status: str = Status.QUEUED
     total_bytes: int = 0
@@ -75,11 +80,22 @@ class SaveState:
     durable: bool = False
     not_durable: CheckpointError | None = None
     methods: dict[str, int] = field(default_factory=dict)
+    waiters: list[SimpleQueue[None]] = field(default_factory=list, repr=False, compare=False)
+
+    def wake(self) -> None:
+        """Let whoever waits for this save look at it."""
+        for waiter in list(self.waiters):
+            waiter.put(None)
 
     @property
     def settled(self) -> bool:
         """Whether nothing is to be expected any more without a new try."""
         return self.status in (Status.COMMITTED, Status.FAILED, Status.DROPPED)
+
+    @property
+    def passed_by(self) -> bool:
+        """Whether it can't be read back from the spool, and that has been raised: it keeps no later save out."""
+        return self.status == Status.FAILED and isinstance(self.error, SpoolDamaged) and self.told
 
     @property
     def lost(self) -> bool:
@@ -143,17 +159,23 @@ class CheckpointReference(dict[str, Any]):
             It was dropped, or the store refuses it, or its task ended before it was stored; the cause says which.
         """
         limit_s = None if timeout is None else time.monotonic() + timeout
-        with self._state.changed:
+        # No lock is held, so that the exception of a signal's handler, which may come between any two lines, leaves none taken.
+        news: SimpleQueue[None] = SimpleQueue()
+        self._state.waiters.append(news)
+        try:
             while not self._state.settled and not self._state.given_up:
-                left_s = None if limit_s is None else limit_s - time.monotonic()
-                if left_s is not None and left_s <= 0:
+                left_s = LOOK_EVERY_S if limit_s is None else min(LOOK_EVERY_S, limit_s - time.monotonic())
+                if left_s <= 0:
                     raise FlushTimeout(
                         "wait for a checkpoint's upload",
                         on=self["key"],
                         cause=f"it is {self._state.status} after {timeout:g} s",
                         hint="It is safe on local disk and goes on uploading; wait() again, or let the task's end wait for it.",
                     )
-                self._state.changed.wait(left_s)
+                with suppress(Empty):
+                    news.get(timeout=left_s)
+        finally:
+            self._state.waiters.remove(news)
         if self._state.status != Status.COMMITTED:
             raise CheckpointNotStored("store a checkpoint", on=self["key"], cause=self.reason) from self._state.error
         return self

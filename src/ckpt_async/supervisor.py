@@ -13,7 +13,7 @@ from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Press, Retry
+from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Notice, Press, Retry
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -58,6 +58,7 @@ class Supervisor:
         self._ending = False
         self._deaths = 0
         self._told_lost: set[str] = set()
+        self._notices: set[str] = set()
         self._fatal: CheckpointError | None = None
 
     def ensure_started(self) -> None:
@@ -96,6 +97,9 @@ class Supervisor:
             self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
             self._say_lost(event)
+        elif isinstance(event, Notice) and event.text not in self._notices:
+            self._notices.add(event.text)
+            self._say(event.text)
         self.tell_listeners(event)
 
     def _say_lost(self, event: EntryFailed) -> None:
@@ -141,17 +145,30 @@ class Supervisor:
 
     def _catch_up(self) -> None:
         """Learn of what a worker stored whose death swallowed the news. While it runs no worker does: an entry that is in the
-        spool no more is in the store.
+        spool no more is in the store, unless somebody has removed the spool itself.
         """
-        with self._ledger.changed:
-            stored = [EntryCommitted(entry, 0, 0.0) for entry in self._ledger.unsettled() if not self._spool.holds(entry)]
-            for event in stored:
+        news: list[Event] = []
+        with self._ledger.lock:
+            gone = [entry for entry in self._ledger.unsettled() if not self._spool.holds(entry)]
+            try:
+                if gone:
+                    self._spool.header()
+                news += [EntryCommitted(entry, 0, 0.0) for entry in gone]
+            except (SpoolDamaged, OSError) as error:
+                damage = SpoolDamaged(
+                    "keep what was saved",
+                    on=self._spool.folder,
+                    cause=f"somebody has removed or damaged the spool: {error}",
+                    hint="Save again. What had reached the store before is there.",
+                )
+                news += [EntryFailed(entry, damage.to_wire()) for entry in gone]
+            for event in news:
                 self._ledger.apply(event)
-        for event in stored:
+        for event in news:
             self.tell_listeners(event)
 
     def _set_fatal(self, error: CheckpointError) -> None:
-        with self._ledger.changed:
+        with self._ledger.lock:
             self._fatal = error
             self._ledger.give_up(str(error))
 
@@ -211,18 +228,28 @@ class Supervisor:
         if not self.wait_until(lambda: reference.state.settled, time.monotonic() + timeout_s):
             raise self._timeout("store a checkpoint", timeout_s)
 
+    def press(self) -> None:
+        """Have the newest save stored first from now on."""
+        self.send(Press())
+
     def flush(self, timeout_s: float, *, newest_first: bool = False) -> None:
         """Wait until everything saved is stored; see `ckpt_async.checkpointer.Checkpointer.flush`."""
         self.raise_fatal()
         if self._ledger.reopen_failed():
             self.send(Retry())
         if newest_first:
-            self.send(Press())
+            self.press()
         if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
             raise self._timeout("flush", timeout_s)
         for attempt, error in self._ledger.adoption_errors.items():
-            self._say(f"What attempt {int(attempt)} left could not be stored: {error}")
+            # The spool of a child process has more digits behind those of its attempt.
+            self._say(f"What attempt {int(attempt[:4])} left could not be stored: {error}")
         self.raise_failures()
+
+    def failures(self, *, told_again: bool) -> list[CheckpointReference]:
+        """Return the failed saves that `raise_failures` tells of."""
+        failures = self._ledger.failures(lost=told_again)
+        return [failed for failed in failures if told_again or not failed.state.passed_by]
 
     def raise_failures(self, hint: str = "", *, told_again: bool = True) -> None:
         """Raise why the newest of the failed saves is not stored, if there is one.
@@ -235,9 +262,7 @@ class Supervisor:
             Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which
             has been said. Told once, it must not keep later saves out.
         """
-        failures = self._ledger.failures(lost=told_again)
-        if not told_again:
-            failures = [failed for failed in failures if not (failed.state.told and isinstance(failed.state.error, SpoolDamaged))]
+        failures = self.failures(told_again=told_again)
         if failures:
             for failed in failures:
                 failed.state.told = True
@@ -281,10 +306,10 @@ class Supervisor:
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return
-        for lost in self._ledger.failures():
-            # The flush before this has told it; there is nothing in it that could be stored.
-            self._spool.drop(lost.state.entry)
         try:
+            for lost in self._ledger.failures():
+                # The flush before this has told it; there is nothing in it that could be stored.
+                self._spool.drop(lost.state.entry)
             remove_spool(self._spool)
         except OSError as error:
             # Everything is in the store: an empty folder that stays is no reason to fail a task.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_async.disk import clone
-from ckpt_async.disk.clone import CloneMethod, choose_method, clone_file, clone_stable
+from ckpt_async.disk.clone import CloneMethod, choose_method, clone_stable
 from ckpt_async.disk.scan import scan
 from ckpt_async.words.errors import SnapshotFailed
 
@@ -52,7 +52,7 @@ def test_without_sendfile_the_copy_is_the_same(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(clone.sys, "platform", "another")
     content = os.urandom(3_000_001)
     (tmp_path / "source").write_bytes(content)
-    assert clone_file(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.REFLINK) is CloneMethod.COPY
+    assert clone_stable(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.REFLINK).method is CloneMethod.COPY
     assert (tmp_path / "target").read_bytes() == content
 
 
@@ -62,7 +62,7 @@ def test_a_clone_is_private_whatever_the_umask(tmp_path: Path, umask: int) -> No
     (tmp_path / "source").chmod(0o644)
     before = os.umask(umask)
     try:
-        clone_file(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
+        clone_stable(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o600
@@ -74,7 +74,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("elsewhere")
     for name in ("target", "link"):
         with pytest.raises(SnapshotFailed, match="File exists"):
-            clone_file(str(tmp_path / "source"), str(tmp_path / name), CloneMethod.COPY)
+            clone_stable(str(tmp_path / "source"), str(tmp_path / name), CloneMethod.COPY)
     assert (tmp_path / "target").read_bytes() == b"old"
     assert not (tmp_path / "elsewhere").exists()
 
@@ -83,22 +83,22 @@ def test_the_expected_state_is_demanded(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"as it was")
     expected = scan(source).files[0]
-    clone_file(str(source), str(tmp_path / "good"), CloneMethod.COPY, expected=expected)
+    clone_stable(str(source), str(tmp_path / "good"), CloneMethod.COPY, expected=expected)
     source.write_bytes(b"as it is, which is longer")
     with pytest.raises(SnapshotFailed, match="changed since it was looked at"):
-        clone_file(str(source), str(tmp_path / "bad"), CloneMethod.COPY, expected=expected)
+        clone_stable(str(source), str(tmp_path / "bad"), CloneMethod.COPY, expected=expected)
     assert sorted(os.listdir(tmp_path)) == ["good", "source"]
 
 
 def test_a_missing_source(tmp_path: Path) -> None:
     with pytest.raises(SnapshotFailed, match="removed while it was being saved"):
-        clone_file(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
+        clone_stable(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
 
 
 def test_a_fifo_in_the_place_of_the_source_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "source")
     with pytest.raises(SnapshotFailed, match="no regular file"):
-        clone_file(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
+        clone_stable(str(tmp_path / "source"), str(tmp_path / "target"), CloneMethod.COPY)
 
 
 def test_an_unreadable_source_is_named_as_in_a_scan(ordinary_user_folder: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_unreadable_source_is_named_as_in_a_scan(ordinary_user_folder: Path) 
     source.write_bytes(b"x")
     source.chmod(0o000)
     with pytest.raises(SnapshotFailed, match=r"'secret' can't be read \(Permission denied\)") as caught:
-        clone_file(str(source), str(ordinary_user_folder / "target"), CloneMethod.COPY)
+        clone_stable(str(source), str(ordinary_user_folder / "target"), CloneMethod.COPY)
     assert "chmod u+r" in caught.value.hint
 
 
@@ -184,7 +184,7 @@ def test_one_change_too_many_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(clone, "send_bytes", send_then_change)
     with pytest.raises(SnapshotFailed, match="keeps changing"):
-        clone_file(str(source), str(tmp_path / "target"), CloneMethod.COPY)
+        clone_stable(str(source), str(tmp_path / "target"), CloneMethod.COPY)
     assert len(copies) == 4
     assert os.listdir(tmp_path) == ["source"]
 
@@ -201,7 +201,7 @@ def test_a_source_replaced_by_rename_is_the_old_one_whole(tmp_path: Path, monkey
         return send(*arguments)
 
     monkeypatch.setattr(clone, "send_bytes", replace_then_send)
-    clone_file(str(source), str(tmp_path / "target"), CloneMethod.COPY)
+    clone_stable(str(source), str(tmp_path / "target"), CloneMethod.COPY)
     assert (tmp_path / "target").read_bytes() == b"old"
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_says_what_is_free_and_what_is_needed(tmp_path: Path, tiny_d
     source = tmp_path / "source"
     source.write_bytes(bytes(8_000_000))
     with pytest.raises(SnapshotFailed, match=r"the disk is full: 8,000,000 bytes were still needed, [\d,]+ bytes are free"):
-        clone_file(str(source), str(tiny_disk / "target"), CloneMethod.COPY)
+        clone_stable(str(source), str(tiny_disk / "target"), CloneMethod.COPY)
     assert os.listdir(tiny_disk) == []
 
 
@@ -217,7 +217,7 @@ def test_shared_blocks_are_private(sharing_disk: Path) -> None:
     content = os.urandom(3_000_001)
     source, target = sharing_disk / "source", sharing_disk / "target"
     source.write_bytes(content)
-    assert clone_file(str(source), str(target), CloneMethod.REFLINK) is CloneMethod.REFLINK
+    assert clone_stable(str(source), str(target), CloneMethod.REFLINK).method is CloneMethod.REFLINK
     with source.open("r+b") as file:
         file.write(b"overwritten in place")
     assert target.read_bytes() == content
@@ -225,5 +225,5 @@ def test_shared_blocks_are_private(sharing_disk: Path) -> None:
 
 def test_blocks_are_not_shared_across_file_systems(tmp_path: Path, sharing_disk: Path) -> None:
     (tmp_path / "source").write_bytes(b"x" * 5000)
-    assert clone_file(str(tmp_path / "source"), str(sharing_disk / "target"), CloneMethod.REFLINK) is CloneMethod.COPY
+    assert clone_stable(str(tmp_path / "source"), str(sharing_disk / "target"), CloneMethod.REFLINK).method is CloneMethod.COPY
     assert (sharing_disk / "target").read_bytes() == b"x" * 5000

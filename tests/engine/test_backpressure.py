@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
-from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused
+from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused, SpoolDamaged
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryStarted
 from tests.engine.desk import DEADLINE_S, Desk, paused, wait_for
@@ -82,10 +84,37 @@ def test_a_save_that_could_never_fit_is_refused_at_once(thread_desk: Desk, on_fu
     assert thread_desk.is_clean()
 
 
+def test_damage_that_was_told_keeps_no_later_save_out(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    checkpointer = s3_desk.open(max_pending=1)
+    with paused(seaweed):
+        damaged = checkpointer.save(s3_desk.tree({"a": b"12345"}))
+        (pack,) = Path(checkpointer.spool_folder).glob("*/0000000000/pack")
+        pack.unlink()
+    with pytest.raises(CheckpointNotStored):
+        damaged.wait(DEADLINE_S)
+    with pytest.raises(SpoolDamaged):
+        checkpointer.save(s3_desk.tree())
+    with paused(seaweed):
+        kept = checkpointer.save(s3_desk.tree())
+        # Another one has to wait: for the upload, and not for ever over what was told.
+        thread, waited = save_in_thread(s3_desk, checkpointer)
+        wait_for(lambda: any("save() waits" in line for line in s3_desk.said), "the save waits")
+    thread.join(DEADLINE_S)
+    assert kept.wait(DEADLINE_S) and waited[0].wait(DEADLINE_S)
+
+
+def test_a_spool_that_somebody_removed_is_told(thread_desk: Desk) -> None:
+    checkpointer = thread_desk.open()
+    thread_desk.sidecars()
+    shutil.rmtree(checkpointer.spool_folder)
+    with pytest.raises(SpoolDamaged, match="removed the spool"):
+        checkpointer.save(thread_desk.tree())
+
+
 def test_a_wait_for_room_ends_at_its_deadline(s3_desk: Desk, seaweed: SeaweedServer) -> None:
     checkpointer = s3_desk.open(max_pending=1, flush_timeout_s=0.3)
     with paused(seaweed):
         first = checkpointer.save(s3_desk.tree())
-        with pytest.raises(SaveRefused, match="no upload has ended in 300 ms"):
+        with pytest.raises(SaveRefused, match="have made no room for it in 300 ms"):
             checkpointer.save(s3_desk.tree())
     first.wait(DEADLINE_S)

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
+import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ckpt_async.assembly
-from ckpt_async import CheckpointNotStored, InvalidArgument, SpoolDamaged, StoreAddress, WorkerDied
+from ckpt_async import (
+    CheckpointNotStored,
+    CheckpointRecord,
+    CheckpointReference,
+    FlushTimeout,
+    InvalidArgument,
+    SpoolDamaged,
+    StoreAddress,
+    StoreMissing,
+    WorkerDied,
+)
+from ckpt_async.ledger import Ledger
+from ckpt_async.stores.contract import StoreTraits
+from ckpt_async.stores.local import LocalStore
 from ckpt_async.testing.seaweed import SeaweedServer
-from ckpt_async.words.events import EntryCommitted, Event
+from ckpt_async.words.events import AdoptionEnded, EntryCommitted, Event, WorkerReady
 from ckpt_async.worker.sidecar_client import SidecarClient
 from ckpt_async.worker.thread import ThreadWorker
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, paused, wait_for
+from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, wait_for
 
 
 @pytest.mark.parametrize("worker", ["process", "thread"])
@@ -112,12 +129,112 @@ def test_a_save_that_waits_while_another_thread_closes_is_refused(
         saving.start()
         wait_for(lambda: any("save() waits" in line for line in desk.said), "the save waits")
         closing.start()
-        wait_for(lambda: checkpointer._closed, "close() has begun")
-    saving.join(DEADLINE_S)
+        # At once, not when there is room: the store stands still.
+        saving.join(DEADLINE_S)
+        assert outcome and closing.is_alive()
     closing.join(DEADLINE_S)
     assert isinstance(outcome[0], InvalidArgument) and "closed" in str(outcome[0])
     assert first.done() and len(desk.records()) == 1
     assert desk.is_clean()
+
+
+def test_a_spool_that_vanishes_with_its_worker_is_not_taken_for_stored(
+    make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer
+) -> None:
+    desk = make_desk(s3_address)
+    checkpointer = desk.open()
+    sidecar = desk.sidecars()[0]
+    with paused(seaweed):
+        reference = checkpointer.save(desk.tree())
+        os.kill(sidecar, signal.SIGSTOP)
+        shutil.rmtree(checkpointer.spool_folder)
+        os.kill(sidecar, signal.SIGKILL)
+        with pytest.raises(CheckpointNotStored, match="removed or damaged the spool"):
+            reference.wait(DEADLINE_S)
+    assert checkpointer.stats.committed == 0
+    with pytest.raises(WorkerDied):
+        checkpointer.flush()
+    assert not desk.records()
+
+
+def test_exceptions_of_signal_handlers_leave_nothing_locked(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    class Hit(Exception):
+        pass
+
+    hits = 0
+    armed = False
+    stop = threading.Event()
+    checkpointer = s3_desk.open()
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal hits, armed
+        if armed:
+            hits, armed = hits + 1, False
+            raise Hit
+
+    def storm(target: int) -> None:
+        while not stop.is_set():
+            signal.pthread_kill(target, signal.SIGUSR1)
+            stop.wait(0.0001)
+
+    def look(reference: CheckpointReference) -> None:
+        nonlocal armed
+        while hits < 1000:
+            armed = True
+            for _ in range(20):
+                assert checkpointer.pending.saves == checkpointer.stats.saves == len(checkpointer.references())
+            with suppress(FlushTimeout):
+                reference.wait(0.001)
+        armed = False
+
+    thread = threading.Thread(target=storm, args=(threading.get_ident(),))
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with paused(seaweed):
+            reference = checkpointer.save(s3_desk.tree())
+            thread.start()
+            try:
+                while True:
+                    try:
+                        look(reference)
+                        break
+                    except Hit:
+                        continue
+            finally:
+                stop.set()
+                thread.join(DEADLINE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert reference.done()
+
+
+def test_what_is_left_is_waited_for_only_where_a_worker_will_tell_of_it() -> None:
+    ledger = Ledger(["0000", "0001"])
+    ledger.apply(WorkerReady(1, ("0000",)))
+    assert ledger.outstanding().adopting == ("0000",)
+    refused = StoreMissing("store").to_wire()
+    ledger.apply(AdoptionEnded("0000", 1, refused))
+    assert not ledger.outstanding() and list(ledger.adoption_errors) == ["0000"]
+    assert ledger.reopen_failed() and ledger.outstanding().adopting == ("0000",)
+    ledger.apply(AdoptionEnded("0000", 1, refused))
+    ledger.apply(AdoptionEnded("0000", 0))
+    assert not ledger.adoption_errors
+
+    # A worker that is started again tells of what it finds, and of nothing else.
+    ledger.apply(AdoptionEnded("0000", 1, refused))
+    ledger.apply(WorkerReady(2, ()))
+    assert not ledger.reopen_failed() and not ledger.outstanding()
+
+
+def test_a_save_after_the_end_of_all_workers_waits_for_nobody() -> None:
+    ledger = Ledger()
+    ledger.give_up("there is no worker")
+    record = CheckpointRecord.of_save(
+        identity_of(), name="n", version=0, size_bytes=1, metadata={}, storage_format="files", store_url="/x"
+    )
+    with pytest.raises(CheckpointNotStored, match="there is no worker"):
+        ledger.open(record, "0000000000", 1, latest=True).wait()
 
 
 @pytest.mark.parametrize("what", ["not a header", None])
@@ -161,3 +278,20 @@ def test_a_save_whose_files_somebody_removed_fails_and_holds_up_no_other(
         checkpointer.close(timeout_s=DEADLINE_S)
     assert [one.status for one in (*whole, damaged)] == ["committed", "committed", "failed"]
     assert [record.version_id for record in desk.records()] == [1, 0]
+
+
+def test_a_store_without_conditional_writes_is_said_once(
+    make_desk: MakeDesk, local_address: StoreAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain(LocalStore):
+        @property
+        def traits(self) -> StoreTraits:
+            return dataclasses.replace(super().traits, conditional_writes=False)
+
+    monkeypatch.setattr(ckpt_async.assembly, "open_store", lambda address: Plain(address.url))
+    desk = make_desk(local_address, "thread")
+    checkpointer = desk.open()
+    for _ in range(2):
+        checkpointer.save(desk.tree())
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert sum("does not know conditional writes" in line for line in desk.said) == 1

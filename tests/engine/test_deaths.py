@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,14 @@ def test_the_sidecar_keeps_no_pipe_of_the_task_open(desk: Desk, seaweed: Seaweed
         assert alive(sidecar)
 
 
-def test_a_forked_child_that_stays_hides_no_death(desk: Desk) -> None:
+@pytest.mark.parametrize("told_by", ["the system", "looking"])
+def test_a_forked_child_that_stays_hides_no_death(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    if told_by == "looking":
+        # As on macOS, for task and sidecar alike.
+        (tmp_path / "sitecustomize.py").write_text("import os\nif hasattr(os, 'pidfd_open'):\n    del os.pidfd_open\n")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     task = desk.task()
     sidecar = desk.orphan(task.do("sidecar"))
     child = desk.orphan(task.do("fork_that_stays"))

@@ -104,6 +104,22 @@ def test_a_damaged_pointer_is_told_and_the_list_is_searched(desk: Desk) -> None:
     assert sum("pointer" in line and "damaged" in line for line in desk.said) == 1
 
 
+def test_what_is_not_to_be_resumed_from_is_passed_by_where_the_list_is_searched(desk: Desk) -> None:
+    checkpointer = desk.open()
+    checkpointer.save(desk.tree({"step": b"0"}))
+    resumable = checkpointer.save(desk.tree({"step": b"1"})).record
+    checkpointer.save(desk.tree({"step": b"best"}), name="best", latest=False)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    pointer = file_of(desk, keys.task_latest_key(identity_of().pathspec))
+    pointer.write_bytes(b"{")
+    assert resumed(desk, 1) == b"1"
+    # The machine was lost before there was a pointer.
+    pointer.unlink()
+    assert resumed(desk, 2) == b"1"
+    damage(desk, resumable)
+    assert resumed(desk, 3) == b"0"
+
+
 def test_a_damaged_checkpoint_is_told_and_an_older_one_is_taken(desk: Desk) -> None:
     records = stored(desk, b"0", b"1", b"2")
     damage(desk, records[2])

@@ -129,6 +129,9 @@ def test_arguments_are_refused_before_anything_is_done(local_desk: Desk, tmp_pat
         checkpointer.save(tmp_path)
     with pytest.raises(InvalidArgument, match="spool stands inside"):
         checkpointer.save(local_desk.scratch)
+    for path in ("", "a\0b", b"bytes", 7, None):
+        with pytest.raises(InvalidArgument, match="it is not the path"):
+            checkpointer.save(path)  # type: ignore[arg-type]
     with pytest.raises(CheckpointNotFound):
         checkpointer.load("mf.checkpoints/checkpoints/artifacts/Flow/train/scope/task/12345678.0.x.0", str(tmp_path / "t"))
     with pytest.raises(InvalidArgument, match="policy='newest'"):

@@ -52,6 +52,7 @@ def test_children_of_a_task_save_for_it(local: Place) -> None:
     assert result.code == 0, result.text
     assert result.after("child saved") == ["child ['child', 'task']"]
     assert result.after("listed") == ["['child', 'task']"]
+    assert result.after("child key") == ["True"]
     assert result.after("keys") == ["2"]
     assert result.after("scope") == ["2"]
     assert result.after("attempt 3") == ["[]"]
@@ -60,6 +61,9 @@ def test_children_of_a_task_save_for_it(local: Place) -> None:
     assert result.after("restored") == ["from the task"]
     assert result.after("refused") == ["LoadTargetNotEmpty"]
     assert local.wait_until_clean() == []
+    attempt = local.look("ChildrenFlow")["start/0"]["attempts"][0]
+    assert [record["name"] for record in attempt["_task_checkpoints"]] == ["child", "task"]
+    assert attempt["_task_latest_checkpoint"] == attempt["_task_checkpoints"][0]
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import html
 import json
 import os
 import signal
@@ -14,14 +16,19 @@ from typing import Any
 
 import pytest
 
+import ckpt_async
 from ckpt_async import CheckpointRecord, CheckpointReference, InvalidArgument, Settings, StoreAddress, TaskIdentity
 from ckpt_async.reference import SaveState
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
-from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text
-from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo, load_in_place_of
-from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import make_directory, remove_directories_of_dead_attempts
+from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text, time_text
+from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo, load_in_place_of, read_reference
+from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
+    make_directory,
+    remove_directories_of_dead_attempts,
+    remove_directory,
+)
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE, UID, TaskPlace, read_task
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
 from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
@@ -29,6 +36,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_o
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address
 
+ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = TaskIdentity("Flow", "1", "train", "2", 1, "0" * 12, "1" * 12)
 
 
@@ -36,9 +44,8 @@ def reference(version: int, status: str = "committed", name: str = "a|b") -> Che
     record = CheckpointRecord.of_save(
         IDENTITY, name=name, version=version, size_bytes=1500, metadata={}, storage_format="files", store_url="/store"
     )
-    return CheckpointReference(
-        record, SaveState(str(version), 1500, threading.Condition(), status=status, blocked_s=0.5, upload_s=2.0)
-    )
+    state = SaveState(str(version), 1500, status=status, blocked_s=0.5, upload_s=2.0, methods={"packed": 2})
+    return CheckpointReference(record, state)
 
 
 class TestAttributes:
@@ -78,7 +85,7 @@ class TestAttributes:
             ("show_card", "maybe", "True or False"),
             ("temp_dir_root", 3, "the path of a folder, or None"),
             ("worker", "fork", "'process' or 'thread'"),
-            ("flush_timeout", "inf", "a number of seconds above 0, not infinite"),
+            ("flush_timeout", "inf", "a number of seconds above 0, up to 2592000 (30 days)"),
             ("async_upload", "yes", "True or False"),
         ],
     )
@@ -123,7 +130,7 @@ class TestStore:
         assert words in caught.value.message
 
     def test_spools_stand_beside_the_checkpoint_directory(self) -> None:
-        assert scratch_root("/named", "/temporary") == "/named"
+        assert scratch_root("/named", "/temporary") == f"/named/ckpt-async-{os.getuid()}"
         assert scratch_root(None, "/temporary") == f"/temporary/ckpt-async-{os.getuid()}"
 
 
@@ -284,6 +291,12 @@ class TestDirectory:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(own).name, alive.name, other.name])
         assert Path(own).name.startswith("metaflow_checkpoint_")
 
+    def test_where_no_folder_is_nothing_is_left(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for parent in (tmp_path / "missing", tmp_path / "file"):
+            remove_directories_of_dead_attempts(str(parent), IDENTITY, 0)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
     def test_a_root_that_can_not_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(InvalidArgument, match="temp_dir_root"):
@@ -307,6 +320,10 @@ class TestDirectory:
 
         load_in_place_of(str(directory), loads)
         assert [path.name for path in directory.iterdir()] == ["new"]
+        remove_directory(str(directory))
+        remove_directory(str(directory))
+        load_in_place_of(str(directory), loads)
+        assert [path.name for path in directory.iterdir()] == ["new"]
         assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
@@ -322,6 +339,14 @@ class TestText:
         with pytest.raises(AttributeError, match="it has: size"):
             info.missing  # noqa: B018
 
+    def test_references_of_every_kind(self) -> None:
+        found = reference(3)
+        assert read_reference(found["key"]) == found["key"]
+        assert read_reference(found) == dict(found)
+        assert read_reference(found.record) == {"key": found["key"], "url": found["url"]}
+        with pytest.raises(InvalidArgument, match="an object with a key"):
+            read_reference(3)
+
     def test_only_what_is_stored_becomes_an_artifact(self) -> None:
         records = records_of([reference(0), reference(1, "dropped"), reference(2), reference(3, "failed")])
         assert [record["version_id"] for record in records] == [2, 0]
@@ -331,14 +356,36 @@ class TestText:
         text = table_text([reference(0), reference(1, "uploading")])
         rows = text.splitlines()
         assert rows[0] == "2 saved; the step waited 1.00 s in `save()`."
-        assert rows[4].startswith("| 1 | a\\|b | 1.5 kB | uploading |") and rows[4].endswith("| 0.50 s |  |")
-        assert rows[5].startswith("| 0 | a\\|b | 1.5 kB | committed |") and rows[5].endswith("| 0.50 s | 2.00 s |")
+        assert rows[4].startswith("| 1 | a\\|b | 1.5 kB | uploading |") and rows[4].endswith("| 0.50 s | 2 packed |  |")
+        assert rows[5].startswith("| 0 | a\\|b | 1.5 kB | committed |") and rows[5].endswith("| 0.50 s | 2 packed | 2.00 s |")
         assert table_text([]) == "No checkpoint has been saved yet."
         assert len(table_text([reference(number) for number in range(150)]).splitlines()) == 4 + 100 + 2
 
     def test_loaded(self) -> None:
         assert "load_policy=fresh" in loaded_text(None, "fresh")
-        assert "Flow/1/train/2, attempt 1" in loaded_text(reference(0).record, "fresh")
+        found = reference(0).record
+        assert "Flow/1/train/2, attempt 1" in loaded_text(found, "fresh")
+        key = loaded_text(found, "fresh").splitlines()[-1]
+        assert html.unescape(key.replace("<wbr>", "")) == f"Its key: <code>{found.key}</code>"
+
+    def test_times_are_told_to_the_second(self) -> None:
+        assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
+        assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
+        assert time_text("yesterday") == "yesterday"
+
+
+def test_only_public_names_of_the_engine_are_used() -> None:
+    """What the engine does not name in public may change at any time."""
+    used: set[str] = set()
+    for path in Path(ROOT, "metaflow_extensions").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not [alias for alias in node.names if alias.name.startswith("ckpt_async.")], path
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                assert not (node.module or "").startswith("ckpt_async."), path
+                if node.module == "ckpt_async":
+                    used |= {alias.name for alias in node.names}
+    assert used and used <= set(ckpt_async.__all__), used - set(ckpt_async.__all__)
 
 
 def test_importing_metaflow_loads_little_of_ours() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_async.disk import durable
 from ckpt_async.stores import local_files, local_uploads
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.local import LocalStore
@@ -174,7 +175,8 @@ async def test_everything_is_synced_in_order(tmp_path: Path, monkeypatch: pytest
         rename(source, target, **more)  # type: ignore[arg-type]
         steps.append("rename")
 
-    monkeypatch.setattr(local_files, "sync", note_sync)
+    # Below what tells folders from files.
+    monkeypatch.setattr(durable, "sync_descriptor", note_sync)
     monkeypatch.setattr(os, "rename", note_rename)
     async with LocalStore(str(tmp_path)) as store:
         await store.put("a/b/k", Body.of(b"x"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ssl
+import threading
+import zlib
 from collections.abc import Sequence
 
 import pytest
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3_client import FollowedCredentials
 from ckpt_async.stores.s3_errors import translate, translate_code
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.words.errors import (
@@ -192,6 +195,49 @@ async def test_a_missing_object_does_not_match() -> None:
                 await store.put("k", Body.of(b"x"), if_match='"e"')
 
 
+class WithoutConditions:
+    """A bucket with one object, on a server that knows no conditions."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.refused = 0
+
+    def __call__(self, request: Request) -> Answer:
+        if "if-match" in request.headers or "if-none-match" in request.headers:
+            self.refused += 1
+            return error_answer(501, "NotImplemented")
+        if request.method == "PUT":
+            self.content = request.body
+        elif request.path == "/bucket":
+            return Answer()
+        elif self.content is None:
+            return Answer(404)
+        return Answer(200, b"", {"ETag": f'"{zlib.crc32(self.content)}"'}, promised=None if request.method == "PUT" else 1)
+
+
+async def test_a_server_without_conditional_writes_is_asked_once_and_then_looked_at() -> None:
+    server_side = WithoutConditions()
+    with ScriptedServer(server_side) as server:
+        async with store_at(server.endpoint_url) as store:
+            assert store.traits.conditional_writes
+            first = await store.put("k", Body.of(b"first"), if_absent=True)
+            assert not store.traits.conditional_writes
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"other"), if_absent=True)
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"other"), if_match='"another"')
+            assert server_side.content == b"first"
+            await store.put("k", Body.of(b"second"), if_match=first.etag)
+    assert server_side.content == b"second" and server_side.refused == 1
+
+
+async def test_a_server_that_does_not_know_something_else_refuses_for_good() -> None:
+    with ScriptedServer([error_answer(501, "NotImplemented")]) as server:
+        async with store_at(server.endpoint_url) as store:
+            with pytest.raises(StoreRejected, match="501"):
+                await store.put("k", Body.of(b"x"), if_match='"e"')
+
+
 async def test_the_keys_of_a_batch_fail_one_by_one() -> None:
     def script(request: Request) -> Answer:
         denied = "<Error><Key>root/b</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
@@ -289,9 +335,69 @@ async def test_the_source_of_credentials_fails() -> None:
         raise RuntimeError(f"no answer from the vault for {SECRET}")
 
     async with store_at("http://127.0.0.1:9", credentials=source) as store:
-        with pytest.raises(StoreAccessDenied, match="RuntimeError") as caught:
+        with pytest.raises(StoreUnavailable, match="RuntimeError") as caught:
             await store.head("k")
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CredentialRetrievalError(provider="role", error_msg="timed out"), StoreUnavailable),
+        (EndpointConnectionError(endpoint_url="http://sts"), StoreUnavailable),
+        (NoCredentialsError(), StoreAccessDenied),
+        (StoreAccessDenied("log in"), StoreAccessDenied),
+    ],
+)
+async def test_only_a_source_without_credentials_refuses_for_good(error: Exception, kind: type[StoreError]) -> None:
+    def source() -> S3Credentials:
+        raise error
+
+    async with store_at("http://127.0.0.1:9", credentials=source) as store:
+        with pytest.raises(kind):
+            await store.head("k")
+    if not isinstance(error, StoreError):
+        assert type(translate(error, "store an object", "k")) is kind
+
+
+async def test_what_is_held_serves_until_it_expires_where_its_source_is_away() -> None:
+    now_s = [1000.0]
+    away = [False]
+
+    def source() -> S3Credentials:
+        if away[0]:
+            raise TimeoutError("no answer")
+        return S3Credentials(KEY, SECRET, expires_at_s=now_s[0] + 300)
+
+    credentials = FollowedCredentials(source, lambda: now_s[0])
+    first = await credentials.get_frozen_credentials()
+    away[0] = True
+    now_s[0] += 299
+    assert await credentials.get_frozen_credentials() == first
+    now_s[0] += 1
+    with pytest.raises(StoreUnavailable, match="TimeoutError"):
+        await credentials.get_frozen_credentials()
+    away[0] = False
+    assert (await credentials.get_frozen_credentials()).access_key == KEY
+
+
+async def test_the_access_is_made_by_the_first_request_in_a_thread_and_again_where_that_fails() -> None:
+    made: list[int] = []
+
+    def make() -> S3Access:
+        made.append(threading.get_ident())
+        if len(made) == 1:
+            raise StoreUnavailable("make a store's access", cause="as the test says")
+        return S3Access(endpoint_url=server.endpoint_url, region="us-east-1", addressing_style="path", anonymous=True)
+
+    with ScriptedServer([Answer(200, b"", {"ETag": '"e"'})]) as server:
+        async with S3Store("bucket", "root", make) as store:
+            assert not made
+            with pytest.raises(StoreUnavailable):
+                await store.put("k", Body.of(b"x"))
+            await store.put("k", Body.of(b"x"))
+            await store.put("k", Body.of(b"x"))
+    assert len(made) == 2 and threading.get_ident() not in made
 
 
 async def test_without_a_signature() -> None:

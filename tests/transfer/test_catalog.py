@@ -7,7 +7,7 @@ import pytest
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
-from ckpt_async.transfer.catalog import Listing, latest_of, list_scope, list_task, newest_first, resolve
+from ckpt_async.transfer.catalog import Listing, latest_of, list_scope, list_task, resolve
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreObjectMissing
 from ckpt_async.words.records import CheckpointRecord
@@ -48,7 +48,6 @@ async def test_newest_first_is_by_attempt_then_by_number() -> None:
     listing = await list_task(store, PATHSPEC)
     assert orders(listing) == expected and listing.damaged == ()
     assert orders(await list_scope(store, SCOPE)) == expected
-    assert newest_first(listing.records[::-1]) == list(listing.records)
     assert orders(await list_task(store, PATHSPEC, attempt=1)) == [(1, 0)] == orders(await list_scope(store, SCOPE, attempt=1))
     assert orders(await list_task(store, PATHSPEC, attempt=7)) == []
 

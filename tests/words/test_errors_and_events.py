@@ -60,6 +60,7 @@ MESSAGES: list[events.Event | events.Command] = [
     events.Trouble(3, StoreUnavailable("x").to_wire()),
     events.Trouble(0),
     events.AdoptionEnded("0000", 2, {"error": "x"}),
+    events.Notice("a sentence"),
     events.Wake(),
     events.Retry(),
     events.Press(),

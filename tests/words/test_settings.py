@@ -45,6 +45,7 @@ from ckpt_async.words.settings import Settings, coerce_settings, read_size, sett
         ("flush_timeout", 0),
         ("flush_timeout", -1),
         ("flush_timeout", "inf"),
+        ("flush_timeout", 31 * 24 * 3600),
         ("flush_timeout", float("nan")),
         ("flush_timeout", "soon"),
         ("flush_timeout", True),

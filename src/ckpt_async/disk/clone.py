@@ -37,7 +37,6 @@ __all__ = [
     "Cloned",
     "append_stable",
     "choose_method",
-    "clone_file",
     "clone_stable",
     "create_private",
     "is_no_space",
@@ -97,17 +96,6 @@ def choose_method(*, size_bytes: int, age_s: float, reflink_works: bool) -> Clon
     if reflink_works and age_s >= REFLINK_MIN_AGE_S and size_bytes >= REFLINK_MIN_BYTES:
         return CloneMethod.REFLINK
     return CloneMethod.COPY
-
-
-def clone_file(source: str, target: str, method: CloneMethod, *, expected: ScannedFile | None = None) -> CloneMethod:
-    """Make `target`, which must not exist, an independent file with the content of `source`; see `clone_stable`.
-
-    Returns
-    -------
-    CloneMethod
-        The way that was taken: a reflink that the file system does not do becomes a copy.
-    """
-    return clone_stable(source, target, method, expected=expected).method
 
 
 def clone_stable(source: str, target: str, method: CloneMethod, *, expected: ScannedFile | None = None) -> Cloned:

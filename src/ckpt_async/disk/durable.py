@@ -15,12 +15,20 @@ import sys
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["make_private_folder", "remove_tree", "rename", "sync_descriptor", "sync_file", "sync_folder", "write_file"]
+__all__ = [
+    "make_private_folder",
+    "remove_tree",
+    "rename",
+    "sync_descriptor",
+    "sync_file",
+    "sync_folder",
+    "sync_folder_descriptor",
+    "write_file",
+]
 
-# A file system that has no notion of syncing a folder says so with one of these (some FUSE and network ones).
 _REMOVE_TRIES = 5
 
-
+# A file system that has no notion of syncing a folder says so with one of these (some FUSE and network ones).
 _FOLDER_SYNC_UNKNOWN = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -52,12 +60,18 @@ def sync_folder(path: str) -> None:
     """Return once the names in the folder (files created, renamed, removed) are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        sync_folder_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder_descriptor(descriptor: int) -> None:
+    """As `sync_folder`, of an open folder."""
+    try:
         sync_descriptor(descriptor)
     except OSError as error:
         if error.errno not in _FOLDER_SYNC_UNKNOWN:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def write_file(path: str, content: bytes, *, sync: bool = True, mode: int = 0o600) -> None:

@@ -124,7 +124,7 @@ def scan(path: str | os.PathLike[str]) -> ScannedTree:
         something unreadable (as far as the rights tell; the copy finds the rest), a name that is no UTF-8. All of them are
         found in one pass.
     """
-    given = os.fspath(path)
+    given = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(given, str) or not given or "\0" in given:
         raise InvalidArgument(_ATTEMPTED, on=repr(path), cause="it is not the path of a folder or file")
     root = os.path.abspath(given)

@@ -61,11 +61,6 @@ class Entry:
     snapshot: Snapshot
     latest: bool
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes on disk, roughly: the sum of the files' sizes."""
-        return self.snapshot.size_bytes
-
     def to_json(self) -> bytes:
         """Return the text of the entry's description."""
         return json.dumps(

@@ -14,7 +14,10 @@ from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
 from ckpt_async.words.settings import StoreAddress
 
-__all__ = ["LeftSave", "left_saves", "older_attempts", "remove_spool", "spool_folder"]
+__all__ = ["LeftSave", "child_spool_folder", "left_saves", "older_attempts", "remove_spool", "spool_folder"]
+
+_ATTEMPT_DIGITS = 4
+_VERSION_DIGITS = 10
 
 
 def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentity, node_index: int = 0) -> str:
@@ -24,12 +27,26 @@ def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentit
     """
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", f"{identity.flow}-{identity.run}-{identity.step}-{identity.task}")[:120]
     unique = json_hash([address.url, identity.pathspec, node_index])[:12]
-    return os.path.join(scratch_root, f"{readable}-{unique}", f"{identity.attempt:04d}")
+    return os.path.join(scratch_root, f"{readable}-{unique}", f"{identity.attempt:0{_ATTEMPT_DIGITS}d}")
+
+
+def child_spool_folder(folder: str, version: int) -> str:
+    """Return where the spool of a child process stands that saves number `version` for the attempt whose spool is `folder`.
+
+    Beside it: the next attempt finds what a killed child left as it finds what a killed attempt left. The names sort behind that of
+    their own attempt and before that of the next one.
+    """
+    return f"{folder}{version:0{_VERSION_DIGITS}d}"
 
 
 def older_attempts(folder: str) -> list[str]:
-    """Return the spool folders of earlier attempts that still stand beside `folder`, oldest first."""
+    """Return the spool folders of earlier attempts, and of their child processes, that still stand beside `folder`, oldest first.
+
+    None for the spool of a child: it lives beside its task, whose spools are none of its business.
+    """
     parent, own = os.path.split(folder)
+    if len(own) > _ATTEMPT_DIGITS:
+        return []
     try:
         names = os.listdir(parent)
     except FileNotFoundError:

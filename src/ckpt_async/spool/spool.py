@@ -135,18 +135,28 @@ class Spool:
         try:
             # flock, unlike the record lock of FileLock, also holds between threads, each having a descriptor of its own.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            text = os.pread(descriptor, 32, 0)
-            try:
-                # All zeros: a first number that a full disk cut off, so nobody has got it.
-                version = int(text) if text.strip(b"0") else start
-            except ValueError as error:
-                raise SpoolDamaged("take a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
+            version = self._number(os.pread(descriptor, 32, 0), start)
             if os.pwrite(descriptor, b"%020d" % (version + step), 0) < 20:
                 # The digits that changed are the last ones: the number before stands still.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(self.folder, COUNTER_FILE))
             return version
         finally:
             os.close(descriptor)
+
+    def version_to_come(self, start: int = 0) -> int:
+        """Return what `next_version` would return now; whoever calls that first gets it. Raises as that does."""
+        try:
+            with open(os.path.join(self.folder, COUNTER_FILE), "rb") as file:
+                return self._number(file.read(32), start)
+        except FileNotFoundError:
+            return start
+
+    def _number(self, text: bytes, start: int) -> int:
+        try:
+            # All zeros: a first number that a full disk cut off, so nobody has got it.
+            return int(text) if text.strip(b"0") else start
+        except ValueError as error:
+            raise SpoolDamaged("read a save number", on=os.path.join(self.folder, COUNTER_FILE), cause=str(error)) from error
 
     def stage(self, version: int) -> str:
         """Make the folder for a snapshot and return its path; `publish` or `discard` ends it."""

@@ -92,7 +92,8 @@ class StoreTraits:
     max_parts : int
         Of one object.
     conditional_writes : bool
-        Whether `put` honours its conditions against other writers.
+        Whether `put` honours its conditions against other writers. Where it does not, it looks first and then writes, and
+        another writer may come in between. A store may learn of that with its first conditional write.
     """
 
     url: str

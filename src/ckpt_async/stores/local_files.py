@@ -8,15 +8,15 @@ import fcntl
 import os
 import secrets
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from ckpt_async.disk import durable
 from ckpt_async.stores.contract import ObjectInfo, check_key
 from ckpt_async.words.errors import InvalidArgument, StorePreconditionFailed, StoreRejected, StoreUnavailable
 
-__all__ = ["LocalFiles", "etag_of", "sync"]
+__all__ = ["LocalFiles", "etag_of"]
 
 _T = TypeVar("_T")
 
@@ -37,21 +37,6 @@ def etag_of(found: os.stat_result) -> str:
     which a file may be replaced twice and get its first inode back.
     """
     return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
-
-
-def sync(descriptor: int) -> None:
-    """Bring a file or a folder to the disk itself."""
-    if sys.platform == "darwin":
-        # fsync leaves it in the drive's cache there. Not every file system knows the stronger call.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems can't sync folders and write them through instead. A file never answers this.
-        if error.errno != errno.EINVAL:
-            raise
 
 
 class LocalFiles:
@@ -133,7 +118,7 @@ class LocalFiles:
         """
         now_ns = time.time_ns()
         os.utime(descriptor, ns=(now_ns, now_ns))
-        sync(descriptor)
+        durable.sync_descriptor(descriptor)
 
         def move(folder: int, name: str) -> ObjectInfo:
             self._check_condition(folder, name, key, if_match, if_absent)
@@ -200,15 +185,7 @@ class LocalFiles:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path)
             # Also where another process made it just now: what we store in it must not be lost with it.
-            self._sync_folder(os.path.dirname(path))
-
-    @staticmethod
-    def _sync_folder(path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync(descriptor)
-        finally:
-            os.close(descriptor)
+            durable.sync_folder(os.path.dirname(path))
 
     def _in_folder(self, path: str, act: Callable[[int, str], _T]) -> _T:
         """Call `act` with a descriptor of the folder of `path`, locked against other writers, and the name in it; sync it."""
@@ -216,7 +193,7 @@ class LocalFiles:
         try:
             with self._locked(descriptor):
                 result = act(descriptor, os.path.basename(path))
-            sync(descriptor)
+            durable.sync_folder_descriptor(descriptor)
             return result
         finally:
             os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from urllib.parse import unquote, urlsplit
 
@@ -39,7 +40,7 @@ def open_store(address: StoreAddress) -> Store:
     Raises
     ------
     UnsupportedStore
-        No store is known for the URL, or its access function can't be imported or is none for this kind of store.
+        No store is known for the URL. What is wrong with its access function, the first request raises.
     """
     url = address.url
     scheme, separator, _ = url.partition("://")
@@ -86,4 +87,5 @@ def _open_s3(address: StoreAddress) -> Store:
     from ckpt_async.stores.s3 import S3Store
     from ckpt_async.stores.s3_access import S3Access, load_access
 
-    return S3Store(bucket, prefix, load_access(address.access) if address.access else S3Access())
+    # Called with the first request: in a thread, for it may import much, and repeated like a request where it fails.
+    return S3Store(bucket, prefix, functools.partial(load_access, address.access) if address.access else S3Access())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -31,6 +32,8 @@ DELETE_AT_ONCE = 1000
 READ_BYTES = 1 * MIB
 # What was agreed on when an upload began; in front of the id, since another process may go on with it.
 FULL, EACH, NONE = "full:", "each:", "none:"
+# The server can't do what is asked of it.
+_NOT_KNOWN = ("NotImplemented", "501")
 # The server got other bytes than the checksum belongs to.
 _OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
 
@@ -51,15 +54,14 @@ class S3Store(Store):
         Its name.
     prefix : str
         In front of every key; without slashes at its ends.
-    access : S3Access
-        How it is reached.
+    access : S3Access or callable
+        How it is reached, or what returns that: called in a thread, with the first request.
     """
 
-    def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
+    def __init__(self, bucket: str, prefix: str, access: S3Access | Callable[[], S3Access]) -> None:
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._access = access
-        self._clients = ClientKeeper(access)
+        self._clients = ClientKeeper((lambda: access) if isinstance(access, S3Access) else access)
         self._bucket_seen = False
         self._traits = StoreTraits(
             url=f"s3://{bucket}/{self._base}".rstrip("/"), min_part_bytes=5 * MIB, max_part_bytes=5 * 1024 * MIB, max_parts=10_000
@@ -77,17 +79,31 @@ class S3Store(Store):
 
     async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
         check_key(key)
-        extra = self._encryption()
-        if if_match is not None:
-            extra["IfMatch"] = if_match
-        if if_absent:
-            extra["IfNoneMatch"] = "*"
-        try:
-            answer = await self._send("store an object", key, "put_object", body, **extra)
-        except StoreObjectMissing as error:
-            # A server's answer to a condition on an object that isn't there.
-            raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+        extra = self._encryption(await self._clients.access())
+        conditional = if_match is not None or if_absent
+        if conditional and self._traits.conditional_writes:
+            condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
+            try:
+                answer = await self._send("store an object", key, "put_object", body, **extra, **condition)
+                return ObjectInfo(key, body.size_bytes, answer["ETag"])
+            except StoreObjectMissing as error:
+                # A server's answer to a condition on an object that isn't there.
+                raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+            except StoreRejected as error:
+                if code_of(error.__cause__) not in _NOT_KNOWN:
+                    raise
+                # A server that speaks S3 without conditions. (One that does not know what else is asked says so once more.)
+                self._traits = dataclasses.replace(self._traits, conditional_writes=False)
+        if conditional:
+            await self._compare(key, if_match, if_absent)
+        answer = await self._send("store an object", key, "put_object", body, **extra)
         return ObjectInfo(key, body.size_bytes, answer["ETag"])
+
+    async def _compare(self, key: str, if_match: str | None, if_absent: bool) -> None:
+        """Check a condition by looking, for a server that can't."""
+        found = await self.head(key)
+        if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
+            raise StorePreconditionFailed("store an object", on=self._on(key), cause="the object there is not the expected one")
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)
@@ -164,8 +180,9 @@ class S3Store(Store):
 
     async def begin_multipart(self, key: str) -> str:
         check_key(key)
-        extra = self._encryption()
-        if self._access.checksums:
+        access = await self._clients.access()
+        extra = self._encryption(access)
+        if access.checksums:
             extra |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
         answer = await self._send("begin an upload", key, "create_multipart_upload", **extra)
         agreed = NONE
@@ -207,8 +224,8 @@ class S3Store(Store):
     def _on(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._base}{key}"
 
-    def _encryption(self) -> dict[str, Any]:
-        access = self._access
+    @staticmethod
+    def _encryption(access: S3Access) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if access.server_side_encryption:
             found["ServerSideEncryption"] = access.server_side_encryption
@@ -230,11 +247,12 @@ class S3Store(Store):
 
     async def _send(self, attempted: str, key: str, operation: str, body: Body | None = None, **params: Any) -> Any:
         """Send one request for a key."""
+        checksums = (await self._clients.access()).checksums
 
         async def act(client: Any, moved: Moved) -> Any:
             if body is not None:
                 params["Body"] = RequestBody(body, moved) if body.size_bytes else b""
-                if self._access.checksums:
+                if checksums:
                     params["ChecksumCRC32"] = encode_crc32(body.crc32)
             return await getattr(client, operation)(Bucket=self._bucket, Key=self._base + key, **params)
 
@@ -281,7 +299,8 @@ class S3Store(Store):
 
     async def _bounded(self, attempted: str, on: str, client: Any, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
         # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
-        limit_s = self._access.connect_timeout_s + self._access.read_timeout_s
+        access = await self._clients.access()
+        limit_s = access.connect_timeout_s + access.read_timeout_s
         with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
 
             def moved() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckpt_async.words.errors import CheckpointError, StoreAccessDenied, UnsupportedStore
+from ckpt_async.words.errors import CheckpointError, StoreUnavailable, UnsupportedStore
 
 __all__ = ["S3Access", "S3Credentials", "load_access"]
 
@@ -56,8 +56,8 @@ class S3Access:
         Send requests without a signature.
     credentials : callable, optional
         Returns the credentials, or None where there are none. Called in a thread, and again at least every ten minutes, before
-        they expire and when the server refuses them, so that rotating credentials are followed. Left out: the client library
-        finds them.
+        they expire and when the server refuses them, so that rotating credentials are followed. Where it raises, what it returned
+        before is used until it expires, and it is called again. Left out: the client library finds them.
     max_connections : int
         Connections at once; more than the requests at once.
     checksums : bool
@@ -92,17 +92,18 @@ def load_access(spec: str) -> S3Access:
     ------
     UnsupportedStore
         It can't be imported, or what it returns is no `S3Access`.
-    StoreAccessDenied
-        The function raised.
+    StoreUnavailable
+        The function raised: it may have asked a service that is away for a moment.
     """
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
+        # A module may raise anything while it is imported.
         raise UnsupportedStore(
             "find a store's access",
             on=spec,
-            cause=str(error),
+            cause=str(error) if isinstance(error, (ImportError, AttributeError, ValueError)) else type(error).__name__,
             hint="It is written 'module:function', a function without arguments.",
         ) from error
     try:
@@ -111,7 +112,7 @@ def load_access(spec: str) -> S3Access:
         raise
     except Exception as error:
         # Whatever a configured function raises; its type alone is told, since its text may hold credentials.
-        raise StoreAccessDenied("make a store's access", on=spec, cause=f"the function raised {type(error).__name__}") from error
+        raise StoreUnavailable("make a store's access", on=spec, cause=f"the function raised {type(error).__name__}") from error
     if not isinstance(access, S3Access):
         raise UnsupportedStore("make a store's access", on=spec, cause=f"it returned a {type(access).__name__}, not an S3Access")
     return access

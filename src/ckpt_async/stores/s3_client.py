@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 import time
@@ -16,10 +17,11 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
-from ckpt_async.words.errors import CheckpointError, StoreAccessDenied
+from ckpt_async.stores.s3_errors import NO_CREDENTIALS
+from ckpt_async.words.errors import CheckpointError, StoreUnavailable
 
 __all__ = ["ClientKeeper", "FollowedCredentials", "client_config"]
 
@@ -62,7 +64,7 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
         """Return what the next request is signed with."""
         async with self._lock:
             if self._held is None or self._clock() >= self._fetch_at_s:
-                await self._fetch()
+                await self._follow()
             frozen = _frozen(self._held)
         if frozen is None:
             raise NoCredentialsError
@@ -76,15 +78,27 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
                 await self._fetch()
             return self._held is not None and _frozen(self._held) != refused
 
+    async def _follow(self) -> None:
+        """Fetch; where that fails, what is held serves until it expires."""
+        try:
+            await self._fetch()
+        except (CheckpointError, *NO_CREDENTIALS):
+            now_s = self._clock()
+            expires_at_s = None if self._held is None else self._held.expires_at_s
+            if self._held is None or (expires_at_s is not None and expires_at_s <= now_s):
+                raise
+            self._fetch_at_s = min(now_s + RETRY_SOON_S, expires_at_s or math.inf)
+
     async def _fetch(self) -> None:
         try:
-            held = await anyio.to_thread.run_sync(self._source)
-        except CheckpointError:
+            # Given up where the caller is cancelled: nobody knows how long a function of somebody else takes.
+            held = await anyio.to_thread.run_sync(self._source, abandon_on_cancel=True)
+        except (CheckpointError, *NO_CREDENTIALS):
             raise
         except Exception as error:
-            # Whatever a configured function raises. Its type alone is told: its text may hold credentials.
+            # Whatever a configured function raises may pass. Its type alone is told: its text may hold credentials.
             cause = f"their source raised {type(error).__name__}"
-            raise StoreAccessDenied("get the credentials of the store", cause=cause) from error
+            raise StoreUnavailable("get the credentials of the store", cause=cause) from error
         now_s = self._clock()
         self._held = held
         self._fetch_at_s = now_s + FOLLOW_EVERY_S
@@ -125,6 +139,9 @@ class _ChainCredentials(AioCredentials):  # type: ignore[misc]
     async def _freeze(self) -> ReadOnlyCredentials:
         if self._found is None:
             self._found = await AioSession().get_credentials()
+        if self._found is None and self._frozen is not None:
+            # The library passes a service by that does not answer. Where there have been credentials, that is what it is.
+            raise CredentialRetrievalError(provider="the chain", error_msg="there were some before, now there are none")
         if self._found is None:
             raise NoCredentialsError
         self._frozen = await self._found.get_frozen_credentials()
@@ -148,12 +165,14 @@ class ClientKeeper:
 
     Parameters
     ----------
-    access : S3Access
-        How the bucket is reached.
+    make_access : callable
+        Returns how the bucket is reached. Called in a thread, until it returns once.
     """
 
-    def __init__(self, access: S3Access) -> None:
-        self._access = access
+    def __init__(self, make_access: Callable[[], S3Access]) -> None:
+        self._make_access = make_access
+        self._access: S3Access | None = None
+        self._access_lock = anyio.Lock()
         self._lock = anyio.Lock()
         self._client: Any = None
         self._exit = contextlib.AsyncExitStack()
@@ -163,6 +182,14 @@ class ClientKeeper:
     def secrets(self) -> tuple[str, ...]:
         """What must not be in an error's text."""
         return () if self._credentials is None else self._credentials.secrets
+
+    async def access(self) -> S3Access:
+        """Return how the bucket is reached. Raises what `load_access` does: part of a request, so that it is repeated like one."""
+        if self._access is None:
+            async with self._access_lock:
+                if self._access is None:
+                    self._access = await anyio.to_thread.run_sync(self._make_access, abandon_on_cancel=True)
+        return self._access
 
     async def credentials(self) -> ReadOnlyCredentials | None:
         """Return what the next request is signed with; None where requests carry no signature."""
@@ -191,7 +218,7 @@ class ClientKeeper:
             await stack.aclose()
 
     async def _make(self) -> Any:
-        access = self._access
+        access = await self.access()
         session = AioSession()
         if not access.anonymous:
             self._credentials = _ChainCredentials() if access.credentials is None else FollowedCredentials(access.credentials)

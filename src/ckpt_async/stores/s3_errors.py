@@ -20,7 +20,7 @@ from ckpt_async.words.errors import (
     StoreUnavailable,
 )
 
-__all__ = ["FOREIGN", "code_of", "credentials_refused", "sent_elsewhere", "translate", "translate_code"]
+__all__ = ["FOREIGN", "NO_CREDENTIALS", "code_of", "credentials_refused", "sent_elsewhere", "translate", "translate_code"]
 
 #: What a request may raise. Below OSError are the errors of sockets; ValueError is what a URL that is none gives.
 FOREIGN: tuple[type[Exception], ...] = (
@@ -42,13 +42,16 @@ _BUSY = {
 }  # fmt: skip
 _NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
 _CONDITION = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound,
-    boto.TokenRetrievalError, boto.NoAuthTokenError, boto.SSOError, boto.UnknownCredentialError,
+#: There are none, or they are wrong: somebody must do something.
+NO_CREDENTIALS = (
+    boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.TokenRetrievalError, boto.NoAuthTokenError,
+    boto.SSOError, boto.UnknownCredentialError,
 )  # fmt: skip
 _TRANSPORT = (
     boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError,
     asyncio.TimeoutError,
+    # The service that gives them out did not answer, or not as it should: that passes.
+    boto.CredentialRetrievalError,
 )  # fmt: skip
 _HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
 _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."
@@ -91,7 +94,7 @@ def translate(error: BaseException, attempted: str, on: str, secrets: tuple[str,
         message = clean(str(answer.get("Message", "")), secrets)
         return translate_code(code_of(error), status, message, attempted, on)
     cause = clean(f"{type(error).__name__}: {error}", secrets)
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, NO_CREDENTIALS):
         return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)
     if _certificate_refused(error):
         return StoreRejected(attempted, on=on, cause=cause, hint="Name the server's authority in the setting for certificates.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -162,8 +162,3 @@ async def resolve(store: Store, reference: object) -> CheckpointRecord:
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
     return record
-
-
-def newest_first(records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
-    """Sort the records of one task, newest first."""
-    return sorted(records, key=lambda record: record.order, reverse=True)

@@ -18,6 +18,7 @@ __all__ = [
     "EntrySaved",
     "EntryStarted",
     "Event",
+    "Notice",
     "Press",
     "Retry",
     "Trouble",
@@ -134,6 +135,13 @@ class AdoptionEnded:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the user should know once: a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Wake:
     """A new entry may be in the spool."""
 
@@ -156,7 +164,16 @@ class Close:
 
 
 Event = Union[
-    WorkerReady, EntrySaved, EntryDurable, EntryStarted, EntryProgress, EntryCommitted, EntryFailed, Trouble, AdoptionEnded
+    WorkerReady,
+    EntrySaved,
+    EntryDurable,
+    EntryStarted,
+    EntryProgress,
+    EntryCommitted,
+    EntryFailed,
+    Trouble,
+    AdoptionEnded,
+    Notice,
 ]
 Command = Union[Wake, Retry, Press, Close]
 
@@ -172,6 +189,7 @@ _EVENTS: dict[str, type] = {
         EntryFailed,
         Trouble,
         AdoptionEnded,
+        Notice,
     )
 }
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}

@@ -63,6 +63,8 @@ class CheckpointRecord:
         The key of the manifest; empty where another program saved the checkpoint, which then can't be verified.
     saved_at_unix_ns : int
         When ``save()`` was called, in nanoseconds since 1970, UTC.
+    latest : bool
+        Whether a retry may resume from it; of what another program saved it may.
     """
 
     key: str
@@ -78,6 +80,7 @@ class CheckpointRecord:
     metadata: dict[str, Any] = field(default_factory=dict)
     manifest: str = ""
     saved_at_unix_ns: int = 0
+    latest: bool = True
 
     @classmethod
     def of_save(
@@ -90,6 +93,7 @@ class CheckpointRecord:
         metadata: dict[str, Any],
         storage_format: str,
         store_url: str,
+        latest: bool = True,
         now_unix_ns: int | None = None,
     ) -> CheckpointRecord:
         """Return the record of a save that is being made now."""
@@ -109,6 +113,7 @@ class CheckpointRecord:
             metadata=metadata,
             manifest=keys.manifest_key(key),
             saved_at_unix_ns=saved_at_unix_ns,
+            latest=latest,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,6 +138,7 @@ class CheckpointRecord:
                 "manifest": self.manifest,
                 "save_number": self.version_id,
                 "saved_at_unix_ns": self.saved_at_unix_ns,
+                "latest": self.latest,
                 "format_version": FORMAT_VERSION,
             }
         return data
@@ -183,6 +189,7 @@ class CheckpointRecord:
             metadata=metadata if isinstance(metadata, dict) else {},
             manifest=manifest,
             saved_at_unix_ns=saved_at if isinstance(saved_at, int) else _unix_ns_of_local(data["created_on"]),
+            latest=data.get("latest") is not False,
         )
 
     @classmethod

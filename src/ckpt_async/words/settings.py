@@ -6,10 +6,9 @@ Values may arrive as text (from a command line or from a scheduler that passes e
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ckpt_async.words.errors import InvalidArgument
@@ -17,6 +16,9 @@ from ckpt_async.words.errors import InvalidArgument
 __all__ = ["MIB", "Settings", "StoreAddress", "coerce_settings", "read_size", "settings_from_dict"]
 
 MIB = 1024 * 1024
+
+#: No wait is longer: the operating system's own limits are near where "without end" is meant.
+MAX_SECONDS = 30 * 24 * 3600
 
 WORKERS = ("process", "thread")
 DURABILITIES = ("process", "machine")
@@ -72,8 +74,6 @@ class Settings:
     snapshot : str
         How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
         refuses a save in which a file that is not small can't be linked.
-    parts_in_flight : int
-        How many requests with data are under way at once.
     """
 
     async_upload: bool = False
@@ -85,7 +85,6 @@ class Settings:
     spool_dir: str | None = None
     durability: str = "process"
     snapshot: str = "auto"
-    parts_in_flight: int = field(default=8, metadata={"internal": True})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a JSON object; `settings_from_dict` reads it."""
@@ -135,14 +134,14 @@ def _as_count(name: str, value: object) -> int:
 
 
 def _as_seconds(name: str, value: object) -> float:
-    allowed = "a number of seconds above 0, not infinite"
+    allowed = f"a number of seconds above 0, up to {MAX_SECONDS} (30 days)"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise _refuse(name, value, allowed)
     try:
         seconds = float(value)
     except (ValueError, OverflowError):
         raise _refuse(name, value, allowed) from None
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not 0 < seconds <= MAX_SECONDS:
         raise _refuse(name, value, allowed)
     return seconds
 

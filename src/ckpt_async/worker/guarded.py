@@ -212,23 +212,28 @@ class GuardedLinks:
             if not name.startswith(self._token):
                 durable.remove_tree(os.path.join(spool.private_folder, name))
         for entry in spool.waiting():
-            if (spool.folder, entry) in self._folders:
-                continue
-            try:
-                links = spool.read(entry).snapshot.links
-                if not links:
-                    continue
-                folder = self._folder(spool, entry, spool.entry_folder(entry))
-                folder.torn = torn_error(folder.path, entry) is not None
-            except (FileNotFoundError, SpoolDamaged):
-                continue  # stored or dropped in this moment; or damaged, which the uploader says
-            for link in links if not folder.torn else ():
-                found = os.stat(link.stored_in, dir_fd=folder.descriptor, follow_symlinks=False)
-                if not link.is_intact(found):
-                    self._tear([(folder, link.stored_in)], f"{link.path!r} was written to while nobody guarded it")
-                    break
-                if found.st_ino == link.inode:
-                    self._adopt_link(folder, link.stored_in, found)
+            if (spool.folder, entry) not in self._folders:
+                try:
+                    self._adopt_entry(spool, entry)
+                except (FileNotFoundError, SpoolDamaged):
+                    continue  # stored or dropped in this moment; or damaged, which the uploader says
+                except OSError as error:
+                    # The uploader compares what it sends with what was saved; this is the case for which it does.
+                    log(f"{entry} can't be guarded: {error}")
+
+    def _adopt_entry(self, spool: Spool, entry: str) -> None:
+        links = spool.read(entry).snapshot.links
+        if not links:
+            return
+        folder = self._folder(spool, entry, spool.entry_folder(entry))
+        folder.torn = torn_error(folder.path, entry) is not None
+        for link in links if not folder.torn else ():
+            found = os.stat(link.stored_in, dir_fd=folder.descriptor, follow_symlinks=False)
+            if not link.is_intact(found):
+                self._tear([(folder, link.stored_in)], f"{link.path!r} was written to while nobody guarded it")
+                return
+            if found.st_ino == link.inode:
+                self._adopt_link(folder, link.stored_in, found)
 
     def _adopt_link(self, folder: _Folder, name: str, found: os.stat_result) -> None:
         file = self._files.get((found.st_dev, found.st_ino))

@@ -19,7 +19,7 @@ from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.plan import SourceFile
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged
-from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event
+from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
 
 __all__ = ["Uploader", "choose_entry"]
 
@@ -81,6 +81,7 @@ class Uploader:
         self._wake = anyio.Event()
         self._closing = False
         self._newest_first = False
+        self._told_of_store = False
         self._current: tuple[str, anyio.CancelScope] | None = None
 
     def wake(self) -> None:
@@ -178,6 +179,7 @@ class Uploader:
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
+            self._tell_of_store()
         finally:
             log.close()
         with anyio.CancelScope(shield=True):
@@ -185,6 +187,17 @@ class Uploader:
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
+
+    def _tell_of_store(self) -> None:
+        traits = self._store.traits
+        if not traits.conditional_writes and not self._told_of_store:
+            self._told_of_store = True
+            self._emit(
+                Notice(
+                    f"{traits.url} does not know conditional writes: where two attempts, or two runs of one scope, store "
+                    "checkpoints in the same moment, the older one may remain the latest."
+                )
+            )
 
 
 class _Progress:

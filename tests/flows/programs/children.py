@@ -12,7 +12,9 @@ from metaflow import Checkpoint
 with Checkpoint() as checkpoint:
     with open(os.path.join(checkpoint.directory, "file"), "w") as file:
         file.write("from the child")
+    expected = checkpoint.generate_key("child")
     record = checkpoint.save(name="child", metadata={"from": "child"})
+    print("child key", record["key"] == expected == checkpoint.generate_key("child", record["version_id"]), flush=True)
     print("child saved", record["name"], sorted(one["name"] for one in checkpoint.list()), flush=True)
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from ckpt_async import Checkpointer, StoreAddress
 
-    from .environment import TaskEnvironment
+    from .environment import TaskEnvironment, TaskPlace
 
 __all__ = ["Checkpoint", "list_of_task"]
 
@@ -119,6 +118,39 @@ class Checkpoint:
             checkpointer.close(timeout_s=checkpointer.settings.flush_timeout_s)
         return dict(saved)
 
+    def generate_key(self, name: str, version_id: int | None = None) -> str:
+        """Return the key that a save has, or will have, of the task that started this process.
+
+        Parameters
+        ----------
+        name : str
+            Of the checkpoint.
+        version_id : int, optional
+            The save number. Default: that of the next save, whichever process of the task makes it; nothing is taken.
+
+        Raises
+        ------
+        InvalidArgument
+            The process does not belong to a task with `@checkpoint`, or nothing can be saved under this name or number.
+        """
+        from ckpt_async import InvalidArgument, check_name, data_key, next_save_number
+
+        check_name(name)
+        mine, place = _task_of_child("make the key of a checkpoint")
+        if version_id is None:
+            version_id = next_save_number(
+                mine.identity,
+                place.address,
+                scratch_root=place.scratch_root,
+                node_index=place.node_index,
+                num_nodes=place.num_nodes,
+            )
+        if isinstance(version_id, bool) or not isinstance(version_id, int) or version_id < 0:
+            raise InvalidArgument(
+                "make the key of a checkpoint", on=f"version_id={version_id!r}", cause="save numbers count from 0"
+            )
+        return data_key(mine.identity, name, version_id)
+
     def list(
         self,
         name: str | None = None,
@@ -147,8 +179,7 @@ class Checkpoint:
         StoreError, CheckpointDamaged
             The store can't be asked, or a record in it can't be read.
         """
-        from ckpt_async import InvalidArgument, open_reader
-        from ckpt_async.words.keys import scope_records_prefix
+        from ckpt_async import InvalidArgument, open_reader, scope_records_prefix
 
         from .current import read_attempt
         from .environment import read_task
@@ -171,13 +202,13 @@ class Checkpoint:
             records = reader.list(mine.identity.pathspec, **wanted)
         return [record.to_dict() for record in records]
 
-    def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
+    def load(self, reference: object, path: str | os.PathLike[str] | None = None) -> None:
         """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
 
         Parameters
         ----------
         reference : dict or str
-            What ``save()`` or ``list()`` returned, or the key of it.
+            What ``save()`` or ``list()`` returned, or the key of it, or an object that has it as ``key``.
         path : str or path, optional
             A folder that is empty or does not exist. Default: `directory`, whose content is replaced.
 
@@ -264,35 +295,34 @@ def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
     return configured_address() if mine is None else _address_of(mine)
 
 
-def _open_for_child() -> Checkpointer:
-    """Open a checkpointer for one save of a child process.
-
-    It has a spool of its own, and takes one save number from the task's: parent and children never take the same one.
-    """
-    from ckpt_async import InvalidArgument, Settings, open_checkpointer
-    from ckpt_async.spool.neighbours import spool_folder
-    from ckpt_async.spool.spool import Spool
+def _task_of_child(attempted: str) -> tuple[TaskEnvironment, TaskPlace]:
+    from ckpt_async import InvalidArgument
 
     from .environment import STORE, UID, read_task
-    from .output import say
 
     mine = read_task(os.environ)
     if mine is None or mine.place is None:
         raise InvalidArgument(
-            "save a checkpoint",
+            attempted,
             on="Checkpoint()",
             cause="this process does not belong to a task with @checkpoint",
             hint=f"Call it in a step with @checkpoint, or in a child process that has the variables {UID} and {STORE} of the task.",
         )
-    place = mine.place
-    of_task = spool_folder(place.scratch_root, place.address, mine.identity, place.node_index)
-    version = Spool(of_task).next_version(place.node_index, place.num_nodes)
-    return open_checkpointer(
+    return mine, mine.place
+
+
+def _open_for_child() -> Checkpointer:
+    """Open a checkpointer for one save of a child process."""
+    from ckpt_async import open_for_child
+
+    from .output import say
+
+    mine, place = _task_of_child("save a checkpoint")
+    return open_for_child(
         mine.identity,
         place.address,
-        Settings(async_upload=False, worker="thread"),
-        scratch_root=os.path.join(place.scratch_root, "children"),
+        scratch_root=place.scratch_root,
         say=say,
-        node_index=version,
+        node_index=place.node_index,
         num_nodes=place.num_nodes,
     )

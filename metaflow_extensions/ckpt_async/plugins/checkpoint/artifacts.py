@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .names import LATEST, TASK_CHECKPOINTS
 
 if TYPE_CHECKING:
-    from ckpt_async import CheckpointReference, StoreAddress
+    from ckpt_async import CheckpointRecord, CheckpointReference, Reader, StoreAddress, TaskIdentity
 
-__all__ = ["newest_in_store", "records_of", "store_artifacts"]
+__all__ = ["merged", "newest_in_store", "of_attempt_in_store", "records_of", "store_artifacts"]
 
 COMMITTED = "committed"
 
@@ -21,7 +21,28 @@ COMMITTED = "committed"
 def records_of(references: Iterable[CheckpointReference]) -> list[dict[str, Any]]:
     """Return the records of those that are in the store, newest first, as plain dicts."""
     committed = [dict(reference) for reference in references if reference.status == COMMITTED]
-    return sorted(committed, key=lambda record: (record["attempt"], record["version_id"]), reverse=True)
+    return sorted(committed, key=_order, reverse=True)
+
+
+def _order(record: dict[str, Any]) -> tuple[int, int]:
+    return record["attempt"], record["version_id"]
+
+
+def merged(own: Sequence[dict[str, Any]], stored: Iterable[CheckpointRecord]) -> list[dict[str, Any]]:
+    """Return the records of an attempt, newest first: the task's own, and those that others have stored for it."""
+    known = {record["key"] for record in own}
+    return sorted([*own, *(record.to_dict() for record in stored if record.key not in known)], key=_order, reverse=True)
+
+
+def of_attempt_in_store(reader: Reader, identity: TaskIdentity) -> tuple[list[CheckpointRecord], CheckpointRecord | None]:
+    """Return what the store has of an attempt, whichever process saved it, and the task's newest checkpoint.
+
+    Raises
+    ------
+    StoreError, CheckpointDamaged
+        The store can't tell.
+    """
+    return reader.list(identity.pathspec, attempt=identity.attempt), reader.latest(identity.pathspec)
 
 
 def store_artifacts(flow: Any, records: Sequence[dict[str, Any]], latest: dict[str, Any] | None) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async.progress import readable_bytes
+from ckpt_async import readable_bytes
 
 from .names import CARD_ID
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
 
-__all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text"]
+__all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text", "time_text"]
 
 #: How many saves the table shows: the newest ones.
 MAX_ROWS = 100
@@ -35,12 +36,13 @@ def loaded_text(record: CheckpointRecord | None, load_policy: str) -> str:
     rows = [
         ("name", record.name),
         ("saved by", f"{record.pathspec}, attempt {record.attempt}"),
-        ("saved at", record.created_on),
+        ("saved at", time_text(record.created_on)),
         ("size", readable_bytes(record.size_bytes)),
-        ("key", record.key),
     ]
     lines = ["The step began from this checkpoint:", "", "| | |", "| --- | --- |"]
     lines += [f"| {label} | {_cell(value)} |" for label, value in rows]
+    # Not in the table, whose cells break no long word: the key would make the card scroll sideways.
+    lines += ["", f"Its key: {_breakable_code(record.key)}"]
     return "\n".join(lines)
 
 
@@ -60,11 +62,19 @@ def table_text(references: Sequence[CheckpointReference]) -> str:
         upload = f"{state.upload_s:.2f} s" if reference.done() else ""
         lines.append(
             f"| {record.version_id} | {_cell(record.name)} | {readable_bytes(record.size_bytes)} | {reference.status} "
-            f"| {record.created_on} | {state.blocked_s:.2f} s | {_methods_text(state.methods)} | {upload} |"
+            f"| {time_text(record.created_on)} | {state.blocked_s:.2f} s | {_methods_text(state.methods)} | {upload} |"
         )
     if len(references) > MAX_ROWS:
         lines += ["", f"The newest {MAX_ROWS} are shown."]
     return "\n".join(lines)
+
+
+def time_text(created_on: str) -> str:
+    """Return the time of a record to the second; one that can't be read is left as it is."""
+    try:
+        return datetime.fromisoformat(created_on).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+    except ValueError:
+        return created_on
 
 
 def _methods_text(methods: Mapping[str, int]) -> str:
@@ -74,6 +84,15 @@ def _methods_text(methods: Mapping[str, int]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("\n", " ").replace("<", "&lt;")
+
+
+def _breakable_code(key: str) -> str:
+    """Return a key as code that may be broken after each slash, and is copied as one piece all the same.
+
+    Backticks would hold it together. What stands in keys and means something to Markdown is written by its number.
+    """
+    safe = "".join(char if char.isalnum() or char in "/.-" else f"&#{ord(char)};" for char in key)
+    return f"<code>{safe.replace('/', '/<wbr>')}</code>"
 
 
 class NoCard:

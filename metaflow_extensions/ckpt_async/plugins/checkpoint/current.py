@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ckpt_async import InvalidArgument
 
 from .apart import run_apart
+from .directory import empty_directory, remove_directory
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
 
-__all__ = ["CheckpointInfo", "CurrentCheckpoint"]
+__all__ = ["CheckpointInfo", "CurrentCheckpoint", "load_in_place_of", "read_attempt", "read_reference"]
 
 DEFAULT_NAME = "mfchckpt"
 
@@ -103,6 +103,26 @@ class CurrentCheckpoint:
     def directory(self) -> str:
         """The checkpoint directory: where a loaded checkpoint's files are, and what ``save()`` saves. Removed after the step."""
         return self._directory
+
+    def refresh_directory(self) -> None:
+        """Empty the checkpoint directory; it is made anew where it was removed. What was saved is not touched.
+
+        Raises
+        ------
+        InvalidArgument
+            Something in it can't be removed, or it can't be made.
+        """
+        empty_directory(self._directory)
+
+    def cleanup(self) -> None:
+        """Remove the checkpoint directory before the step ends, which does it by itself. What was saved is not touched.
+
+        Raises
+        ------
+        InvalidArgument
+            Something in it can't be removed.
+        """
+        remove_directory(self._directory)
 
     @property
     def is_loaded(self) -> bool:
@@ -209,13 +229,13 @@ class CurrentCheckpoint:
         records = run_apart(lambda: self._checkpointer.list(name=name, attempt=number, scope=full_namespace))
         return [record.to_dict() for record in records]
 
-    def load(self, reference: str | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> None:
+    def load(self, reference: object, path: str | os.PathLike[str] | None = None) -> None:
         """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
 
         Parameters
         ----------
         reference : dict or str
-            What ``save()`` or ``list()`` returned, or the key of it.
+            What ``save()`` or ``list()`` returned, or the key of it, or an object that has it as ``key``.
         path : str or path, optional
             A folder that is empty or does not exist. Default: the checkpoint directory, whose content is replaced.
 
@@ -260,21 +280,24 @@ def read_attempt(attempt: int | str | None) -> int | None:
 
 
 def read_reference(reference: object) -> str | dict[str, Any]:
-    """Return what the engine loads by: a key, or a plain dict.
+    """Return what the engine loads by: a key, or a plain dict, made of the ``key`` (and ``url``) of any other object that has one.
 
     Raises
     ------
     InvalidArgument
-        It is neither a text nor a mapping.
+        It is neither a text nor a mapping nor an object with a key.
     """
     if isinstance(reference, str):
         return reference
     if isinstance(reference, Mapping):
         return dict(reference)
+    key = getattr(reference, "key", None)
+    if isinstance(key, str):
+        return {"key": key, "url": str(getattr(reference, "url", ""))}
     raise InvalidArgument(
         "load a checkpoint",
         on=f"a {type(reference).__name__}",
-        cause="a reference is a dict or a key",
+        cause="a reference is a dict, a key, or an object with a key",
         hint="Pass what save() or list() returned.",
     )
 
@@ -282,16 +305,12 @@ def read_reference(reference: object) -> str | dict[str, Any]:
 def load_in_place_of(directory: str, load: Callable[[str], object]) -> None:
     """Replace the content of a folder by what `load` writes into the missing folder that it is given.
 
-    That one stands beside `directory`, on the same filesystem: where `load` raises, the old content is still there.
+    That one stands beside `directory`, on the same filesystem: where `load` raises, the old content is still there. A `directory`
+    that is gone is made anew.
     """
     with tempfile.TemporaryDirectory(prefix=".ckpt-async-load-", dir=os.path.dirname(directory)) as beside:
         fresh = os.path.join(beside, "loaded")
         load(fresh)
-        with os.scandir(directory) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+        empty_directory(directory)
         for name in os.listdir(fresh):
             os.rename(os.path.join(fresh, name), os.path.join(directory, name))

@@ -64,11 +64,11 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         How many bytes may wait, for example "20GB". Default: free disk is the limit.
     on_full : str, default "block"
         What `save()` does when that many wait: "block", it waits; "drop_oldest", it gives up the oldest one whose upload has not
-        begun; "raise", it raises SaveRefused.
+        begun and which a later save of the same name replaces; "raise", it raises SaveRefused.
     flush_timeout : float, default 3600
         How many seconds the end of the step waits for uploads.
     spool_dir : str, optional, default None
-        The folder for saves that wait. Default: beside the checkpoint directory.
+        The folder in which a private one is made for saves that wait. Default: beside the checkpoint directory.
     durability : str, default "process"
         What a save survives before it is in the datastore: "process", the death of every process; "machine", also a crash of the
         machine, once its `durable` says so.

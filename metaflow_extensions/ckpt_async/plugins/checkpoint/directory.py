@@ -10,7 +10,7 @@ import tempfile
 
 from ckpt_async import InvalidArgument, TaskIdentity, short_hash
 
-__all__ = ["make_directory", "remove_directories_of_dead_attempts"]
+__all__ = ["empty_directory", "make_directory", "remove_directories_of_dead_attempts", "remove_directory"]
 
 PREFIX = "metaflow_checkpoint_"
 
@@ -42,12 +42,62 @@ def make_directory(root: str | None, identity: TaskIdentity, node_index: int) ->
         ) from error
 
 
+def remove_directory(directory: str) -> None:
+    """Remove a checkpoint directory with all that is in it; one that is gone is fine.
+
+    Raises
+    ------
+    InvalidArgument
+        Something in it can't be removed.
+    """
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _not_removed(error, directory) from error
+
+
+def empty_directory(directory: str) -> None:
+    """Remove all that is in a checkpoint directory, and make it anew where it is gone.
+
+    Raises
+    ------
+    InvalidArgument
+        Something in it can't be removed, or it can't be made.
+    """
+    try:
+        # A folder that is there is kept, and with it its path and its owner's shells and open handles.
+        if not os.path.lexists(directory):
+            os.mkdir(directory, 0o700)
+        with os.scandir(directory) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+    except OSError as error:
+        raise _not_removed(error, directory) from error
+
+
+def _not_removed(error: OSError, directory: str) -> InvalidArgument:
+    return InvalidArgument(
+        "empty the checkpoint directory",
+        on=error.filename or directory,
+        cause=error.strerror or str(error),
+        hint="What was saved is not touched by this.",
+    )
+
+
 def remove_directories_of_dead_attempts(root: str | None, identity: TaskIdentity, node_index: int) -> None:
     """Remove what earlier attempts of this task had to leave behind because they were killed. Those still alive keep theirs."""
     parent = root or tempfile.gettempdir()
     name = re.compile(re.escape(_prefix_of_task(identity, node_index)) + r"(\d+)_(\d+)_.*")
-    with os.scandir(parent) as entries:
-        candidates = [(entry.path, match) for entry in entries if (match := name.fullmatch(entry.name))]
+    try:
+        with os.scandir(parent) as entries:
+            candidates = [(entry.path, match) for entry in entries if (match := name.fullmatch(entry.name))]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # Nothing is there that could be removed, or found: whoever needs the folder tells what is wrong with it.
     for path, match in candidates:
         if int(match[1]) < identity.attempt and not _is_alive(int(match[2])) and _is_own_folder(path):
             # What can't be removed stays, as it would have without us; the attempt does not depend on it.

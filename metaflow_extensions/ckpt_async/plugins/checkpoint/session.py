@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async import CheckpointError, TaskIdentity
-from ckpt_async.progress import readable_bytes
+from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, next_save_number, readable_bytes
 
 from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
-from .card import CheckpointCard, NoCard
+from .card import CheckpointCard, NoCard, time_text
 from .current import CurrentCheckpoint
 from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
@@ -67,6 +66,7 @@ class TaskSession:
         from ckpt_async import open_checkpointer
 
         self._flow = flow
+        self._place = place
         self._attributes = attributes
         self._ended = False
         self._owner_pid = os.getpid()
@@ -107,7 +107,7 @@ class TaskSession:
         if record is not None:
             say(
                 f"loaded checkpoint {record.name!r} number {record.version_id} of {record.pathspec}, attempt {record.attempt} "
-                f"({readable_bytes(record.size_bytes)}, saved at {record.created_on}): {record.url}"
+                f"({readable_bytes(record.size_bytes)}, saved at {time_text(record.created_on)}): {record.url}"
             )
         return record
 
@@ -136,10 +136,22 @@ class TaskSession:
         return result
 
     def end_unused(self, failure: BaseException | None) -> None:
-        """End the session where the step's code was never reached: another decorator failed before it, or skipped it."""
-        late = self._end(failure)
-        if late is not None and failure is None:
-            raise late
+        """End the session where the step's code was never reached: another decorator failed before it, or skipped it.
+
+        Raises
+        ------
+        Exception
+            The failure to store; with a `failure`, which is what the attempt fails with, nothing.
+        """
+        if failure is None:
+            late = self._end(None)
+            if late is not None:
+                raise late
+            return
+        try:
+            self._end(failure)
+        except Exception as error:
+            report_beside(failure, error)
 
     def _settle_signals(self) -> None:
         self._signals.begin_end()
@@ -155,10 +167,11 @@ class TaskSession:
         if isinstance(failure, KeyboardInterrupt):
             self._signals.count_interrupt()
         try:
+            children_saved = self._children_saved()
             not_stored = self._store_all()
-            self._leave_artifacts()
+            self._leave_artifacts(ask_store=children_saved and not isinstance(not_stored, (FlushTimeout, StoreError)))
             failed = failure is not None or not_stored is not None
-            self._card.finish(refresh=failed and not self._signals.stopped)
+            self._finish_card(refresh=failed and not self._signals.stopped)
         finally:
             self._signals.restore()
             # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
@@ -167,7 +180,26 @@ class TaskSession:
             report_beside(failure, not_stored)
         return self._signals.exit_of_late_signal() or not_stored
 
-    def _store_all(self) -> CheckpointError | None:
+    def _children_saved(self) -> bool:
+        """Tell whether save numbers were taken that are not of our own saves. To be asked before the spool, which counts, is gone.
+
+        What is to be known of the children's saves costs requests, so those are only made where there may be some.
+        """
+        place = self._place
+        try:
+            number = next_save_number(
+                self._checkpointer.identity,
+                place.address,
+                scratch_root=place.scratch_root,
+                node_index=place.node_index,
+                num_nodes=place.num_nodes,
+            )
+        except CheckpointError as error:
+            say(f"whether child processes have saved is not known: {error}")
+            return True
+        return (number - place.node_index) // place.num_nodes > len(self._checkpointer.references())
+
+    def _store_all(self) -> Exception | None:
         """Wait until all is stored; return why not, where it is not."""
         settings, pending = self._attributes.settings, self._checkpointer.pending
         stopped = self._signals.stopped
@@ -178,24 +210,52 @@ class TaskSession:
         ended = closing.wait()
         if ended is None:
             pending = self._checkpointer.pending
-            goes_on = "a process beside the task goes on storing" if settings.worker == "process" else "not stored yet are"
+            beside = settings.worker == "process" and settings.async_upload
+            goes_on = "a process beside the task goes on storing" if beside else "not stored yet are"
             say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {readable_bytes(pending.size_bytes)}.")
             return None
-        if ended.error is not None and not isinstance(ended.error, CheckpointError):
+        if ended.error is not None and not isinstance(ended.error, Exception):
             raise ended.error
         return ended.error
 
-    def _leave_artifacts(self) -> None:
+    def _finish_card(self, *, refresh: bool) -> None:
+        try:
+            self._card.finish(refresh=refresh)
+        except Exception as error:
+            # Metaflow's, or the disk's: what a picture of the checkpoints lacks is no reason to fail, or to hide a failure.
+            say(f"the card was not brought up to date: {type(error).__name__}: {error}")
+
+    def _leave_artifacts(self, *, ask_store: bool) -> None:
         records = artifacts.records_of(self._checkpointer.references())
         latest = next((record for record in records if record["key"] not in self._passed_over), None)
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
             latest = self.loaded.to_dict()
+        if ask_store:
+            records, latest = self._with_children(records, latest)
         artifacts.store_artifacts(self._flow, records, latest)
 
+    def _with_children(
+        self, records: list[dict[str, Any]], latest: dict[str, Any] | None
+    ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """Return the task's records with those that its child processes have stored, and the newest of all; where the store can't
+        tell, or a signal ends the wait, what was given.
+        """
+        checkpointer = self._checkpointer
+        asking = Apart(lambda: artifacts.of_attempt_in_store(checkpointer.reader, checkpointer.identity))
+        self._signals.while_waiting(asking.stop_waiting)
+        ended = asking.wait()
+        if ended is None or ended.result is None:
+            why = "stopped by a signal" if ended is None else str(ended.error)
+            say(f"what child processes have saved is not among the artifacts: {why}")
+            return records, latest
+        stored, newest = ended.result
+        return artifacts.merged(records, stored), latest if newest is None else newest.to_dict()
 
-def report_beside(failure: BaseException, not_stored: CheckpointError) -> None:
+
+def report_beside(failure: BaseException, not_stored: Exception) -> None:
     """Tell that checkpoints were not stored while another exception is on its way, which stays the attempt's failure."""
-    text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {not_stored}"
+    cause = str(not_stored) if isinstance(not_stored, CheckpointError) else f"{type(not_stored).__name__}: {not_stored}"
+    text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {cause}"
     say(text)
     if hasattr(failure, "add_note"):  # Python 3.11 and later
         failure.add_note(f"[@checkpoint] {text}")

@@ -64,9 +64,9 @@ def configured_address() -> StoreAddress:
 
 
 def scratch_root(spool_dir: str | None, temp_dir_root: str | None) -> str:
-    """Return the folder under which spools stand: the one that the user named, else a private one on the filesystem of the
-    checkpoint directory, where a snapshot may be a link or a clone.
+    """Return the folder under which spools stand: a private one in the folder that the user named, else beside the checkpoint
+    directory, on the same filesystem, where a snapshot may be a link or a clone.
+
+    Always one of our own: it is closed to others, and the user's folder may be shared with them.
     """
-    if spool_dir:
-        return spool_dir
-    return os.path.join(temp_dir_root or tempfile.gettempdir(), f"ckpt-async-{os.getuid()}")
+    return os.path.join(spool_dir or temp_dir_root or tempfile.gettempdir(), f"ckpt-async-{os.getuid()}")

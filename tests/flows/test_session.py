@@ -1,0 +1,222 @@
+"""A session without a flow around it: failures at its end, where its spool stands, and what child processes leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ckpt_async import (
+    CheckpointReference,
+    InvalidArgument,
+    Settings,
+    StoreAddress,
+    TaskIdentity,
+    open_checkpointer,
+    open_for_child,
+    open_reader,
+)
+from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
+from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import IDENTIFIER, STORE, UID, TaskPlace
+from metaflow_extensions.ckpt_async.plugins.checkpoint.session import TaskSession
+from metaflow_extensions.ckpt_async.plugins.checkpoint.store import scratch_root
+
+IDENTITY = TaskIdentity("Flow", "1", "train", "2", 0, "0" * 12, "1" * 12)
+
+#: Dies as soon as its save is in the spool, before anything of it is in the store.
+KILLED_CHILD = """
+import os, signal, sys
+from ckpt_async import StoreAddress, TaskIdentity, open_for_child
+identity = TaskIdentity("Flow", "1", "train", "2", 0, "0" * 12, "1" * 12)
+checkpointer = open_for_child(identity, StoreAddress(sys.argv[1]), scratch_root=sys.argv[2])
+checkpointer.add_listener(lambda event: os.kill(os.getpid(), signal.SIGKILL))
+checkpointer.save(sys.argv[3], name="child")
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A session tells its children where it is through the environment of this process. The store's folder is there."""
+    (tmp_path / "store").mkdir()
+    for name in (IDENTIFIER, UID, STORE):
+        monkeypatch.setenv(name, "")
+    yield
+
+
+def open_session(tmp_path: Path, flow: Any, **values: object) -> TaskSession:
+    attributes = read_attributes({"worker": "thread", "temp_dir_root": str(tmp_path / "tmp"), **values})
+    scratch = scratch_root(attributes.settings.spool_dir, attributes.temp_dir_root)
+    place = TaskPlace(StoreAddress(str(tmp_path / "store")), scratch)
+    return TaskSession(flow, IDENTITY, place, attributes, with_card=False)
+
+
+def save_once(session: TaskSession) -> CheckpointReference:
+    Path(session.current.directory, "file").write_text("x")
+    return session.current.save()
+
+
+def break_close(session: TaskSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the engine's close end as it would where an error of the disk came through."""
+    close = session._checkpointer.close
+
+    def breaks(**arguments: Any) -> None:
+        close(**arguments)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session._checkpointer, "close", breaks)
+
+
+def test_any_failure_to_close_is_told_beside_that_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = SimpleNamespace()
+    session = open_session(tmp_path, flow)
+    break_close(session, monkeypatch)
+
+    def step() -> None:
+        save_once(session)
+        raise ValueError("of the step")
+
+    with pytest.raises(ValueError, match="of the step") as caught:
+        session.run(step, (), {})
+    if sys.version_info >= (3, 11):
+        assert "OSError: [Errno 28]" in caught.value.__notes__[0]
+    assert [record["name"] for record in flow._task_checkpoints] == ["mfchckpt"]
+    assert flow._task_latest_checkpoint == flow._task_checkpoints[0]
+    assert not os.path.exists(session.current.directory)
+
+
+def test_a_failure_to_close_fails_a_step_that_ended_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = SimpleNamespace()
+    session = open_session(tmp_path, flow)
+    break_close(session, monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        session.run(lambda: save_once(session), (), {})
+    assert len(flow._task_checkpoints) == 1
+
+
+def test_an_unused_session_ends_without_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(tmp_path, SimpleNamespace())
+    break_close(session, monkeypatch)
+    session.end_unused(ValueError("of another decorator"))
+    session.end_unused(None)
+
+    class Refuses:
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    session = open_session(tmp_path, Refuses())
+    session.end_unused(ValueError("of another decorator"))
+
+
+def test_the_folder_of_the_user_is_left_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    session = open_session(tmp_path, SimpleNamespace(), spool_dir=str(shared))
+    own = shared / f"ckpt-async-{os.getuid()}"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    session.run(lambda: save_once(session), (), {})
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+
+
+def test_the_directory_can_be_emptied_and_removed(tmp_path: Path) -> None:
+    session = open_session(tmp_path, SimpleNamespace())
+    current = session.current
+
+    def step() -> None:
+        saved = save_once(session)
+        current.refresh_directory()
+        assert os.listdir(current.directory) == []
+        current.cleanup()
+        assert not os.path.exists(current.directory)
+        with pytest.raises(InvalidArgument):
+            current.save()
+        current.load(saved)
+        assert os.listdir(current.directory) == ["file"]
+        current.cleanup()
+        current.refresh_directory()
+        assert stat.S_IMODE(os.stat(current.directory).st_mode) == 0o700
+
+    session.run(step, (), {})
+
+
+def test_a_wait_for_a_save_can_be_interrupted(tmp_path: Path) -> None:
+    """The alarm of `@timeout` strikes in the middle of a wait: it comes out, and the end of the step waits for nothing it broke."""
+    session = open_session(tmp_path, SimpleNamespace(), async_upload=True, flush_timeout=30)
+
+    def strike(number: int, frame: object) -> None:
+        raise TimeoutError("struck")
+
+    def step() -> None:
+        saved = save_once(session)
+        assert saved.wait() == saved and saved.done()
+        # One that never ends: as if its news had not come yet.
+        saved.state.status = "queued"
+        previous = signal.signal(signal.SIGALRM, strike)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(TimeoutError, match="struck"):
+                saved.wait(30)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        saved.state.status = "committed"
+        assert session.current.pending.saves == 0
+
+    session.run(step, (), {})
+
+
+def test_the_store_is_only_asked_where_a_child_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = SimpleNamespace()
+    session = open_session(tmp_path, flow)
+    session.run(lambda: save_once(session), (), {})
+    assert not session._children_saved()
+
+    session = open_session(tmp_path, flow)
+    place = session._place
+
+    def step() -> None:
+        save_once(session)
+        child = open_for_child(IDENTITY, place.address, scratch_root=place.scratch_root)
+        child.save(session.current.directory, name="child")
+        child.close(timeout_s=30)
+        assert session._children_saved()
+        # What the store can't tell is left out, and the own saves stay.
+        Path(tmp_path, "store").rename(tmp_path / "away")
+        Path(tmp_path, "store").write_text("in the way")
+
+    session.run(step, (), {})
+    assert [record["name"] for record in flow._task_checkpoints] == ["mfchckpt"]
+
+
+def test_the_next_attempt_goes_on_from_what_a_killed_child_left(tmp_path: Path) -> None:
+    address, scratch, files = StoreAddress(str(tmp_path / "store")), str(tmp_path / "scratch"), tmp_path / "files"
+    files.mkdir()
+    (files / "file").write_text("of the child")
+    settings = Settings(worker="thread")
+    task = open_checkpointer(IDENTITY, address, settings, scratch_root=scratch)
+    task.save(files, name="task")
+    child = subprocess.run([sys.executable, "-c", KILLED_CHILD, address.url, scratch, str(files)], timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    task.close(timeout_s=30)
+
+    identity = dataclasses.replace(IDENTITY, attempt=1)
+    retry = open_checkpointer(identity, address, settings, scratch_root=scratch)
+    record = retry.resume("fresh", str(tmp_path / "loaded"))
+    retry.close(timeout_s=30)
+    assert record is not None and (record.name, record.version_id, record.attempt) == ("child", 1, 0)
+    assert (tmp_path / "loaded" / "file").read_text() == "of the child"
+    assert [one.name for one in open_reader(address).list(IDENTITY.pathspec)] == ["child", "task"]
+    assert os.listdir(scratch) == []
+
+
+def test_a_child_whose_task_has_ended_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="the task has ended"):
+        open_for_child(IDENTITY, StoreAddress(str(tmp_path / "store")), scratch_root=str(tmp_path / "scratch"))
