@@ -18,6 +18,7 @@ from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.transfer.upload import upload
 from ckpt_async.words.errors import StoreUnavailable
+from ckpt_async.words.events import Wake
 from ckpt_async.words.settings import Settings, StoreAddress
 from ckpt_async.worker.thread import ThreadWorker
 from tests.transfer.parts import job_of
@@ -94,7 +95,6 @@ async def test_an_upload_begins_anew_where_the_store_has_lost_a_part(tmp_path: P
 
 
 def test_a_thread_that_died_in_this_moment_is_no_error(tmp_path: Path) -> None:
-    from ckpt_async.words.events import Wake
 
     worker: Any = ThreadWorker(str(tmp_path), lambda *_: MemoryStore(), lambda _event: None, lambda: None)
     worker._loop = anyio.run(_loop_of_now)

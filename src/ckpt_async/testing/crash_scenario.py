@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ckpt_async.testing.crash_hooks import unwatched
 from ckpt_async.testing.crash_plan import Journal, WorkerKilled
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError
+from ckpt_async.words.events import WorkerReady
 from ckpt_async.words.identity import TaskIdentity, short_hash
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import Settings, StoreAddress
@@ -164,6 +166,11 @@ def run_task(place: Place, worker: str, flush_timeout_s: float, journal: Journal
     opened = tried("open", lambda: place.open(attempt, worker, flush_timeout_s, say), GRACE_S)
     if opened is None:
         return
+    if worker == "process":
+        # Only a sidecar that is up guards links: without this wait, all files would be copied.
+        ready = threading.Event()
+        opened.add_listener(lambda event: ready.set() if isinstance(event, WorkerReady) else None)
+        ready.wait(GRACE_S)
     if attempt:
         saved = saves_of(Journal.read(place.journal))
         for violation in tried("resume", lambda: resume(opened, place, saved), flush_timeout_s + 30) or []:
