@@ -59,6 +59,19 @@ def test_a_scratch_folder_of_somebody_else_is_refused(thread_desk: Desk, tmp_pat
         thread_desk.open(scratch=tmp_path / "theirs")
 
 
+def test_a_spool_that_cannot_be_removed_is_said_and_fails_nothing(thread_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = thread_desk.open()
+    reference = checkpointer.save(thread_desk.tree())
+
+    def refuse(spool: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ckpt_async.supervisor.remove_spool", refuse)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert reference.done()
+    assert sum("could not be removed: Permission denied" in line for line in thread_desk.said) == 1
+
+
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3://", "file://elsewhere/x", ""])
 def test_an_address_without_a_store_is_refused_before_anything_is_made(tmp_path: Path, url: str) -> None:
     with pytest.raises(UnsupportedStore):
