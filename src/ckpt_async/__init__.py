@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ckpt_async.progress import readable_bytes as readable_bytes
     from ckpt_async.reference import (
         CheckpointReference as CheckpointReference,
-        NotStored as NotStored,
         Pending as Pending,
         Stats as Stats,
     )
@@ -64,7 +63,7 @@ _HOMES = {
     "ckpt_async.assembly": ("Reader", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.checkpointer": ("Checkpointer",),
     "ckpt_async.progress": ("readable_bytes",),
-    "ckpt_async.reference": ("CheckpointReference", "NotStored", "Pending", "Stats"),
+    "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",

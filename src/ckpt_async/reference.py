@@ -13,9 +13,8 @@ from typing import Any
 from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["CheckpointReference", "NotStored", "Pending", "SaveState", "Stats", "Status"]
+__all__ = ["CheckpointReference", "Pending", "SaveState", "Stats", "Status"]
 
-NotStored = CheckpointNotStored
 
 #: A wait is woken by news. That it looks now and then all the same is for a wake-up that a signal's handler has swallowed.
 LOOK_EVERY_S = 1.0

@@ -92,8 +92,9 @@ class Settings:
 
 
 def settings_from_dict(data: Mapping[str, Any]) -> Settings:
-    """Read what `Settings.to_dict` wrote."""
-    return Settings(**data)
+    """Read what `Settings.to_dict` wrote, in this version or another: what is not known here is passed by."""
+    known = {setting.name for setting in dataclasses.fields(Settings)}
+    return Settings(**{name: value for name, value in data.items() if name in known})
 
 
 def _refuse(name: str, value: object, allowed: str) -> InvalidArgument:
