@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ckpt_async import recovery
-from ckpt_async.disk.linking import LinkGuard, make_private
+from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.gate import Gate
@@ -19,6 +19,7 @@ from ckpt_async.progress import readable_bytes, readable_seconds
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.keeping import keep_left_links, make_links_private
 from ckpt_async.spool.neighbours import older_attempts
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.torn import mark_torn
@@ -69,6 +70,10 @@ class Checkpointer:
             self._spool.task_lock.release()
             raise
         older = older_attempts(spool.folder)
+        if self.settings.worker == "thread":
+            # A sidecar guards them from its start on; a thread can't, and this task may write to the same files from now on.
+            for folder in older:
+                keep_left_links(folder)
         self._ledger = Ledger(os.path.basename(folder) for folder in older)
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
@@ -211,8 +216,7 @@ class Checkpointer:
         try:
             # By its descriptor: the worker may move the folder meanwhile.
             path = f"/proc/self/fd/{folder}"
-            for file in entry.snapshot.links:
-                make_private(path, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
+            make_links_private(entry, path)
         except SnapshotFailed as error:
             mark_torn(path, error.cause)
             self._spool.drop(entry.id)
