@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ckpt_async import recovery
-from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.gate import Gate
@@ -19,10 +18,10 @@ from ckpt_async.progress import readable_bytes, readable_seconds
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
-from ckpt_async.spool.keeping import keep_left_links, make_links_private
+from ckpt_async.spool.keeping import keep_left_links
 from ckpt_async.spool.neighbours import older_attempts
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.spool.torn import mark_torn
+from ckpt_async.spool.torn import keep_links
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
 from ckpt_async.words import keys
@@ -192,7 +191,7 @@ class Checkpointer:
             reference = self._ledger.open(record, entry_name, snapshot.size_bytes, latest=latest, methods=snapshot.methods)
             entry = Entry(entry_name, self.identity, record, snapshot, latest)
             self._spool.publish(entry)
-            self._keep_links(entry, guard)
+            keep_links(self._spool, entry, guard)
         except BaseException:
             self._ledger.cancel(entry_name)
             # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
@@ -200,29 +199,6 @@ class Checkpointer:
                 self._spool.discard(version)
             raise
         return reference
-
-    def _keep_links(self, entry: Entry, guard: LinkGuard | None) -> None:
-        """See to it that the links of a published entry are guarded, or private, before ``save()`` returns.
-
-        A guard that answers now was alive after the publishing; should it die later, its successor finds the entry. One that died
-        before may have had its successor look into the spool too early.
-        """
-        if not entry.snapshot.links or (guard is not None and guard.holds(entry.id)):
-            return
-        try:
-            folder = os.open(self._spool.entry_folder(entry.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return  # stored in this moment
-        try:
-            # By its descriptor: the worker may move the folder meanwhile.
-            path = f"/proc/self/fd/{folder}"
-            make_links_private(entry, path)
-        except SnapshotFailed as error:
-            mark_torn(path, error.cause)
-            self._spool.drop(entry.id)
-            raise
-        finally:
-            os.close(folder)
 
     @contextmanager
     def _spool_errors(self) -> Iterator[None]:

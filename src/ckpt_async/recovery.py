@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from ckpt_async.disk.snapshot import restore_snapshot
+from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import LeftSave, left_saves
 from ckpt_async.spool.spool import Spool

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ckpt_async.disk import snapshot as snapshots
+from ckpt_async.disk import clone
 from ckpt_async.disk.clone import CloneMethod
+from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
-from ckpt_async.disk.snapshot import PACK_LIMIT_BYTES, Snapshot, restore_snapshot, take_snapshot
+from ckpt_async.disk.snapshot import PACK_LIMIT_BYTES, Snapshot, take_snapshot
 from ckpt_async.words.errors import (
     CheckpointError,
     InvalidArgument,
@@ -155,7 +156,7 @@ def test_a_packed_file_that_changes_while_it_is_copied_is_copied_again(tmp_path:
     (saved / "a").write_bytes(b"a")
     (saved / "b").write_bytes(b"long at first, short later")
     (saved / "c").write_bytes(b"c")
-    send = snapshots.send_bytes
+    send = clone.send_bytes
 
     def send_then_change(source: int, source_offset: int, target: int, target_offset: int, size_bytes: int) -> int:
         copied = send(source, source_offset, target, target_offset, size_bytes)

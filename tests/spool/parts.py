@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
-from ckpt_async.disk.snapshot import restore_snapshot, take_snapshot
+from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.spool.entry import Entry, entry_id
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.identity import TaskIdentity

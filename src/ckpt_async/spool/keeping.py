@@ -5,23 +5,10 @@ from __future__ import annotations
 import contextlib
 
 from ckpt_async.disk.linking import make_private
-from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import SnapshotFailed, SpoolDamaged
 
-__all__ = ["keep_left_links", "make_links_private"]
-
-
-def make_links_private(entry: Entry, folder: str) -> None:
-    """Put a private copy in the place of each link of an entry; `folder` may be moved meanwhile where it is a descriptor's path.
-
-    Raises
-    ------
-    SnapshotFailed
-        A file is not what was saved any more, or can't be copied.
-    """
-    for file in entry.snapshot.links:
-        make_private(folder, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
+__all__ = ["keep_left_links"]
 
 
 def keep_left_links(folder: str) -> None:
@@ -37,6 +24,8 @@ def keep_left_links(folder: str) -> None:
         try:
             for name in spool.waiting():
                 with contextlib.suppress(OSError, SnapshotFailed, SpoolDamaged):
-                    make_links_private(spool.read(name), spool.entry_folder(name))
+                    folder = spool.entry_folder(name)
+                    for file in spool.read(name).snapshot.links:
+                        make_private(folder, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
         finally:
             spool.worker_lock.release()

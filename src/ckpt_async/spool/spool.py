@@ -254,7 +254,7 @@ class Spool:
             folder = parent
 
     def sync_entry(self, entry: str) -> None:
-        """Return once the files of an entry are on the disk. The entry itself is there since `publish`.
+        """Return once an entry is on the disk: its files, and its place, which `publish` does not sync.
 
         Raises
         ------
@@ -270,7 +270,10 @@ class Spool:
                     # The notes of an upload are of no account: losing them costs time.
                     if name != PART_LOG_FILE:
                         durable.sync_file(os.path.join(folder, name))
-                return durable.sync_folder(folder)
+                durable.sync_folder(folder)
+                # A worker that moves it on meanwhile syncs that move itself.
+                durable.sync_folder(os.path.dirname(folder))
+                return durable.sync_folder(os.path.join(self.folder, EntryState.STAGING))
             except FileNotFoundError:
                 continue  # A transition has moved the folder away: look again.
 

@@ -10,10 +10,12 @@ import json
 import os
 
 from ckpt_async.disk import durable
+from ckpt_async.disk.linking import LinkGuard, make_private
 from ckpt_async.spool.entry import Entry
+from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import SnapshotFailed
 
-__all__ = ["TORN_FILE", "check_links", "mark_torn", "torn_error"]
+__all__ = ["TORN_FILE", "check_links", "keep_links", "mark_torn", "torn_error"]
 
 TORN_FILE = "torn"
 
@@ -67,3 +69,38 @@ def check_links(entry: Entry, folder: str) -> None:
             with contextlib.suppress(OSError):  # a full disk; whoever looks again finds the same
                 mark_torn(folder, cause)
             raise SnapshotFailed(f"{_ATTEMPTED} as number {int(entry.id)}", on=folder, cause=cause, hint=_HINT)
+
+
+def keep_links(spool: Spool, entry: Entry, guard: LinkGuard | None) -> None:
+    """See to it that the links of an entry that was just published are guarded, or private: called before ``save()`` returns.
+
+    A guard that answers now was alive after the publishing; should it die later, its successor finds the entry. One that died
+    before may have had its successor look into the spool too early.
+
+    Parameters
+    ----------
+    guard : LinkGuard or None
+        Which has granted them.
+
+    Raises
+    ------
+    SnapshotFailed
+        One of the files was written to in between. The entry is given up.
+    """
+    if not entry.snapshot.links or (guard is not None and guard.holds(entry.id)):
+        return
+    try:
+        folder = os.open(spool.entry_folder(entry.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # stored in this moment
+    # By its descriptor: the worker may move the folder meanwhile. There are links on Linux only.
+    path = f"/proc/self/fd/{folder}"
+    try:
+        for file in entry.snapshot.links:
+            make_private(path, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
+    except SnapshotFailed as error:
+        mark_torn(path, error.cause)
+        spool.drop(entry.id)
+        raise
+    finally:
+        os.close(folder)
