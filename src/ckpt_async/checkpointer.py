@@ -18,6 +18,7 @@ from ckpt_async.progress import readable_bytes, readable_seconds
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.keeping import keep_left_links
 from ckpt_async.spool.neighbours import older_attempts
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.torn import keep_links
@@ -68,6 +69,10 @@ class Checkpointer:
             self._spool.task_lock.release()
             raise
         older = older_attempts(spool.folder)
+        if self.settings.worker == "thread":
+            # A sidecar guards them from its start on; a thread can't, and this task may write to the same files from now on.
+            for folder in older:
+                keep_left_links(folder)
         self._ledger = Ledger(os.path.basename(folder) for folder in older)
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)

@@ -110,7 +110,15 @@ def _be_task(request: dict[str, Any]) -> None:
 
 def _be_recovery(request: dict[str, Any]) -> None:
     journal = prepare(json.dumps({**request, "plan": "", "quiet": True}), "", lambda: 0)
-    journal.note("result", violations=recover(_place(request), journal, attempt=request["attempt"]))
+    journal.note(
+        "result",
+        violations=recover(
+            _place(request),
+            journal,
+            attempt=request["attempt"],
+            may_tear=Plan.from_json(request["plan"]).action == "kill-worker" if request["plan"] else False,
+        ),
+    )
 
 
 def _in_child(act: Callable[[dict[str, Any]], None], request: dict[str, Any]) -> tuple[bool, int]:
@@ -170,6 +178,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "struck": struck or not plan,
         "violations": violations,
+        "torn": any(line["what"] == "torn" for line in lines),
         "seconds": time.monotonic() - began_s,
         "steps": [[line["step"], line["kinds"]] for line in lines if line["what"] == "step"],
     }

@@ -70,6 +70,8 @@ class Outcome:
     ----------
     struck : bool
         Whether the run came to the point; where threads raced it may have taken another way.
+    torn : bool
+        Whether a save was lost, and named, because a linked file was overwritten while its guard was dead: a documented limit.
     violations : tuple of str
         Promises that were broken; none: it survived.
     """
@@ -78,6 +80,7 @@ class Outcome:
     struck: bool
     violations: tuple[str, ...]
     seconds: float
+    torn: bool = False
 
 
 class _Driver:
@@ -181,7 +184,7 @@ class CrashPoints:
                 while not failures:
                     number, point = waiting.get_nowait()
                     answer = self._run(driver, point.worker, point.stage, point.plan)
-                    outcome = Outcome(point, answer["struck"], tuple(answer["violations"]), answer["seconds"])
+                    outcome = Outcome(point, answer["struck"], tuple(answer["violations"]), answer["seconds"], answer["torn"])
                     outcomes[number] = outcome
                     on_outcome(outcome)
             except queue.Empty:

@@ -239,18 +239,23 @@ def check_store(place: Place, say: Callable[[str], None]) -> tuple[dict[str, int
     return visible, latest, violations
 
 
-def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | None = None) -> list[str]:
+def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | None = None, may_tear: bool = False) -> list[str]:
     """Be the retry of a task that something went wrong with; return the promises that were broken.
 
     Parameters
     ----------
     number : int, optional
         Of the save that the retry makes; the next one after those of earlier attempts if left out.
+    may_tear : bool
+        Whether a linked file may have been overwritten while its guard was dead: that save may be lost, if it was told.
     """
     number = attempt * SAVES if number is None else number
     said: list[str] = []
     lines = Journal.read(place.journal)
     saved = saves_of(lines)
+    if may_tear and (torn := _told_torn(lines, saved)):
+        journal.note("torn", numbers=sorted(torn))
+        saved = {number: key for number, key in saved.items() if number not in torn}
     violations = [line["text"] for line in lines if line["what"] == "violation"]
     visible, before, wrong = check_store(place, said.append)
     violations += wrong
@@ -288,6 +293,14 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         violations.append(f"not emptied: {left}")
     journal.note("recovered", visible=sorted(visible.values()))
     return violations + [f"said: {line}" for line in said if violations]
+
+
+def _told_torn(lines: list[dict[str, Any]], saved: dict[int, str]) -> set[int]:
+    """Return the numbers of the saves that were named as ones that could not be kept."""
+    told = [line["error"].get("attempted", "") for line in lines if line["what"] == "raised"]
+    told += [line["line"] for line in lines if line["what"] == "said"]
+    versions = {number: int(key.rpartition(".")[2]) for number, key in saved.items()}
+    return {number for number in saved if any(f"keep what was saved as number {versions[number]}" in text for text in told)}
 
 
 def resume(opened: Checkpointer, place: Place, saved: dict[int, str]) -> list[str]:
