@@ -10,7 +10,7 @@ from pathlib import Path
 from metaflow import FlowSpec, Parameter, checkpoint, current, step
 
 #: The decorator's attributes, as JSON. From the environment, because Metaflow evaluates decorators before parameters.
-ATTRIBUTES = json.loads(os.environ.get("BENCH_ATTRIBUTES", "{}"))
+ATTRIBUTES = {"show_card": False, **json.loads(os.environ.get("BENCH_ATTRIBUTES", "{}"))}
 
 
 class BenchFlow(FlowSpec):

@@ -48,6 +48,13 @@ if TYPE_CHECKING:
         UnsupportedStore as UnsupportedStore,
         WorkerDied as WorkerDied,
     )
+    from ckpt_async.words.events import (
+        EntryCommitted as EntryCommitted,
+        EntryFailed as EntryFailed,
+        EntryProgress as EntryProgress,
+        EntrySaved as EntrySaved,
+        EntryStarted as EntryStarted,
+    )
     from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
     from ckpt_async.words.keys import data_key as data_key, scope_records_prefix as scope_records_prefix
     from ckpt_async.words.names import check_name as check_name
@@ -87,6 +94,7 @@ _HOMES = {
         "UnsupportedStore",
         "WorkerDied",
     ),
+    "ckpt_async.words.events": ("EntryCommitted", "EntryFailed", "EntryProgress", "EntrySaved", "EntryStarted"),
     "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
     "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),
     "ckpt_async.words.names": ("check_name",),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async import readable_bytes
+from ckpt_async import EntryProgress, readable_bytes
 
 from .names import CARD_ID
 
@@ -24,7 +24,11 @@ __all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text", "time_text"]
 #: How many saves the table shows: the newest ones.
 MAX_ROWS = 100
 
+#: Between the first updates, in seconds.
 UPDATE_S = 2.0
+
+#: After a while the card is updated this seldom, in seconds; its last state always is.
+MAX_UPDATE_S = 60.0
 
 _METHODS = {"copy": "copied", "link": "linked", "packed": "packed", "reflink": "cloned"}
 
@@ -130,6 +134,7 @@ class CheckpointCard(NoCard):
         self._table: Any = None
         self._due_at = 0.0
         self._refreshed = False
+        self._refreshed_at = 0.0
 
     def start(self) -> None:
         """Lay the card out and begin to update it. To be called once `current.card` is complete: when the step begins."""
@@ -168,18 +173,21 @@ class CheckpointCard(NoCard):
         if refresh:
             if self._refreshed:
                 # Metaflow passes over requests that follow one another too closely.
-                threading.Event().wait(max(0.0, self._due_at - time.monotonic()))
+                threading.Event().wait(max(0.0, self._refreshed_at + UPDATE_S - time.monotonic()))
             self._manager.refresh()
 
     def _table_text(self) -> str:
         return table_text(self._checkpointer.references())
 
     def _on_event(self, event: object) -> None:
+        if isinstance(event, EntryProgress):
+            return  # The table does not show it.
         with self._condition:
             self._changed = True
             self._condition.notify()
 
     def _run(self) -> None:
+        pause_s = UPDATE_S
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._changed or self._stopping)
@@ -190,4 +198,7 @@ class CheckpointCard(NoCard):
             self._table.update(self._table_text())
             self._manager.refresh()
             self._refreshed = True
-            self._due_at = time.monotonic() + UPDATE_S
+            self._refreshed_at = time.monotonic()
+            # Metaflow starts a process for each update, which takes half a second of a processor: not for ever every two seconds.
+            self._due_at = self._refreshed_at + pause_s
+            pause_s = min(2 * pause_s, MAX_UPDATE_S)
