@@ -23,7 +23,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_a
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text, time_text
-from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo, load_in_place_of, read_reference
+from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo
 from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
     make_directory,
     remove_directories_of_dead_attempts,
@@ -32,6 +32,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE, UID, TaskPlace, read_task
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
 from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
 from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .environment import TaskEnvironment, TaskPlace
 
-__all__ = ["Checkpoint", "list_of_task"]
+__all__ = ["Checkpoint"]
 
 #: What `list` returns; inside the class its name means the method.
 Records = list[dict[str, Any]]
@@ -181,8 +181,8 @@ class Checkpoint:
         """
         from ckpt_async import InvalidArgument, open_reader, scope_records_prefix
 
-        from .current import read_attempt
         from .environment import read_task
+        from .references import list_of_task, read_attempt
 
         if task is not None and not full_namespace:
             return list_of_task(task, name=name, attempt=attempt)
@@ -221,7 +221,7 @@ class Checkpoint:
         """
         from ckpt_async import InvalidArgument, open_reader
 
-        from .current import load_in_place_of, read_reference
+        from .references import load_in_place_of, read_reference
 
         known = read_reference(reference)
         reader = open_reader(_address_of_reference(known))
@@ -236,43 +236,6 @@ class Checkpoint:
         if self._temp_dir_root is not None:
             os.makedirs(self._temp_dir_root, exist_ok=True)
         self._owned = tempfile.TemporaryDirectory(prefix="metaflow_checkpoint_", dir=self._temp_dir_root)
-
-
-def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> Records:
-    """List the checkpoints of one attempt of a task, newest first.
-
-    Parameters
-    ----------
-    task : metaflow.Task or str
-        A str is a pathspec.
-    name : str or None
-        Only those of that name.
-    attempt : int or None
-        None: the task's latest one.
-
-    Raises
-    ------
-    metaflow.exception.MetaflowNotFound
-        There is no such task.
-    StoreError, CheckpointDamaged
-        The store can't be asked, or a record in it can't be read.
-    """
-    from metaflow import Task
-
-    from ckpt_async import open_reader
-
-    from .current import read_attempt
-    from .store import store_address
-
-    number = read_attempt(attempt)
-    found = Task(task, _namespace_check=False) if isinstance(task, str) else task
-    if number is None:
-        number = found.current_attempt
-    # A task says where its datastore is: the caller may stand in another folder, or be configured for another one.
-    told = found.metadata_dict
-    address = store_address(told["ds-type"], told["ds-root"])
-    records = open_reader(address).list(found.pathspec, name=name, attempt=number)
-    return [record.to_dict() for record in records]
 
 
 def _address_of(mine: TaskEnvironment) -> StoreAddress:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-
-from ckpt_async import InvalidArgument
 
 from .apart import run_apart
 from .directory import empty_directory, remove_directory
+from .references import list_of_task, load_in_place_of, read_attempt, read_reference
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
 
-__all__ = ["CheckpointInfo", "CurrentCheckpoint", "load_in_place_of", "read_attempt", "read_reference"]
+__all__ = ["CheckpointInfo", "CurrentCheckpoint"]
 
 DEFAULT_NAME = "mfchckpt"
 
@@ -222,8 +220,6 @@ class CurrentCheckpoint:
             The records, as ``save()`` returns them.
         """
         if task is not None:
-            from .api import list_of_task
-
             return list_of_task(task, name=name, attempt=attempt)
         number = read_attempt(attempt)
         records = run_apart(lambda: self._checkpointer.list(name=name, attempt=number, scope=full_namespace))
@@ -267,50 +263,3 @@ class CurrentCheckpoint:
             A save was given up, or can't be stored as things are.
         """
         run_apart(lambda: self._checkpointer.flush(timeout))
-
-
-def read_attempt(attempt: int | str | None) -> int | None:
-    """Return an attempt as a number; raises InvalidArgument where it is none."""
-    if attempt is None:
-        return None
-    try:
-        return int(attempt)
-    except (TypeError, ValueError):
-        raise InvalidArgument("list checkpoints", on=f"attempt={attempt!r}", cause="an attempt is a whole number") from None
-
-
-def read_reference(reference: object) -> str | dict[str, Any]:
-    """Return what the engine loads by: a key, or a plain dict, made of the ``key`` (and ``url``) of any other object that has one.
-
-    Raises
-    ------
-    InvalidArgument
-        It is neither a text nor a mapping nor an object with a key.
-    """
-    if isinstance(reference, str):
-        return reference
-    if isinstance(reference, Mapping):
-        return dict(reference)
-    key = getattr(reference, "key", None)
-    if isinstance(key, str):
-        return {"key": key, "url": str(getattr(reference, "url", ""))}
-    raise InvalidArgument(
-        "load a checkpoint",
-        on=f"a {type(reference).__name__}",
-        cause="a reference is a dict, a key, or an object with a key",
-        hint="Pass what save() or list() returned.",
-    )
-
-
-def load_in_place_of(directory: str, load: Callable[[str], object]) -> None:
-    """Replace the content of a folder by what `load` writes into the missing folder that it is given.
-
-    That one stands beside `directory`, on the same filesystem: where `load` raises, the old content is still there. A `directory`
-    that is gone is made anew.
-    """
-    with tempfile.TemporaryDirectory(prefix=".ckpt-async-load-", dir=os.path.dirname(directory)) as beside:
-        fresh = os.path.join(beside, "loaded")
-        load(fresh)
-        empty_directory(directory)
-        for name in os.listdir(fresh):
-            os.rename(os.path.join(fresh, name), os.path.join(directory, name))
