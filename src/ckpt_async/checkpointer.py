@@ -103,8 +103,8 @@ class Checkpointer:
         """Save a folder or a file as a checkpoint.
 
         With ``async_upload`` it returns when a private copy of the files is on local disk: from then on the originals may be
-        changed, and the
-        death of every process loses nothing while the machine stays up. Otherwise it returns when the checkpoint is in the store.
+        changed, and the death of every process loses nothing while the machine stays up. Otherwise it returns when the checkpoint
+        is in the store.
 
         Parameters
         ----------
@@ -188,8 +188,8 @@ class Checkpointer:
                 store_url=self.address.url,
                 latest=latest,
             )
-            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, latest=latest, methods=snapshot.methods)
-            entry = Entry(entry_name, self.identity, record, snapshot, latest)
+            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, methods=snapshot.methods)
+            entry = Entry(entry_name, self.identity, record, snapshot)
             self._spool.publish(entry)
             keep_links(self._spool, entry, guard)
         except BaseException:

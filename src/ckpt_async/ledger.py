@@ -69,10 +69,10 @@ class Ledger:
         self._given_up = ""
 
     def open(
-        self, record: CheckpointRecord, entry: str, size_bytes: int, *, latest: bool, methods: dict[str, int] | None = None
+        self, record: CheckpointRecord, entry: str, size_bytes: int, *, methods: dict[str, int] | None = None
     ) -> CheckpointReference:
         """Enter a save that is about to be published."""
-        state = SaveState(entry, size_bytes, latest=latest, total_bytes=size_bytes, methods=methods or {})
+        state = SaveState(entry, size_bytes, total_bytes=size_bytes, methods=methods or {})
         reference = CheckpointReference(record, state)
         with self.lock:
             state.given_up = self._given_up
@@ -196,7 +196,7 @@ class Ledger:
             later = {(name, False), (name, latest)}
             for entry in sorted(self._references, reverse=True):
                 reference = self._references[entry]
-                kind = reference.record.name, reference.state.latest
+                kind = reference.record.name, reference.record.latest
                 if reference.status == Status.QUEUED and kind in later:
                     found.append(Queued(entry, reference.state.size_bytes))
                 if reference.status != Status.DROPPED and not reference.state.lost:

@@ -49,7 +49,7 @@ def resume(
         left, unreadable = left_saves(spool_folder)
         for damage in unreadable:
             say(f"A save of an earlier attempt can't be read and is passed by: {damage}")
-        left = [one for one in left if one.entry.latest]
+        left = [one for one in left if one.entry.record.latest]
         if policy == "fresh" and identity.attempt == 0 and not left:
             return None
         stored = chain(_of_task(identity, reader, say), _of_scope(policy, identity, reader, say))

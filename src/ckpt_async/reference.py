@@ -41,8 +41,6 @@ class SaveState:
 
     Attributes
     ----------
-    latest : bool
-        Whether a retry would resume from it.
     total_bytes, done_bytes : int
         Of its upload.
     told : bool
@@ -65,7 +63,6 @@ class SaveState:
 
     entry: str
     size_bytes: int
-    latest: bool = True
     status: str = Status.QUEUED
     total_bytes: int = 0
     done_bytes: int = 0

@@ -234,7 +234,7 @@ def test_a_save_after_the_end_of_all_workers_waits_for_nobody() -> None:
         identity_of(), name="n", version=0, size_bytes=1, metadata={}, storage_format="files", store_url="/x"
     )
     with pytest.raises(CheckpointNotStored, match="there is no worker"):
-        ledger.open(record, "0000000000", 1, latest=True).wait()
+        ledger.open(record, "0000000000", 1).wait()
 
 
 @pytest.mark.parametrize("what", ["not a header", None])

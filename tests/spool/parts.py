@@ -34,7 +34,7 @@ def save(spool: Spool, source: Path, *, attempt: int = 0, name: str = "best") ->
         storage_format="files",
         store_url=ADDRESS.url,
     )
-    spool.publish(Entry(entry_id(version), identity(attempt), record, snapshot, True))
+    spool.publish(Entry(entry_id(version), identity(attempt), record, snapshot))
     return entry_id(version)
 
 

@@ -141,7 +141,7 @@ def test_a_damaged_header_is_named(spool: Spool, text: bytes) -> None:
 def test_a_description_comes_back(spool: Spool, source: Path) -> None:
     read = spool.read(save(spool, source))
     assert Entry.from_json(read.id, read.to_json(), source="x") == read
-    assert read.record.pathspec == "Flow/1/train/2" and read.snapshot.size_bytes == 7 and read.latest
+    assert read.record.pathspec == "Flow/1/train/2" and read.snapshot.size_bytes == 7 and read.record.latest
 
 
 def damage(text: bytes, *path: str, value: object) -> bytes:

@@ -51,15 +51,12 @@ class Entry:
         What will make it visible in the store, complete already.
     snapshot : Snapshot
         The frozen files.
-    latest : bool
-        Whether the ``latest`` pointers move to it.
     """
 
     id: str
     identity: TaskIdentity
     record: CheckpointRecord
     snapshot: Snapshot
-    latest: bool
 
     def to_json(self) -> bytes:
         """Return the text of the entry's description."""
@@ -69,7 +66,6 @@ class Entry:
                 "identity": dataclasses.asdict(self.identity),
                 "record": self.record.to_dict(),
                 "snapshot": self.snapshot.to_dict(),
-                "latest": self.latest,
             }
         ).encode()
 
@@ -96,7 +92,6 @@ class Entry:
                 identity=TaskIdentity(**data["identity"]),
                 record=CheckpointRecord.from_dict(data["record"], source=source),
                 snapshot=Snapshot.from_dict(data["snapshot"], source),
-                latest=bool(data["latest"]),
             )
         except (ValueError, KeyError, TypeError, CheckpointDamaged) as error:
             raise SpoolDamaged("read a saved checkpoint", on=source, cause=f"{type(error).__name__}: {error}") from error

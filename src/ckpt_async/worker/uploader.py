@@ -178,7 +178,7 @@ class Uploader:
                 raise torn_error(folder, name) or error from error
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
-            await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.latest)
+            await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.record.latest)
             self._tell_of_store()
         finally:
             log.close()
