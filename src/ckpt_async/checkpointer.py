@@ -231,9 +231,10 @@ class Checkpointer:
     def resume(self, policy: str, target: str) -> CheckpointRecord | None:
         """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
         try:
-            return recovery.resume(
-                policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
-            )
+            with self.reader.held_open() as reader:
+                return recovery.resume(
+                    policy, identity=self.identity, spool_folder=self._spool.folder, reader=reader, target=target, say=self._say
+                )
         except CheckpointError:
             raise  # Some are OSErrors too.
         except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer import catalog
@@ -22,8 +24,40 @@ __all__ = ["Reader"]
 _T = TypeVar("_T")
 
 
+class _Session:
+    """A loop in a thread of its own and an open store in it, both made when they are first asked for.
+
+    The caller's own thread may have a running loop (a notebook), and can be interrupted meanwhile.
+    """
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self._opening = threading.Lock()
+        self._owned = contextlib.ExitStack()
+        self._opened: tuple[BlockingPortal, Store] | None = None
+
+    def run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        with self._opening:
+            if self._opened is None:
+                portal = self._owned.enter_context(start_blocking_portal("asyncio"))
+                store = self._owned.enter_context(portal.wrap_async_context_manager(portal.call(self._open_store)))
+                self._opened = portal, store
+            portal, store = self._opened
+        future = portal.start_task_soon(act, store)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._owned.close()
+
+
 class Reader:
-    """Reads checkpoints from one store. Each call opens connections and closes them again; it may be called from any thread.
+    """Reads checkpoints from one store; it may be called from any thread.
+
+    Each call opens connections and closes them again, but for the calls inside ``with reader.held_open()``.
 
     Parameters
     ----------
@@ -36,20 +70,26 @@ class Reader:
     def __init__(self, open_store: Callable[[Callable[[int, StoreError | None], None]], Store], say: Callable[[str], None]) -> None:
         self._open_store = open_store
         self._say = say
+        self._session: _Session | None = None
+
+    @contextlib.contextmanager
+    def held_open(self) -> Iterator[Reader]:
+        """Yield a reader of the same store that keeps its connections from call to call, until the block ends."""
+        held = Reader(self._open_store, self._say)
+        held._session = held._new_session()
+        try:
+            yield held
+        finally:
+            held._session.close()
+
+    def _new_session(self) -> _Session:
+        return _Session(lambda: self._open_store(self._tell_trouble))
 
     def _run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
-        # A loop in a thread of its own: the caller's thread may have a running loop (a notebook), and can be interrupted meanwhile.
-        with start_blocking_portal("asyncio") as portal:
-            future = portal.start_task_soon(functools.partial(self._within, act))
-            try:
-                return future.result()
-            except BaseException:
-                future.cancel()
-                raise
-
-    async def _within(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
-        async with self._open_store(self._tell_trouble) as store:
-            return await act(store)
+        if self._session is not None:
+            return self._session.run(act)
+        with contextlib.closing(self._new_session()) as session:
+            return session.run(act)
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         if error is not None:

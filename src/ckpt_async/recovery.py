@@ -10,7 +10,6 @@ from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import LeftSave, left_saves
 from ckpt_async.spool.spool import Spool
-from ckpt_async.transfer.download import check_target, hand_over
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
@@ -146,12 +145,11 @@ def _from_spool(
         One of them is gone from the spool.
     """
     for one in left:
-        check_target(target)
         partial = PartialFolder(target)
         try:
             partial.make()
             _restore(one, partial.path)
-            hand_over(partial.path, target)
+            partial.hand_over()
         except SpoolDamaged as damage:
             say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
             damages.append(damage)

@@ -20,8 +20,6 @@ from ckpt_async.disk.scan import scan
 from ckpt_async.disk.snapshot import PACK_LIMIT_BYTES, Snapshot, take_snapshot
 from ckpt_async.words.errors import (
     CheckpointError,
-    InvalidArgument,
-    LoadTargetNotEmpty,
     SnapshotFailed,
     SpoolDamaged,
 )
@@ -238,24 +236,6 @@ def test_a_link_in_the_place_of_a_holder_is_not_followed(tmp_path: Path) -> None
     (folder / "pack").symlink_to("elsewhere")
     with pytest.raises(SpoolDamaged):
         restore_snapshot(taken, str(folder), str(restored))
-
-
-def test_a_missing_target_is_not_taken_for_a_missing_entry(tmp_path: Path) -> None:
-    taken, folder, restored = _one_file_each(tmp_path)
-    restored.rmdir()
-    with pytest.raises(InvalidArgument, match="No such file"):
-        restore_snapshot(taken, str(folder), str(restored))
-    restored.touch()
-    with pytest.raises(InvalidArgument, match="not a folder"):
-        restore_snapshot(taken, str(folder), str(restored))
-
-
-def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
-    taken, folder, restored = _one_file_each(tmp_path)
-    (restored / "mine").touch()
-    with pytest.raises(LoadTargetNotEmpty, match="'mine'"):
-        restore_snapshot(taken, str(folder), str(restored))
-    assert os.listdir(restored) == ["mine"]
 
 
 def test_an_old_file_shares_its_blocks_in_both_directions(sharing_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

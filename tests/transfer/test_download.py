@@ -19,8 +19,9 @@ import pytest
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
-from ckpt_async.transfer import download as module
-from ckpt_async.transfer.download import PARTIAL_PREFIX, download
+from ckpt_async.transfer import ranges as module
+from ckpt_async.transfer.download import download
+from ckpt_async.transfer.partial import PARTIAL_PREFIX
 from ckpt_async.words.errors import CheckpointDamaged, LoadTargetNotEmpty, SnapshotFailed, StoreUnavailable
 from ckpt_async.words.records import CheckpointRecord
 from tests.transfer.parts import DIRECTORIES, FILES, SmallLocal, SmallMemory, content_of, job_of, save_whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Iterable
 from itertools import groupby
@@ -11,7 +10,7 @@ from itertools import groupby
 from ckpt_async.disk.clone import CloneMethod, choose_method, create_private, is_no_space, no_space, send_bytes, share_blocks
 from ckpt_async.disk.scan import printable
 from ckpt_async.disk.snapshot import PACK, Snapshot, SnapshotFile
-from ckpt_async.words.errors import CheckpointError, InvalidArgument, LoadTargetNotEmpty, SpoolDamaged
+from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 
 __all__ = ["restore_snapshot"]
 
@@ -40,12 +39,9 @@ def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
         The snapshot was removed meanwhile (its checkpoint is in the store now): nothing else raises it. `target` may hold a part.
     SpoolDamaged
         A file of the snapshot has not the length that it should have.
-    InvalidArgument, LoadTargetNotEmpty
-        `target` is no folder, or holds something.
     CheckpointError
         Writing failed, for example because the disk is full.
     """
-    _check_target(target)
     try:
         for path in _folders_of(snapshot):
             os.makedirs(os.path.join(target, path), exist_ok=True)
@@ -86,19 +82,6 @@ def _open_holder(source: str) -> int:
         raise
     except OSError as error:
         raise SpoolDamaged(_RESTORE, on=printable(source), cause=error.strerror or str(error)) from error
-
-
-def _check_target(target: str) -> None:
-    try:
-        if not stat.S_ISDIR(os.stat(target).st_mode):
-            raise InvalidArgument(_RESTORE, on=printable(target), cause="it is not a folder")
-        with os.scandir(target) as entries:
-            first = next(entries, None)
-    except OSError as error:
-        raise InvalidArgument(_RESTORE, on=printable(target), cause=error.strerror or str(error)) from error
-    if first is not None:
-        cause = f"it holds '{printable(first.name)}' already"
-        raise LoadTargetNotEmpty(_RESTORE, on=printable(target), cause=cause, hint="Name an empty folder.")
 
 
 def _folders_of(snapshot: Snapshot) -> Iterable[str]:

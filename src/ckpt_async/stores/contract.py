@@ -148,6 +148,21 @@ class Store(abc.ABC):
             It is not the one with the etag `if_match`.
         """
 
+    async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        """Read from `offset` on into `buffer`, which may be longer than what is left; returns the number of bytes.
+
+        For large ranges: a store that can writes straight into the buffer, which its owner uses again. After a failure the buffer's
+        content is undefined.
+
+        Raises
+        ------
+        StoreObjectMissing
+            There is none.
+        """
+        content = await self.get(key, offset=offset, size_bytes=len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
     @abc.abstractmethod
     async def head(self, key: str) -> ObjectInfo | None:
         """Look at an object without reading it; None where there is none."""

@@ -50,6 +50,10 @@ class Limiting(Store):
         async with self._turns:
             return await self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match)
 
+    async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        async with self._turns:
+            return await self._store.get_into(key, buffer, offset=offset)
+
     async def head(self, key: str) -> ObjectInfo | None:
         async with self._turns:
             return await self._store.head(key)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -78,25 +79,40 @@ class LocalStore(Store):
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         def read() -> bytes:
-            try:
-                # Without waiting: a fifo in the place of a file would hold the thread for ever.
-                descriptor = os.open(self._files.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError):
-                if not os.path.isdir(self._root):
-                    raise
-                raise StoreObjectMissing("read an object", on=self._on(key)) from None
-            try:
+            with self._open(key) as descriptor:
                 found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
-                    raise StoreObjectMissing("read an object", on=self._on(key), cause="it is no file")
                 if if_match is not None and etag_of(found) != if_match:
                     raise StorePreconditionFailed("read an object", on=self._on(key), cause="it is not the expected one")
                 left = max(0, found.st_size - offset)
                 return _read(descriptor, offset, left if size_bytes is None else min(size_bytes, left))
-            finally:
-                os.close(descriptor)
 
         return await self._run("read an object", key, read)
+
+    async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        def read() -> int:
+            with self._open(key) as descriptor:
+                done = 0
+                while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
+                    done += count
+                return done
+
+        return await self._run("read an object", key, read)
+
+    @contextlib.contextmanager
+    def _open(self, key: str) -> Iterator[int]:
+        try:
+            # Without waiting: a fifo in the place of a file would hold the thread for ever.
+            descriptor = os.open(self._files.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(self._root):
+                raise
+            raise StoreObjectMissing("read an object", on=self._on(key)) from None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreObjectMissing("read an object", on=self._on(key), cause="it is no file")
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     async def head(self, key: str) -> ObjectInfo | None:
         def look() -> ObjectInfo | None:

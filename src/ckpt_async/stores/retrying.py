@@ -161,6 +161,9 @@ class Retrying(Store):
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         return await self._repeat(lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match))
 
+    async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        return await self._repeat(lambda: self._store.get_into(key, buffer, offset=offset))
+
     async def head(self, key: str) -> ObjectInfo | None:
         return await self._repeat(lambda: self._store.head(key))
 

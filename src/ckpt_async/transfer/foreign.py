@@ -6,19 +6,16 @@ import os
 import secrets
 import tarfile
 
-import anyio
 import anyio.to_thread
 
 from ckpt_async.stores.contract import Store
-from ckpt_async.transfer.groups import plain_task_group
-from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
+from ckpt_async.transfer.fetch import fetch_files
+from ckpt_async.transfer.ranges import WantedFile
+from ckpt_async.words.errors import CheckpointDamaged
 from ckpt_async.words.manifest import check_relative_path
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["fetch"]
-
-RANGE_BYTES = 8 * 1024 * 1024
-READS_AT_ONCE = 8
 
 
 async def fetch(store: Store, record: CheckpointRecord, partial: str) -> None:
@@ -45,38 +42,11 @@ async def _fetch_files(store: Store, record: CheckpointRecord, partial: str) -> 
             cause=f"its files should have {record.size_bytes} bytes together, {len(objects)} files with {size_bytes} are there",
             hint="Load an earlier one; list() shows them.",
         )
-    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
-
-    async def one(key: str, length: int) -> None:
-        path = os.path.join(partial, check_relative_path(key.removeprefix(record.key + "/"), record.key))
-        async with limiter:
-            await _fetch_object(store, record, key, length, path)
-
-    async with plain_task_group() as group:
-        for info in objects:
-            group.start_soon(one, info.key, info.size_bytes)
-
-
-async def _fetch_object(store: Store, record: CheckpointRecord, key: str, length: int, path: str) -> None:
-    await anyio.to_thread.run_sync(_append, path, b"")
-    offset = 0
-    while offset < length:
-        try:
-            content = await store.get(key, offset=offset, size_bytes=min(RANGE_BYTES, length - offset))
-        except StoreObjectMissing:
-            content = b""
-        if not content:
-            raise CheckpointDamaged(
-                "load a checkpoint", on=record.key, cause=f"{key!r} should have {length} bytes, it ends at {offset}"
-            )
-        await anyio.to_thread.run_sync(_append, path, content)
-        offset += len(content)
-
-
-def _append(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(content)
+    wanted = []
+    for info in objects:
+        path = check_relative_path(info.key.removeprefix(record.key + "/"), record.key)
+        wanted.append(WantedFile(path, info.size_bytes, info.key, 0, "", None, None))
+    await fetch_files(store, wanted, partial, on=record.key)
 
 
 async def _fetch_tar(store: Store, record: CheckpointRecord, partial: str) -> None:
@@ -87,9 +57,9 @@ async def _fetch_tar(store: Store, record: CheckpointRecord, partial: str) -> No
             "load a checkpoint", on=record.key, cause=f"its archive should have {record.size_bytes} bytes, it {found}"
         )
     # No name that can also stand in the archive.
-    archive = os.path.join(partial, f".archive-{secrets.token_hex(8)}")
-    await _fetch_object(store, record, record.key, info.size_bytes, archive)
-    await anyio.to_thread.run_sync(_unpack, archive, partial, record)
+    archive = f".archive-{secrets.token_hex(8)}"
+    await fetch_files(store, [WantedFile(archive, info.size_bytes, record.key, 0, "", None, None)], partial, on=record.key)
+    await anyio.to_thread.run_sync(_unpack, os.path.join(partial, archive), partial, record)
 
 
 def _unpack(archive: str, partial: str, record: CheckpointRecord) -> None:

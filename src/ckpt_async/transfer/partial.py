@@ -1,4 +1,4 @@
-"""The hidden folder inside a load's target where files lie until all of them have arrived."""
+"""The folder that is loaded into: files lie in a hidden part of it until all of them have arrived."""
 
 from __future__ import annotations
 
@@ -8,10 +8,35 @@ import os
 import secrets
 
 from ckpt_async.disk import durable
+from ckpt_async.words.errors import LoadTargetNotEmpty
 
-__all__ = ["PARTIAL_PREFIX", "PartialFolder"]
+__all__ = ["PARTIAL_PREFIX", "PartialFolder", "check_target"]
 
 PARTIAL_PREFIX = ".partial-"
+
+_ATTEMPTED = "load a checkpoint"
+
+
+def check_target(target: str) -> None:
+    """Make the folder to load into where it is missing.
+
+    Raises
+    ------
+    LoadTargetNotEmpty
+        It holds files already, or is no folder.
+    """
+    try:
+        os.makedirs(target, exist_ok=True)
+        present = [name for name in os.listdir(target) if not name.startswith(PARTIAL_PREFIX)]
+    except (FileExistsError, NotADirectoryError):
+        raise LoadTargetNotEmpty(_ATTEMPTED, on=target, cause="it is not a folder", hint="Name a new or an empty one.") from None
+    if present:
+        raise LoadTargetNotEmpty(
+            _ATTEMPTED,
+            on=target,
+            cause=f"the folder holds {len(present)} entries already, {sorted(present)[0]!r} among them",
+            hint="Name a new or an empty folder, so that nothing of yours is mixed with the checkpoint or lost.",
+        )
 
 
 class PartialFolder:
@@ -20,7 +45,7 @@ class PartialFolder:
     Parameters
     ----------
     target : str
-        The existing folder that is loaded into.
+        The folder that is loaded into; made where it is missing.
     """
 
     def __init__(self, target: str) -> None:
@@ -29,12 +54,38 @@ class PartialFolder:
         self._descriptor = -1
 
     def make(self) -> None:
-        """Make the folder, and delete those of loads that were killed. Blocking, as is `remove`."""
+        """Make the folder, and delete those of loads that were killed. Blocking, as are the others.
+
+        Raises
+        ------
+        LoadTargetNotEmpty
+            See `check_target`.
+        """
+        check_target(self._target)
         for name in os.listdir(self._target):
             if name.startswith(PARTIAL_PREFIX):
                 _remove_if_dead(os.path.join(self._target, name))
         os.mkdir(self.path, 0o700)
         self._descriptor = _locked(self.path)
+
+    def hand_over(self) -> None:
+        """Move what was loaded up into the target; either all of it or nothing.
+
+        Raises
+        ------
+        LoadTargetNotEmpty
+            Something was put into the target meanwhile: a load may take long, and a rename would replace it.
+        """
+        check_target(self._target)
+        moved: list[str] = []
+        try:
+            for name in sorted(os.listdir(self.path)):
+                os.rename(os.path.join(self.path, name), os.path.join(self._target, name))
+                moved.append(name)
+        except BaseException:
+            for name in moved:
+                os.rename(os.path.join(self._target, name), os.path.join(self.path, name))
+            raise
 
     def remove(self) -> None:
         """Delete the folder with all that is still in it, as far as the disk allows; may be called twice."""
