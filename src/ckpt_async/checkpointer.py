@@ -19,7 +19,8 @@ from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
 from ckpt_async.spool.keeping import keep_left_links
-from ckpt_async.spool.neighbours import older_attempts
+from ckpt_async.spool.kept import end_keeping
+from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.torn import keep_links
 from ckpt_async.supervisor import MakeWorker, Supervisor
@@ -228,13 +229,24 @@ class Checkpointer:
 
     # Loading
 
-    def resume(self, policy: str, target: str) -> CheckpointRecord | None:
-        """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
+    def resume(self, policy: str, target: str, *, strict: bool = False) -> CheckpointRecord | None:
+        """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`. What earlier attempts have kept
+        besides is deleted then.
+        """
         try:
             with self.reader.held_open() as reader:
-                return recovery.resume(
-                    policy, identity=self.identity, spool_folder=self._spool.folder, reader=reader, target=target, say=self._say
+                restored = recovery.resume(
+                    policy,
+                    identity=self.identity,
+                    spool_folder=self._spool.folder,
+                    reader=reader,
+                    target=target,
+                    say=self._say,
+                    strict=strict,
                 )
+            for folder in older_attempts(self._spool.folder):
+                end_keeping(Spool(folder))
+            return restored
         except CheckpointError:
             raise  # Some are OSErrors too.
         except OSError as error:
@@ -294,11 +306,21 @@ class Checkpointer:
         self._check_usable("flush")
         self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
 
-    def close(self, *, timeout_s: float, newest_first: bool = False) -> None:
+    def close(self, *, timeout_s: float, newest_first: bool = False, retried: bool = False) -> None:
         """Take no more saves, flush, end the worker and remove the spool. The second call does nothing.
 
         Where something could not be uploaded, the spool stays for the next attempt, and a sidecar goes on with it for
         `Settings.flush_timeout_s` seconds at most.
+
+        Parameters
+        ----------
+        timeout_s : float
+            For the flush, in seconds.
+        newest_first : bool
+            Whether the newest save is uploaded first from now on.
+        retried : bool
+            Whether a next attempt is expected: then what `Settings.keep_local` has kept stays for it. Where the flush fails, it
+            stays in any case.
 
         Raises
         ------
@@ -320,11 +342,22 @@ class Checkpointer:
             self._saving.release()
         try:
             self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
+            if not retried:
+                self.end_keeping()
         finally:
             self._worker.shut_down()
             self._spool.task_lock.release()
         if self.settings.async_upload:
             self._say_summary()
+
+    def end_keeping(self) -> None:
+        """Delete what `Settings.keep_local` has kept, in this attempt and in earlier ones, and keep nothing more: there will be no
+        next attempt.
+        """
+        end_keeping(self._spool)
+        for folder in older_attempts(self._spool.folder):
+            if end_keeping(Spool(folder)):
+                remove_dead_spool(folder)
 
     def _say_summary(self) -> None:
         """The one line that a task which went well says of its checkpoints."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import readable_seconds
 from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
+from ckpt_async.spool.kept import drop_all_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.supervisor import Supervisor
 from ckpt_async.words.errors import InvalidArgument, SaveRefused, SpoolDamaged
@@ -69,7 +70,7 @@ class Gate:
         tried: set[str] = set()
         waited = False
         while True:
-            load = self._load(name, latest, tried)
+            load = self._load(size_bytes, name, latest, tried)
             decision = decide(size_bytes, load, self._limits)
             if isinstance(decision, Admit):
                 break
@@ -86,10 +87,14 @@ class Gate:
         if waited:
             self._ledger.charge_wait(time.monotonic() - started_s)
 
-    def _load(self, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
+    def _load(self, size_bytes: int, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
         droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
-        return SpoolLoad(saves, held_bytes, self._free_bytes(), droppable)
+        free_bytes = self._free_bytes()
+        if free_bytes < size_bytes + self._limits.reserve_bytes and drop_all_kept(self._spool):
+            self._say("What was kept on this disk for a next attempt is deleted: save() needs the room. It is in the store.")
+            free_bytes = self._free_bytes()
+        return SpoolLoad(saves, held_bytes, free_bytes, droppable)
 
     def _free_bytes(self) -> int:
         try:

@@ -95,20 +95,30 @@ class Reader:
         if error is not None:
             self._say(f"Reading from the store has failed {failures} times and is being retried: {error}")
 
-    def list(self, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> builtins.list[CheckpointRecord]:
+    def list(
+        self, pathspec: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
+    ) -> builtins.list[CheckpointRecord]:
         """List the checkpoints of a task, newest first: by attempt, then by save number. A damaged record is named and passed
         by.
+
+        Raises
+        ------
+        CheckpointDamaged
+            With `strict`: a record is damaged.
         """
-        return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)))
+        return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
 
     def list_scope(
-        self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None
+        self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
     ) -> builtins.list[CheckpointRecord]:
-        """List the checkpoints of all runs that share a scope, newest first."""
-        return self._told(self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt)))
+        """List the checkpoints of all runs that share a scope, newest first; else as `list`."""
+        found = self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
+        return self._told(found, strict)
 
-    def _told(self, listing: Listing) -> builtins.list[CheckpointRecord]:
+    def _told(self, listing: Listing, strict: bool) -> builtins.list[CheckpointRecord]:
         for damage in listing.damaged:
+            if strict:
+                raise damage
             self._say(f"A damaged checkpoint record is left out: {damage}")
         return list(listing.records)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 
-from ckpt_async.disk.restore import restore_snapshot
+from ckpt_async.disk.restore import RestoreWay
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import LeftSave, left_saves
-from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.restoring import kept_saves, restore_kept, restore_left
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
@@ -25,12 +26,27 @@ LOOKS = 5
 
 
 def resume(
-    policy: str, *, identity: TaskIdentity, spool_folder: str, reader: Reader, target: str, say: Callable[[str], None]
+    policy: str,
+    *,
+    identity: TaskIdentity,
+    spool_folder: str,
+    reader: Reader,
+    target: str,
+    say: Callable[[str], None],
+    way: RestoreWay = RestoreWay.COPY,
+    strict: bool = False,
 ) -> CheckpointRecord | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
     ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint
     that turns out damaged is named, and the next older one is taken.
+
+    Parameters
+    ----------
+    way : RestoreWay
+        How files of a save that waits for its upload are brought back.
+    strict : bool
+        Whether the first damage is raised, instead of taking an older checkpoint.
 
     Returns
     -------
@@ -40,20 +56,25 @@ def resume(
     Raises
     ------
     CheckpointDamaged
-        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision.
+        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision. With `strict`: the
+        newest can't.
+    SpoolDamaged, SnapshotFailed
+        Likewise, of what lies on this machine.
     """
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
+    load = _Load(reader, target, Damages(say, strict=strict), way)
     for _ in range(LOOKS):
         left, unreadable = left_saves(spool_folder)
         for damage in unreadable:
-            say(f"A save of an earlier attempt can't be read and is passed by: {damage}")
+            load.damages.note("A save of an earlier attempt can't be read and is passed by", damage)
         left = [one for one in left if one.entry.record.latest]
         if policy == "fresh" and identity.attempt == 0 and not left:
             return None
-        stored = chain(_of_task(identity, reader, say), _of_scope(policy, identity, reader, say))
+        load.kept = kept_saves(spool_folder)
+        stored = chain(_of_task(identity, reader, load.damages), _of_scope(policy, identity, reader, load.damages))
         try:
-            return _load_newest(stored, left, reader, target, say)
+            return _load_newest(stored, left, load, say)
         except FileNotFoundError:
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
@@ -65,33 +86,105 @@ def resume(
     )
 
 
+class Damages:
+    """What turned out damaged: named, and passed by; or raised, where nothing else may be taken instead."""
+
+    def __init__(self, say: Callable[[str], None], *, strict: bool) -> None:
+        self._say = say
+        self.strict = strict
+        self.of_checkpoints: list[CheckpointError] = []
+
+    def note(self, what: str, damage: CheckpointError, *, of_checkpoint: bool = False) -> None:
+        """Name one; raises it where that is wanted."""
+        if self.strict:
+            raise damage
+        self._say(f"{what}: {damage}")
+        if of_checkpoint:
+            self.of_checkpoints.append(damage)
+
+
+@dataclass
+class _Load:
+    """The ways in which one checkpoint is brought into the target."""
+
+    reader: Reader
+    target: str
+    damages: Damages
+    way: RestoreWay
+    kept: Sequence[LeftSave] = ()
+
+    def of_store(self, record: CheckpointRecord) -> bool:
+        """Load what the store has; from this machine, where it was kept. Returns False where it is damaged."""
+        kept = next((one for one in self.kept if one.entry.record.key == record.key), None)
+        if kept is not None and self.of_kept(kept):
+            return True
+        try:
+            self.reader.load_record(record, self.target)
+        except CheckpointDamaged as damage:
+            self.damages.note("A checkpoint is damaged, an older one is tried", damage, of_checkpoint=True)
+            return False
+        return True
+
+    def of_kept(self, kept: LeftSave) -> bool:
+        """Take what was kept; returns False where it is not what it was any more."""
+        try:
+            with self._partial() as folder:
+                restore_kept(kept, folder)
+        except (SpoolDamaged, FileNotFoundError):
+            return False  # No damage to the checkpoint, which the store has: somebody has written to the file, or needed the room.
+        return True
+
+    def of_spool(self, left: Sequence[LeftSave]) -> CheckpointRecord | None:
+        """Load the newest that is whole of what waits for its upload.
+
+        Raises
+        ------
+        FileNotFoundError
+            One of them is gone from the spool.
+        """
+        for one in left:
+            try:
+                with self._partial() as folder:
+                    restore_left(one, folder, self.way)
+            except SpoolDamaged as damage:
+                self.damages.note("A save of an earlier attempt is damaged, an older one is tried", damage, of_checkpoint=True)
+                continue
+            return one.entry.record
+        return None
+
+    @contextmanager
+    def _partial(self) -> Iterator[str]:
+        partial = PartialFolder(self.target)
+        try:
+            partial.make()
+            yield partial.path
+            partial.hand_over()
+        finally:
+            partial.remove()
+
+
 def _load_newest(
-    stored: Iterator[CheckpointRecord], left: list[LeftSave], reader: Reader, target: str, say: Callable[[str], None]
+    stored: Iterator[CheckpointRecord], left: list[LeftSave], load: _Load, say: Callable[[str], None]
 ) -> CheckpointRecord | None:
     """Try what the store has and what the spools hold, newest first, until one is good."""
-    damages: list[CheckpointError] = []
     try:
         for record in stored:
             newer = [one for one in left if _is_newer(one, record)]
             left = left[len(newer) :]
-            if (restored := _from_spool(newer, target, say, damages)) is not None:
+            if (restored := load.of_spool(newer)) is not None:
                 return restored
-            try:
-                reader.load_record(record, target)
+            if load.of_store(record):
                 return record
-            except CheckpointDamaged as damage:
-                say(f"A checkpoint is damaged, an older one is tried: {damage}")
-                damages.append(damage)
     except StoreError as trouble:
         # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
-        restored = _from_spool(left, target, say, damages)
+        restored = load.of_spool(left) or next((kept.entry.record for kept in load.kept if load.of_kept(kept)), None)
         if restored is None:
             raise
         say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
         return restored
-    restored = _from_spool(left, target, say, damages)
-    if restored is None and damages:
-        raise damages[0]
+    restored = load.of_spool(left)
+    if restored is None and load.damages.of_checkpoints:
+        raise load.damages.of_checkpoints[0]
     return restored
 
 
@@ -101,7 +194,7 @@ def _is_newer(one: LeftSave, record: CheckpointRecord) -> bool:
     return own.pathspec != record.pathspec or own.order > record.order
 
 
-def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
+def _of_task(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
     """Yield the task's checkpoints that may be resumed from, newest first; the list is read only where the first is not good."""
     first = None
     try:
@@ -112,13 +205,13 @@ def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None])
             return
         # A retry looks at the list: the machine may have been lost between a record and the pointer to it.
     except CheckpointDamaged as damage:
-        say(f"The pointer to the task's latest checkpoint is damaged, the list is searched: {damage}")
-    for record in reader.list(identity.pathspec):
+        damages.note("The pointer to the task's latest checkpoint is damaged, the list is searched", damage)
+    for record in reader.list(identity.pathspec, strict=damages.strict):
         if record.latest and (first is None or record.order < first.order):
             yield record
 
 
-def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
+def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
     if policy != "eager":
         return
     first = None
@@ -128,61 +221,7 @@ def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable
             return
         yield first
     except CheckpointDamaged as damage:
-        say(f"The pointer to the scope's latest checkpoint is damaged, the list is searched: {damage}")
-    for record in reader.list_scope(keys.scope_records_prefix(identity)):
+        damages.note("The pointer to the scope's latest checkpoint is damaged, the list is searched", damage)
+    for record in reader.list_scope(keys.scope_records_prefix(identity), strict=damages.strict):
         if record.latest and (first is None or record.key != first.key):
             yield record
-
-
-def _from_spool(
-    left: list[LeftSave], target: str, say: Callable[[str], None], damages: list[CheckpointError]
-) -> CheckpointRecord | None:
-    """Load the newest of these that is whole.
-
-    Raises
-    ------
-    FileNotFoundError
-        One of them is gone from the spool.
-    """
-    for one in left:
-        partial = PartialFolder(target)
-        try:
-            partial.make()
-            _restore(one, partial.path)
-            partial.hand_over()
-        except SpoolDamaged as damage:
-            say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
-            damages.append(damage)
-            continue
-        finally:
-            partial.remove()
-        return one.entry.record
-    return None
-
-
-def _restore(one: LeftSave, target: str) -> None:
-    """Write the files of a save; see `restore_snapshot`. A file that an entry lacks, which is still there, is damage."""
-    spool = Spool(one.folder)
-    try:
-        restore_snapshot(one.entry.snapshot, spool.entry_folder(one.entry.id), target)
-    except FileNotFoundError as error:
-        if not _lacks(spool, one.entry.id, os.path.basename(error.filename or "")):
-            raise
-        raise SpoolDamaged("read a saved checkpoint", on=error.filename, cause="the file is missing") from error
-
-
-def _lacks(spool: Spool, entry: str, name: str) -> bool:
-    """Return whether an entry that is still in the spool lacks one of its files: then it was neither moved nor stored."""
-    try:
-        folder = os.open(spool.entry_folder(entry), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        # By the descriptor, which goes along with the folder wherever a transition moves it.
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-        return False
-    except FileNotFoundError:
-        # Files are deleted in the trash alone, from where no entry comes back.
-        return spool.holds(entry)
-    finally:
-        os.close(folder)

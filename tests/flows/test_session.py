@@ -56,7 +56,7 @@ def open_session(tmp_path: Path, flow: Any, **values: object) -> TaskSession:
     attributes = read_attributes({"worker": "thread", "temp_dir_root": str(tmp_path / "tmp"), **values})
     scratch = scratch_root(attributes.settings.spool_dir, attributes.temp_dir_root)
     place = TaskPlace(StoreAddress(str(tmp_path / "store")), scratch)
-    return TaskSession(flow, IDENTITY, place, attributes, with_card=False)
+    return TaskSession(flow, IDENTITY, place, attributes, with_card=False, last_attempt=True)
 
 
 def save_once(session: TaskSession) -> CheckpointReference:

@@ -1,10 +1,12 @@
-"""Writing the files of a snapshot back, as independent copies."""
+"""Bringing the files of a snapshot back: copied, linked or moved."""
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable
+from enum import Enum
 from itertools import groupby
 
 from ckpt_async.disk.clone import CloneMethod, choose_method, create_private, is_no_space, no_space, send_bytes, share_blocks
@@ -12,7 +14,7 @@ from ckpt_async.disk.scan import printable
 from ckpt_async.disk.snapshot import PACK, Snapshot, SnapshotFile
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 
-__all__ = ["restore_snapshot"]
+__all__ = ["RestoreWay", "restore_snapshot"]
 
 _RESTORE = "restore the files of a checkpoint"
 
@@ -20,9 +22,21 @@ _RESTORE = "restore the files of a checkpoint"
 _RESTORE_TRIES = 3
 
 
-def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
-    """Write the files of a snapshot, as independent copies, with their modes and times; folders too, empty ones included.
-    Nothing is synced.
+class RestoreWay(str, Enum):
+    """How files that have a holder of their own are brought back; those of the pack are always copied.
+
+    ``COPY``: independent of the snapshot. ``LINK``: a file that was linked when it was saved, and is guarded, gets one name more;
+    its guard sees to it that no overwrite reaches the snapshot. ``MOVE``: the snapshot gives its files away. A file to which
+    somebody else has a name is copied in any case: two files of the user's must not become one.
+    """
+
+    COPY = "copy"
+    LINK = "link"
+    MOVE = "move"
+
+
+def restore_snapshot(snapshot: Snapshot, folder: str, target: str, way: RestoreWay = RestoreWay.COPY) -> None:
+    """Bring the files of a snapshot back, with their modes and times; folders too, empty ones included. Nothing is synced.
 
     Parameters
     ----------
@@ -32,6 +46,8 @@ def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
         Where the snapshot lies.
     target : str
         An existing, empty folder.
+    way : RestoreWay
+        How; what can't be done so is copied.
 
     Raises
     ------
@@ -50,7 +66,37 @@ def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
     # Each holder is opened once: the files of the pack come together, in the order in which they lie.
     in_place = sorted(snapshot.files, key=lambda file: (file.stored_in, file.offset))
     for stored_in, files in groupby(in_place, key=lambda file: file.stored_in):
-        _restore_from(os.path.join(folder, stored_in), list(files), target)
+        source, wanted = os.path.join(folder, stored_in), list(files)
+        if (
+            way is RestoreWay.COPY
+            or stored_in == PACK
+            or not _renamed(wanted[0], source, os.path.join(target, wanted[0].path), way)
+        ):
+            _restore_from(source, wanted, target)
+
+
+def _renamed(file: SnapshotFile, source: str, target: str, way: RestoreWay) -> bool:
+    """Give a file a name in the target; False where it has to be copied, which also tells what is wrong with it."""
+    try:
+        found = os.stat(source, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            return False
+        if found.st_size != file.size_bytes or not file.is_intact(found):
+            return False
+        if way is RestoreWay.LINK:
+            if found.st_ino != file.inode or stat.S_IMODE(found.st_mode) != file.mode:
+                return False
+            os.link(source, target)
+            return True
+        os.rename(source, target)
+    except OSError:
+        return False
+    try:
+        os.chmod(target, file.mode)
+        os.utime(target, ns=(file.mtime_ns, file.mtime_ns))
+    except OSError as error:
+        raise _restore_failed(error, target, file.size_bytes) from error
+    return True
 
 
 def _restore_from(source: str, files: list[SnapshotFile], target: str) -> None:

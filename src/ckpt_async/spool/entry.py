@@ -22,14 +22,15 @@ class EntryState:
     """The states of an entry, each the name of a folder of the spool.
 
     ``staging``: the snapshot is being taken. ``ready``: saved; waits for the worker. ``active``: the worker has begun the upload.
-    ``trash``: stored or given up; being deleted.
+    ``kept``: stored, and kept for a next attempt; only with `Settings.keep_local`. ``trash``: stored or given up; being deleted.
     """
 
     STAGING = "staging"
     READY = "ready"
     ACTIVE = "active"
+    KEPT = "kept"
     TRASH = "trash"
-    ALL = (STAGING, READY, ACTIVE, TRASH)
+    ALWAYS = (STAGING, READY, ACTIVE, TRASH)
 
 
 def entry_id(version: int) -> str:

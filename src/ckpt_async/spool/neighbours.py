@@ -14,7 +14,7 @@ from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
 from ckpt_async.words.settings import StoreAddress
 
-__all__ = ["LeftSave", "child_spool_folder", "left_saves", "older_attempts", "remove_spool", "spool_folder"]
+__all__ = ["LeftSave", "child_spool_folder", "left_saves", "older_attempts", "remove_dead_spool", "remove_spool", "spool_folder"]
 
 _ATTEMPT_DIGITS = 4
 _VERSION_DIGITS = 10
@@ -81,6 +81,19 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
                 damaged.append(error)
     found.sort(key=lambda left: left.entry.record.order, reverse=True)
     return found, damaged
+
+
+def remove_dead_spool(folder: str) -> None:
+    """Remove the spool of an earlier attempt that neither its task nor a worker has any more, where nothing is left in it."""
+    spool = Spool(folder)
+    try:
+        if spool.task_lock.try_acquire() and spool.worker_lock.try_acquire():
+            spool.remove()
+    except FileNotFoundError:
+        pass  # It is gone.
+    finally:
+        spool.task_lock.release()
+        spool.worker_lock.release()
 
 
 def remove_spool(spool: Spool) -> bool:

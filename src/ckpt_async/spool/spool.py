@@ -10,6 +10,7 @@
       staging/ID/       being taken; deleted by whoever opens the spool after a crash
       ready/ID/         saved
       active/ID/        its upload has begun
+      kept/ID/          in the store, and kept for a next attempt; see `ckpt_async.spool.kept`
       trash/ID/         being deleted
       private/          copies that a guard is making of linked files
 """
@@ -101,7 +102,7 @@ class Spool:
     def create(cls, folder: str, header: SpoolHeader) -> Spool:
         """Make the folders, private to the user, and the header. A spool that is there already is opened."""
         _make_folder(folder)
-        for state in EntryState.ALL:
+        for state in (*EntryState.ALWAYS, *((EntryState.KEPT,) if header.settings.keep_local else ())):
             durable.make_private_folder(os.path.join(folder, state))
         path = os.path.join(folder, HEADER_FILE)
         if not os.path.exists(path):
@@ -302,8 +303,8 @@ class Spool:
         raise FileNotFoundError(path)
 
     def remove(self) -> bool:
-        """Remove the whole spool where nothing in it waits for an upload; returns whether it is gone."""
-        if self.waiting() or self._names(EntryState.STAGING):
+        """Remove the whole spool where nothing in it waits for an upload, or is kept; returns whether it is gone."""
+        if self.waiting() or self._names(EntryState.STAGING) or self._names(EntryState.KEPT):
             return False
         self.task_lock.release()
         self.worker_lock.release()

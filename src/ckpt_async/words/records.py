@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -144,8 +145,9 @@ class CheckpointRecord:
         return data
 
     def to_json(self) -> bytes:
-        """Return the text that is stored, the same in all places."""
-        return json.dumps(self.to_dict()).encode()
+        """Return the text that is stored, the same in all places. It carries a sum of its own, so that damage to it is seen."""
+        data = self.to_dict()
+        return json.dumps({**data, "crc32": _sum_of(data)}).encode()
 
     @classmethod
     def from_dict(cls, data: object, *, source: str) -> CheckpointRecord:
@@ -194,17 +196,27 @@ class CheckpointRecord:
 
     @classmethod
     def from_json(cls, text: bytes, *, source: str) -> CheckpointRecord:
-        """Read the stored text of a record; see `from_dict`."""
+        """Read the stored text of a record; see `from_dict`. What another program wrote has no sum that could be checked."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is not JSON: {error}") from error
+        if isinstance(data, dict) and "crc32" in data:
+            expected = data.pop("crc32")
+            if expected != (found := _sum_of(data)):
+                raise CheckpointDamaged(
+                    "read a checkpoint's record", on=source, cause=f"its checksum should be {expected}, it is {found}"
+                )
         return cls.from_dict(data, source=source)
 
     @property
     def order(self) -> tuple[int, int]:
         """The place among the checkpoints of one task: attempt, then save number."""
         return self.attempt, self.version_id
+
+
+def _sum_of(data: object) -> str:
+    return f"{zlib.crc32(json.dumps(data, sort_keys=True).encode()):08x}"
 
 
 def _unix_ns_of_local(created_on: str) -> int:

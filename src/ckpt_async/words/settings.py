@@ -74,6 +74,9 @@ class Settings:
     snapshot : str
         How files are frozen: ``"auto"`` takes guarded links where it can and copies elsewhere, ``"copy"`` never links, ``"link"``
         refuses a save in which a file that is not small can't be linked.
+    keep_local : int
+        How many of the newest stored saves stay on local disk, for a next attempt on this machine: until the task has ended
+        well, or until a save needs the room.
     """
 
     async_upload: bool = False
@@ -85,6 +88,7 @@ class Settings:
     spool_dir: str | None = None
     durability: str = "process"
     snapshot: str = "auto"
+    keep_local: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a JSON object; `settings_from_dict` reads it."""
@@ -121,17 +125,20 @@ def _one_of(options: tuple[str, ...]) -> Callable[[str, object], str]:
     return read
 
 
-def _as_count(name: str, value: object) -> int:
-    allowed = "a whole number, 1 or more"
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise _refuse(name, value, allowed)
-    try:
-        count = int(value)
-    except ValueError:
-        raise _refuse(name, value, allowed) from None
-    if count < 1:
-        raise _refuse(name, value, allowed)
-    return count
+def _at_least(least: int) -> Callable[[str, object], int]:
+    def read(name: str, value: object) -> int:
+        allowed = f"a whole number, {least} or more"
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise _refuse(name, value, allowed)
+        try:
+            count = int(value)
+        except ValueError:
+            raise _refuse(name, value, allowed) from None
+        if count < least:
+            raise _refuse(name, value, allowed)
+        return count
+
+    return read
 
 
 def _as_seconds(name: str, value: object) -> float:
@@ -189,12 +196,13 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "async_upload": ("async_upload", _as_bool, False),
     "worker": ("worker", _one_of(WORKERS), False),
     "snapshot": ("snapshot", _one_of(SNAPSHOTS), False),
-    "max_pending": ("max_pending", _as_count, False),
+    "max_pending": ("max_pending", _at_least(1), False),
     "max_pending_bytes": ("max_pending_bytes", read_size, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
     "flush_timeout": ("flush_timeout_s", _as_seconds, False),
     "spool_dir": ("spool_dir", _as_folder, True),
     "durability": ("durability", _one_of(DURABILITIES), False),
+    "keep_local": ("keep_local", _at_least(0), False),
 }
 
 

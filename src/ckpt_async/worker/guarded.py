@@ -17,6 +17,7 @@ from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, bre
 from ckpt_async.disk.linking import Guarded
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
+from ckpt_async.spool.kept import is_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
@@ -49,6 +50,11 @@ class _Folder:
     @property
     def removed(self) -> bool:
         return os.fstat(self.descriptor).st_nlink == 0
+
+    @property
+    def stored(self) -> bool:
+        """Whether the store has it: what is kept nevertheless is not worth a copy when somebody overwrites it."""
+        return self.removed or is_kept(self.spool, self.entry)
 
 
 @dataclass(eq=False)
@@ -327,7 +333,7 @@ class GuardedLinks:
 
     def sweep(self) -> None:
         """Let go of what has left the spool."""
-        removed = {folder for folder in self._folders.values() if folder.removed}
+        removed = {folder for folder in self._folders.values() if folder.stored}
         if not removed:
             return
         for file in list(self._files.values()):

@@ -114,7 +114,9 @@ class WorkerRuntime:
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
-                    self._uploader = Uploader(self._spool, store, self._emit, on_removed=self._sweep)
+                    self._uploader = Uploader(
+                        self._spool, store, self._emit, keep=header.settings.keep_local, on_removed=self._sweep
+                    )
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
                     kept, self._waiting = self._waiting, []

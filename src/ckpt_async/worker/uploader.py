@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.spool.entry import Entry
+from ckpt_async.spool.kept import keep
 from ckpt_async.spool.part_log import PartLog
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import check_links, torn_error
@@ -59,6 +60,8 @@ class Uploader:
         Takes events; must not block.
     prefix : str
         Put before the ids of entries in events.
+    keep : int
+        How many of the newest stored entries stay in the spool, for a next attempt.
     on_removed : callable, optional
         Called in a thread, before it is told, when an entry has been removed.
     """
@@ -70,12 +73,14 @@ class Uploader:
         emit: Callable[[Event], None],
         *,
         prefix: str = "",
+        keep: int = 0,
         on_removed: Callable[[], None] | None = None,
     ) -> None:
         self._spool = spool
         self._store = store
         self._emit = emit
         self._prefix = prefix
+        self._keep = keep
         self._on_removed = on_removed
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
@@ -183,10 +188,14 @@ class Uploader:
         finally:
             log.close()
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._spool.finish, name)
+            await anyio.to_thread.run_sync(self._retire, entry)
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
+
+    def _retire(self, entry: Entry) -> None:
+        if not (self._keep and entry.record.latest and keep(self._spool, entry, self._keep)):
+            self._spool.finish(entry.id)
 
     def _tell_of_store(self) -> None:
         traits = self._store.traits

@@ -16,7 +16,7 @@ __all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "temp_dir_root", "show_card")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class CheckpointAttributes:
     ----------
     load_policy : str
         ``"fresh"``, ``"eager"`` or ``"none"``.
+    strict : bool
+        Whether a damaged checkpoint fails the attempt, instead of an older one being loaded.
     temp_dir_root : str or None
         The folder in which the checkpoint directory is made; None: the system's folder for temporary files.
     show_card : bool
@@ -36,6 +38,7 @@ class CheckpointAttributes:
     """
 
     load_policy: str
+    strict: bool
     temp_dir_root: str | None
     show_card: bool
     settings: Settings
@@ -48,6 +51,7 @@ class CheckpointAttributes:
         """
         return {
             "load_policy": self.load_policy,
+            "strict": self.strict,
             "temp_dir_root": self.temp_dir_root,
             "show_card": self.show_card,
             "async_upload": self.settings.async_upload,
@@ -59,6 +63,7 @@ class CheckpointAttributes:
             "flush_timeout": self.settings.flush_timeout_s,
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,
+            "keep_local": self.settings.keep_local,
         }
 
 
@@ -129,6 +134,7 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         raise WrongCheckpointAttribute(f"@checkpoint({error.on}): {error.cause}. {error.hint}") from error
     return CheckpointAttributes(
         load_policy=_read_policy(every["load_policy"]),
+        strict=_read_switch("strict", every["strict"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
         settings=settings,

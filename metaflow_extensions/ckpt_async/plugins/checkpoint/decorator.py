@@ -47,6 +47,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     load_policy : str, optional, default "fresh"
         What is loaded when the step begins: "fresh", the newest checkpoint of the same task, saved by an earlier attempt;
         "eager", likewise, else the newest one of the same step of another run in the namespace; "none" or None, nothing.
+    strict : bool, default False
+        What happens where the newest checkpoint turns out damaged: False, the newest one that is whole is loaded, and that is
+        said; True, the attempt fails.
     temp_dir_root : str, optional, default None
         The folder in which the checkpoint directory is made. Default: the system's folder for temporary files.
     show_card : bool, default True
@@ -72,6 +75,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     durability : str, default "process"
         What a save survives before it is in the datastore: "process", the death of every process; "machine", also a crash of the
         machine, once its `durable` says so.
+    keep_local : int, default 0
+        How many of the newest stored saves also stay on local disk, so that a retry on the same machine need not load them from the
+        datastore. They take the room of as many checkpoints until the task has ended well, or `save()` needs it.
 
     MF Add To Current
     -----------------
@@ -156,7 +162,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         scratch = scratch_root(self._attributes.settings.spool_dir, self._attributes.temp_dir_root)
         place = TaskPlace(address, scratch, node_index, num_nodes)
         with_card = self._attributes.show_card and node_index == 0
-        self._session = TaskSession(flow, identity, place, self._attributes, with_card=with_card)
+        self._session = TaskSession(
+            flow, identity, place, self._attributes, with_card=with_card, last_attempt=retry_count >= max_user_code_retries
+        )
         current._update_env({"checkpoint": self._session.current})
         if self._session.loaded is not None:
             metadata.register_metadata(run_id, step_name, task_id, _load_metadata(self._session.loaded, retry_count))

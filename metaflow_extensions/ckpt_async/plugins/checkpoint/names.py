@@ -7,6 +7,7 @@ __all__ = ["CARD_ID", "DEFAULTS", "LATEST", "TASK_CHECKPOINTS"]
 #: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings`; a test compares them.
 DEFAULTS: dict[str, object] = {
     "load_policy": "fresh",
+    "strict": False,
     "temp_dir_root": None,
     "show_card": True,
     "async_upload": False,
@@ -18,6 +19,7 @@ DEFAULTS: dict[str, object] = {
     "flush_timeout": 3600.0,
     "spool_dir": None,
     "durability": "process",
+    "keep_local": 0,
 }
 
 #: Artifacts of a task.

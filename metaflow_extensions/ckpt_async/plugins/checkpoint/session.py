@@ -40,6 +40,8 @@ class TaskSession:
         Of the decorator.
     with_card : bool
         Whether this task updates the card.
+    last_attempt : bool
+        Whether Metaflow repeats the task no more.
 
     Attributes
     ----------
@@ -62,12 +64,14 @@ class TaskSession:
         attributes: CheckpointAttributes,
         *,
         with_card: bool,
+        last_attempt: bool,
     ) -> None:
         from ckpt_async import open_checkpointer
 
         self._flow = flow
         self._place = place
         self._attributes = attributes
+        self._last_attempt = last_attempt
         self._ended = False
         self._owner_pid = os.getpid()
         self._signals = StopSignals(say)
@@ -103,7 +107,7 @@ class TaskSession:
     def _load(self, policy: str) -> CheckpointRecord | None:
         if policy == "none":
             return None
-        record = run_apart(lambda: self._checkpointer.resume(policy, self._directory))
+        record = run_apart(lambda: self._checkpointer.resume(policy, self._directory, strict=self._attributes.strict))
         if record is not None:
             say(
                 f"loaded checkpoint {record.name!r} number {record.version_id} of {record.pathspec}, attempt {record.attempt} "
@@ -168,7 +172,11 @@ class TaskSession:
             self._signals.count_interrupt()
         try:
             children_saved = self._children_saved()
-            not_stored = self._store_all()
+            # An interrupt (Ctrl-C) ends the whole run.
+            last = self._last_attempt or isinstance(failure, KeyboardInterrupt)
+            not_stored = self._store_all(retried=failure is not None and not last)
+            if last:
+                self._checkpointer.end_keeping()
             self._leave_artifacts(ask_store=children_saved and not isinstance(not_stored, (FlushTimeout, StoreError)))
             failed = failure is not None or not_stored is not None
             self._finish_card(refresh=failed and not self._signals.stopped)
@@ -199,13 +207,13 @@ class TaskSession:
             return True
         return (number - place.node_index) // place.num_nodes > len(self._checkpointer.references())
 
-    def _store_all(self) -> Exception | None:
+    def _store_all(self, *, retried: bool) -> Exception | None:
         """Wait until all is stored; return why not, where it is not."""
         settings, pending = self._attributes.settings, self._checkpointer.pending
         stopped = self._signals.stopped
         if stopped and pending.saves:
             say(f"stopped by a signal; {pending.saves} saves are being stored, newest first; a second signal ends the wait.")
-        closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped))
+        closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped, retried=retried))
         self._signals.while_waiting(closing.stop_waiting)
         ended = closing.wait()
         if ended is None:
