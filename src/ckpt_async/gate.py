@@ -39,7 +39,7 @@ class Gate:
         self._ledger = ledger
         self._worker = worker
         self._spool = spool
-        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full)
+        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
         self._timeout_s = settings.flush_timeout_s
         self._say = say
         self._closed = False
@@ -94,7 +94,7 @@ class Gate:
         if free_bytes < size_bytes + self._limits.reserve_bytes and drop_all_kept(self._spool):
             self._say("What was kept on this disk for a next attempt is deleted: save() needs the room. It is in the store.")
             free_bytes = self._free_bytes()
-        return SpoolLoad(saves, held_bytes, free_bytes, droppable)
+        return SpoolLoad(saves, held_bytes, free_bytes, droppable, self._ledger.lag_s)
 
     def _free_bytes(self) -> int:
         try:
@@ -126,7 +126,7 @@ class Gate:
             raise SaveRefused(
                 "save a checkpoint",
                 on=self._spool.folder,
-                cause=f"{decision.reason}, and the uploads have made no room for it in {readable_seconds(self._timeout_s)}",
+                cause=f"{decision.reason}, and the uploads have not changed that in {readable_seconds(self._timeout_s)}",
                 hint=self._worker.where_it_lies(),
             )
         if self._closed:
