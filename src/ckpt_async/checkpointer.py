@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ckpt_async import recovery
+from ckpt_async.disk.restore import RestoreWay
 from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.gate import Gate
@@ -18,7 +20,7 @@ from ckpt_async.progress import readable_bytes, readable_seconds
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
-from ckpt_async.spool.keeping import keep_left_links
+from ckpt_async.spool.keeping import has_links, keep_left_links
 from ckpt_async.spool.kept import end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
@@ -31,8 +33,12 @@ from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME, check_name
 from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
+from ckpt_async.worker.detached import bring_home
 
 __all__ = ["Checkpointer"]
+
+#: How long the opening waits at most for the links of earlier attempts to be guarded; it takes some tenths of a second.
+GUARD_TIMEOUT_S = 10.0
 
 
 class Checkpointer:
@@ -70,16 +76,27 @@ class Checkpointer:
             self._spool.task_lock.release()
             raise
         older = older_attempts(spool.folder)
+        linked = [folder for folder in older if has_links(folder)]
         if self.settings.worker == "thread":
             # A sidecar guards them from its start on; a thread can't, and this task may write to the same files from now on.
-            for folder in older:
+            for folder in linked:
                 keep_left_links(folder)
-        self._ledger = Ledger(os.path.basename(folder) for folder in older)
+            linked = []
+        self._ledger = Ledger(map(os.path.basename, older), map(os.path.basename, linked))
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
-            # Warm before the first save. A synchronous task that never saves has no need of it.
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        """Start the worker before the first save, so that it is warm. A synchronous task that never saves has no need of it."""
+        try:
             self._worker.ensure_started()
+            self._worker.wait_guarded(GUARD_TIMEOUT_S)
+        except BaseException:
+            self._worker.shut_down()
+            self._spool.task_lock.release()
+            raise
 
     @property
     def spool_folder(self) -> str:
@@ -87,8 +104,10 @@ class Checkpointer:
         return self._spool.folder
 
     def add_listener(self, callback: Callable[[object], None]) -> None:
-        """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise."""
-        self._worker.listeners.append(callback)
+        """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise. A worker that is
+        ready already is told of at once.
+        """
+        self._worker.add_listener(callback)
 
     # Saving
 
@@ -240,8 +259,11 @@ class Checkpointer:
                     identity=self.identity,
                     spool_folder=self._spool.folder,
                     reader=reader,
+                    store_url=self.address.url,
                     target=target,
                     say=self._say,
+                    bring_home=functools.partial(bring_home, may_start=self.settings.worker == "process", say=self._say),
+                    way=self._way_to_restore(),
                     strict=strict,
                 )
             for folder in older_attempts(self._spool.folder):
@@ -256,6 +278,11 @@ class Checkpointer:
                 cause=error.strerror or str(error),
                 hint="What was saved is kept. Mend the disk, or name another folder.",
             ) from error
+
+    def _way_to_restore(self) -> RestoreWay:
+        """A link where somebody guards it, and where the user takes links: what is restored may be overwritten at once."""
+        guarded = self.settings.snapshot != "copy" and self._worker.guards_left_links
+        return RestoreWay.LINK if guarded else RestoreWay.COPY
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False

@@ -1,21 +1,19 @@
-"""What a new attempt goes on from: the newest of what the store has and of what a dead attempt left on this machine."""
+"""What a new attempt goes on from: the newest of what the store has and of what dead attempts left on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 from ckpt_async.disk.restore import RestoreWay
+from ckpt_async.loading import Damages, Loading
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import LeftSave, left_saves
-from ckpt_async.spool.restoring import kept_saves, restore_kept, restore_left
-from ckpt_async.transfer.partial import PartialFolder
+from ckpt_async.spool.neighbours import LeftSave, left_in_scope, left_saves
+from ckpt_async.spool.restoring import kept_saves
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
-from ckpt_async.words.records import CheckpointRecord
+from ckpt_async.words.records import CheckpointRecord, supersedes
 
 __all__ = ["POLICIES", "resume"]
 
@@ -31,8 +29,10 @@ def resume(
     identity: TaskIdentity,
     spool_folder: str,
     reader: Reader,
+    store_url: str,
     target: str,
     say: Callable[[str], None],
+    bring_home: Callable[[Sequence[LeftSave]], None],
     way: RestoreWay = RestoreWay.COPY,
     strict: bool = False,
 ) -> CheckpointRecord | None:
@@ -43,10 +43,12 @@ def resume(
 
     Parameters
     ----------
+    bring_home : callable
+        Is given what dead tasks of the scope left on this machine, after the load.
     way : RestoreWay
-        How files of a save that waits for its upload are brought back.
+        How the files of a save that waits for its upload are brought back.
     strict : bool
-        Whether the first damage is raised, instead of taking an older checkpoint.
+        Whether the first damage is raised, instead of an older checkpoint being taken.
 
     Returns
     -------
@@ -63,21 +65,30 @@ def resume(
     """
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
-    load = _Load(reader, target, Damages(say, strict=strict), way)
+    damages = Damages(say, strict=strict)
     for _ in range(LOOKS):
         left, unreadable = left_saves(spool_folder)
+        others: list[LeftSave] = []
         for damage in unreadable:
-            load.damages.note("A save of an earlier attempt can't be read and is passed by", damage)
-        left = [one for one in left if one.entry.record.latest]
-        if policy == "fresh" and identity.attempt == 0 and not left:
+            damages.note("A save of an earlier attempt can't be read and is passed by", damage)
+        if policy == "eager":
+            others, unreadable = left_in_scope(spool_folder, store_url, identity)
+            for damage in unreadable:
+                damages.note("A save that another task left can't be read and is passed by", damage)
+        if policy == "fresh" and identity.attempt == 0 and not _resumable(left):
             return None
-        load.kept = kept_saves(spool_folder)
-        stored = chain(_of_task(identity, reader, load.damages), _of_scope(policy, identity, reader, load.damages))
+        kept = kept_saves(spool_folder)
+        sources = [_Source(_of_task(identity, reader, damages), _resumable(left), kept, way)]
+        if policy == "eager":
+            sources.append(_Source(_of_scope(identity, reader, damages), _resumable(others)))
         try:
-            return _load_newest(stored, left, load, say)
+            restored = _load_newest(sources, Loading(reader, target, damages, kept), say)
         except FileNotFoundError:
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
+        if others:
+            bring_home(others)
+        return restored
     raise StoreUnavailable(
         "resume from a checkpoint",
         on=spool_folder,
@@ -86,112 +97,46 @@ def resume(
     )
 
 
-class Damages:
-    """What turned out damaged: named, and passed by; or raised, where nothing else may be taken instead."""
-
-    def __init__(self, say: Callable[[str], None], *, strict: bool) -> None:
-        self._say = say
-        self.strict = strict
-        self.of_checkpoints: list[CheckpointError] = []
-
-    def note(self, what: str, damage: CheckpointError, *, of_checkpoint: bool = False) -> None:
-        """Name one; raises it where that is wanted."""
-        if self.strict:
-            raise damage
-        self._say(f"{what}: {damage}")
-        if of_checkpoint:
-            self.of_checkpoints.append(damage)
+def _resumable(left: list[LeftSave]) -> list[LeftSave]:
+    return [one for one in left if one.record.latest]
 
 
-@dataclass
-class _Load:
-    """The ways in which one checkpoint is brought into the target."""
+@dataclass(frozen=True)
+class _Source:
+    """What there is of one owner, the task or its scope: in the store, and in spools on this machine; each newest first."""
 
-    reader: Reader
-    target: str
-    damages: Damages
-    way: RestoreWay
+    stored: Iterator[CheckpointRecord]
+    left: list[LeftSave]
     kept: Sequence[LeftSave] = ()
+    way: RestoreWay = RestoreWay.COPY
 
-    def of_store(self, record: CheckpointRecord) -> bool:
-        """Load what the store has; from this machine, where it was kept. Returns False where it is damaged."""
-        kept = next((one for one in self.kept if one.entry.record.key == record.key), None)
-        if kept is not None and self.of_kept(kept):
-            return True
+
+def _load_newest(sources: list[_Source], loading: Loading, say: Callable[[str], None]) -> CheckpointRecord | None:
+    """Try what the store has and what the spools hold, source by source, newest first, until one is good."""
+    trouble: StoreError | None = None
+    for source in sources:
+        left = source.left
         try:
-            self.reader.load_record(record, self.target)
-        except CheckpointDamaged as damage:
-            self.damages.note("A checkpoint is damaged, an older one is tried", damage, of_checkpoint=True)
-            return False
-        return True
-
-    def of_kept(self, kept: LeftSave) -> bool:
-        """Take what was kept; returns False where it is not what it was any more."""
-        try:
-            with self._partial() as folder:
-                restore_kept(kept, folder)
-        except (SpoolDamaged, FileNotFoundError):
-            return False  # No damage to the checkpoint, which the store has: somebody has written to the file, or needed the room.
-        return True
-
-    def of_spool(self, left: Sequence[LeftSave]) -> CheckpointRecord | None:
-        """Load the newest that is whole of what waits for its upload.
-
-        Raises
-        ------
-        FileNotFoundError
-            One of them is gone from the spool.
-        """
-        for one in left:
-            try:
-                with self._partial() as folder:
-                    restore_left(one, folder, self.way)
-            except SpoolDamaged as damage:
-                self.damages.note("A save of an earlier attempt is damaged, an older one is tried", damage, of_checkpoint=True)
-                continue
-            return one.entry.record
-        return None
-
-    @contextmanager
-    def _partial(self) -> Iterator[str]:
-        partial = PartialFolder(self.target)
-        try:
-            partial.make()
-            yield partial.path
-            partial.hand_over()
-        finally:
-            partial.remove()
-
-
-def _load_newest(
-    stored: Iterator[CheckpointRecord], left: list[LeftSave], load: _Load, say: Callable[[str], None]
-) -> CheckpointRecord | None:
-    """Try what the store has and what the spools hold, newest first, until one is good."""
-    try:
-        for record in stored:
-            newer = [one for one in left if _is_newer(one, record)]
-            left = left[len(newer) :]
-            if (restored := load.of_spool(newer)) is not None:
-                return restored
-            if load.of_store(record):
-                return record
-    except StoreError as trouble:
-        # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
-        restored = load.of_spool(left) or next((kept.entry.record for kept in load.kept if load.of_kept(kept)), None)
-        if restored is None:
-            raise
-        say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
-        return restored
-    restored = load.of_spool(left)
-    if restored is None and load.damages.of_checkpoints:
-        raise load.damages.of_checkpoints[0]
-    return restored
-
-
-def _is_newer(one: LeftSave, record: CheckpointRecord) -> bool:
-    """A left save is of this task: newer than any checkpoint of another run, and ordered among its own."""
-    own = one.entry.record
-    return own.pathspec != record.pathspec or own.order > record.order
+            for record in source.stored if trouble is None else ():
+                newer = [one for one in left if supersedes(one.record, record)]
+                left = [one for one in left if one not in newer]
+                if (restored := loading.left(newer, source.way)) is not None:
+                    return restored
+                if loading.stored(record):
+                    return record
+        except StoreError as error:
+            # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
+            trouble = error
+            left = sorted([*left, *source.kept], key=lambda one: one.record.order, reverse=True)
+        if (restored := loading.left(left, source.way)) is not None:
+            if trouble is not None:
+                say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
+            return restored
+    if trouble is not None:
+        raise trouble
+    if loading.damages.of_checkpoints:
+        raise loading.damages.of_checkpoints[0]
+    return None
 
 
 def _of_task(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
@@ -211,9 +156,8 @@ def _of_task(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterat
             yield record
 
 
-def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
-    if policy != "eager":
-        return
+def _of_scope(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
+    """Yield likewise what any run of the scope has stored."""
     first = None
     try:
         first = reader.latest_at(keys.scope_latest_key(identity))

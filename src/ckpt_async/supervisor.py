@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,19 @@ from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Notice, Press, Retry
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, StoreError, WorkerDied, from_wire
+from ckpt_async.words.events import (
+    Close,
+    Command,
+    EntryCommitted,
+    EntryDurable,
+    EntryFailed,
+    Event,
+    Notice,
+    Press,
+    Retry,
+    WorkerReady,
+)
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -47,7 +59,9 @@ class Supervisor:
     def __init__(
         self, ledger: Ledger, make_worker: MakeWorker, header: SpoolHeader, spool: Spool, say: Callable[[str], None]
     ) -> None:
-        self.listeners: list[Callable[[object], None]] = []
+        self._listeners: list[Callable[[object], None]] = []
+        self._listening = threading.Lock()
+        self._ready: WorkerReady | None = None
         self._ledger = ledger
         self._header = header
         self._spool = spool
@@ -109,13 +123,29 @@ class Supervisor:
             self._told_lost.add(event.entry)
             self._say(f"A save is lost: {error}")
 
+    def add_listener(self, listener: Callable[[object], None]) -> None:
+        """Pass all events on to a listener, first of all that the worker is ready where it has been so for some time."""
+        with self._listening:
+            self._listeners.append(listener)
+            ready = self._ready
+        if ready is not None:
+            self._tell(ready, [listener])
+
     def tell_listeners(self, event: Event) -> None:
-        """Pass an event on. A listener that raises is told of and left out from then on: saving must not depend on it."""
-        for listener in list(self.listeners):
+        """Pass an event on."""
+        with self._listening:
+            if isinstance(event, WorkerReady):
+                self._ready = event
+            listeners = list(self._listeners)
+        self._tell(event, listeners)
+
+    def _tell(self, event: Event, listeners: list[Callable[[object], None]]) -> None:
+        """A listener that raises is told of and left out from then on: saving must not depend on it."""
+        for listener in listeners:
             try:
                 listener(event)
             except Exception as error:
-                self.listeners.remove(listener)
+                self._listeners.remove(listener)
                 self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")
 
     def _on_death(self) -> None:
@@ -124,6 +154,7 @@ class Supervisor:
             if self._ending:
                 return
             self._deaths += 1
+            self._ready = None
             self._catch_up()
             words = self._worker.last_words()
             if self._deaths <= MAX_DEATHS:
@@ -177,6 +208,12 @@ class Supervisor:
         """Who guards linked files at this moment."""
         return self._worker.link_guard
 
+    @property
+    def guards_left_links(self) -> bool:
+        """Whether the linked files that earlier attempts left are guarded, by this worker or by one of theirs."""
+        guard = self._worker.link_guard
+        return guard is not None and guard.wait_ready(0.0) and not self._ledger.unguarded
+
     def raise_fatal(self) -> None:
         """Raise where there is no worker and none can be had."""
         if self._fatal is not None:
@@ -187,6 +224,14 @@ class Supervisor:
         return f"What was saved is kept in {self._spool.folder}."
 
     # Waiting
+
+    def wait_guarded(self, timeout_s: float) -> None:
+        """Wait until the links of earlier attempts are guarded: from then on this task may write to the same files."""
+        if not self._ledger.wait_until(lambda: not self._ledger.unguarded or self._fatal is not None, timeout_s):
+            self._say(
+                f"What earlier attempts left in links is not guarded after {readable_seconds(timeout_s)}: the uploader is slow to "
+                "start. A save of theirs is lost if its files are overwritten before it does; that would be noticed, and told."
+            )
 
     def wait_until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
         """Wait for a state of the ledger until `deadline_s` on the monotonic clock, with a line now and then; returns whether
@@ -241,10 +286,35 @@ class Supervisor:
             self.press()
         if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
             raise self._timeout("flush", timeout_s)
-        for attempt, error in self._ledger.adoption_errors.items():
-            # The spool of a child process has more digits behind those of its attempt.
-            self._say(f"What attempt {int(attempt[:4])} left could not be stored: {error}")
+        refused = self._say_left()
         self.raise_failures()
+        if refused is not None:
+            raise refused
+
+    def _say_left(self) -> StoreError | None:
+        """Say what earlier attempts left and could not be stored; return what is to be raised of it instead.
+
+        The store's refusal is, where nothing newer of the task is in the store; unless a save of this attempt failed too, which is
+        raised then. What is damaged can't be mended by a new try.
+        """
+        left = dict(self._ledger.adoption_errors)
+        refused = [attempt for attempt, error in left.items() if isinstance(error, StoreError)]
+        raised = max(refused) if refused and not self._ledger.has_stored_latest and not self._ledger.failures() else None
+        for attempt, error in left.items():
+            # The spool of a child process has more digits behind those of its attempt.
+            if attempt != raised:
+                self._say(f"What attempt {int(attempt[:4])} left could not be stored: {error}")
+        if raised is None:
+            return None
+        error = left[raised]
+        assert isinstance(error, StoreError)
+        folder = os.path.join(os.path.dirname(self._spool.folder), raised)
+        return type(error)(
+            error.attempted,
+            on=error.on,
+            cause=f"{error.cause} (what attempt {int(raised[:4])} left is not in the store, and nothing newer of the task is)",
+            hint=f"{error.hint} It is kept in {folder}; the next flush(), or the next attempt, tries again.".strip(),
+        )
 
     def failures(self, *, told_again: bool) -> list[CheckpointReference]:
         """Return the failed saves that `raise_failures` tells of."""

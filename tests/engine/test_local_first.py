@@ -1,16 +1,19 @@
-"""`keep_local`: a retry on the same machine goes on from what is on its disk, although the store has it too."""
+"""A retry on the same machine goes on from what is on its disk: what waits for its upload, and what `keep_local` has kept."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from ckpt_async import Checkpointer, CheckpointRecord
+from ckpt_async import Checkpointer, CheckpointRecord, StoreAddress
 from ckpt_async.words.events import WorkerReady
+from tests.engine.conftest import MakeDesk
 from tests.engine.desk import DEADLINE_S, Desk, alive, read_tree, wait_for
 
 LARGE = os.urandom(1 << 20)
@@ -52,6 +55,32 @@ def resumed(desk: Desk, attempt: int = 1) -> Path:
     target = desk.target()
     assert desk.open(attempt, keep_local=1).resume("fresh", str(target)) is not None
     return target
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has leases")
+@pytest.mark.parametrize("snapshot", ["auto", "copy"])
+def test_what_waits_for_its_upload_is_linked_where_it_is_guarded(
+    make_desk: MakeDesk, local_address: StoreAddress, snapshot: str
+) -> None:
+    desk = make_desk(local_address)
+    store, away = Path(desk.address.url), desk.folder / "away"
+    store.rename(away)
+    task = desk.task(snapshot="link")
+    sidecar = desk.orphan(task.do("sidecar"))
+    reference = task.do("save", path=str(desk.tree(files_of(0))))
+    os.kill(sidecar, signal.SIGKILL)
+    task.kill()
+    shutil.rmtree(desk.folder / "data")
+    (waiting,) = desk.scratch.glob("*/0000/*/*/f000001")
+    inode = waiting.stat().st_ino
+    later = desk.open(1, snapshot=snapshot)
+    target = desk.target()
+    assert later.resume("fresh", str(target)) is not None and read_tree(target) == files_of(0)
+    assert ((target / "large").stat().st_ino == inode) == (snapshot == "auto")
+    (target / "large").write_bytes(b"overwritten by the training at once")
+    away.rename(store)
+    later.close(timeout_s=DEADLINE_S)
+    assert desk.content(reference) == files_of(0)
 
 
 def test_a_retry_gets_the_very_files(local_desk: Desk) -> None:

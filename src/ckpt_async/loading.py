@@ -1,0 +1,123 @@
+"""The ways in which one checkpoint comes into the folder that is loaded into: from the store, or from this machine's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ckpt_async.disk.restore import RestoreWay
+from ckpt_async.reader import Reader
+from ckpt_async.spool.neighbours import LeftSave
+from ckpt_async.spool.restoring import restore_kept, restore_left
+from ckpt_async.transfer.partial import PartialFolder
+from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, SpoolDamaged
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["Damages", "Loading"]
+
+
+class Damages:
+    """What turned out damaged: named, and passed by; or raised, where nothing else may be taken instead.
+
+    Parameters
+    ----------
+    say : callable
+        Prints a line for the user.
+    strict : bool
+        Whether it is raised.
+
+    Attributes
+    ----------
+    of_checkpoints : list of CheckpointError
+        The damages of what could have been loaded.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, strict: bool) -> None:
+        self._say = say
+        self.strict = strict
+        self.of_checkpoints: list[CheckpointError] = []
+
+    def note(self, what: str, damage: CheckpointError, *, of_checkpoint: bool = False) -> None:
+        """Name one, or raise it."""
+        if self.strict:
+            raise damage
+        self._say(f"{what}: {damage}")
+        if of_checkpoint:
+            self.of_checkpoints.append(damage)
+
+
+@dataclass
+class Loading:
+    """Brings checkpoints into one folder, all or nothing of each.
+
+    Attributes
+    ----------
+    reader : Reader
+        Of the store.
+    target : str
+        The folder.
+    damages : Damages
+        Gets what is damaged.
+    kept : sequence of LeftSave
+        What earlier attempts have stored and kept on this machine, newest first.
+    """
+
+    reader: Reader
+    target: str
+    damages: Damages
+    kept: Sequence[LeftSave] = ()
+
+    def stored(self, record: CheckpointRecord) -> bool:
+        """Load what the store has; from this machine, where it was kept. Returns False where it is damaged."""
+        if any(self._kept(one) for one in self.kept if one.record.key == record.key):
+            return True
+        try:
+            self.reader.load_record(record, self.target)
+        except CheckpointDamaged as damage:
+            self.damages.note("A checkpoint is damaged, an older one is tried", damage, of_checkpoint=True)
+            return False
+        return True
+
+    def left(self, saves: Iterable[LeftSave], way: RestoreWay) -> CheckpointRecord | None:
+        """Load the first that is whole of what waits for its upload, or was kept.
+
+        Raises
+        ------
+        FileNotFoundError
+            One of those that wait is gone from its spool.
+        """
+        for one in saves:
+            if one in self.kept:
+                if self._kept(one):
+                    return one.record
+                continue
+            try:
+                with self._partial() as folder:
+                    restore_left(one, folder, way)
+            except SpoolDamaged as damage:
+                self.damages.note(
+                    "A save that was left on this machine is damaged, an older one is tried", damage, of_checkpoint=True
+                )
+                continue
+            return one.record
+        return None
+
+    def _kept(self, one: LeftSave) -> bool:
+        try:
+            with self._partial() as folder:
+                restore_kept(one, folder)
+        except (SpoolDamaged, FileNotFoundError):
+            # No damage to the checkpoint, which the store has: the original was written to, or the room was needed.
+            return False
+        return True
+
+    @contextmanager
+    def _partial(self) -> Iterator[str]:
+        partial = PartialFolder(self.target)
+        try:
+            partial.make()
+            yield partial.path
+            partial.hand_over()
+        finally:
+            partial.remove()
