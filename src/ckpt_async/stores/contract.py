@@ -17,10 +17,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Union
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+__all__ = ["Body", "Chunk", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+
+#: A run of bytes. A memoryview shows bytes of a caller, who changes them only after the call that took it has returned or raised.
+Chunk = Union[bytes, memoryview]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Body:
 
     Attributes
     ----------
-    chunks : tuple of bytes
+    chunks : tuple of bytes or memoryview
         The content in order. Kept in pieces, so that no copy joins them.
     size_bytes : int
         The sum of their lengths.
@@ -37,7 +41,7 @@ class Body:
         Of the whole; a store that can, verifies it.
     """
 
-    chunks: tuple[bytes, ...]
+    chunks: tuple[Chunk, ...]
     size_bytes: int
     crc32: int
 
