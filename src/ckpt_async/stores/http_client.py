@@ -21,7 +21,7 @@ __all__ = ["HttpClient", "Sending", "open_socket"]
 JOIN_BYTES = 64 * 1024
 #: From this size on the server is asked whether it wants the body, before it is sent in vain.
 ASK_FROM_BYTES = 1024 * 1024
-PIECE_BYTES = 1024 * 1024
+TLS_BYTES = 256 * 1024
 RECEIVE_BYTES = 128 * 1024
 # The kernel takes no more than this beyond what is on the wire: progress is then seen as it is, not as the kernel's buffer fills.
 UNSENT_BYTES = 512 * 1024
@@ -42,18 +42,18 @@ class Sending:
     pace : callable
         Awaited with the size of each piece before it is sent.
     piece_bytes : int
-        The size of a piece.
+        The size of a piece at most.
     """
 
     moved: Callable[[], None]
     pace: Callable[[int], Awaitable[None]] = field(default=_at_once)
-    piece_bytes: int = PIECE_BYTES
+    piece_bytes: int = 1 << 30
 
 
 class _Line(Protocol):
     """A connection. `receive` returns no bytes at its end."""
 
-    async def send(self, data: Chunk) -> None: ...
+    async def send(self, data: Chunk, moved: Callable[[], None]) -> None: ...
 
     async def receive(self) -> bytes: ...
 
@@ -70,8 +70,37 @@ class _PlainLine:
         self._socket = opened
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, data: Chunk) -> None:
-        await self._loop.sock_sendall(self._socket, data)
+    async def send(self, data: Chunk, moved: Callable[[], None]) -> None:
+        left = memoryview(data)[self._try_to_send(data) :]
+        if not left:
+            return
+        done = self._loop.create_future()
+
+        def go_on() -> None:
+            nonlocal left
+            try:
+                left = left[self._try_to_send(left) :]
+            except OSError as error:
+                self._loop.remove_writer(self._socket)
+                if not done.done():
+                    done.set_exception(error)
+                return
+            moved()
+            if not left and not done.done():
+                done.set_result(None)
+
+        # One task switch for a body, not one for each buffer of the kernel that is full.
+        self._loop.add_writer(self._socket, go_on)
+        try:
+            await done
+        finally:
+            self._loop.remove_writer(self._socket)
+
+    def _try_to_send(self, data: Chunk) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
 
     async def receive(self) -> bytes:
         return await self._loop.sock_recv(self._socket, RECEIVE_BYTES)
@@ -96,9 +125,12 @@ class _TlsLine:
         self._reader = reader
         self._writer = writer
 
-    async def send(self, data: Chunk) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+    async def send(self, data: Chunk, moved: Callable[[], None]) -> None:
+        # The layer below encrypts, and holds, whatever it is given.
+        for start in range(0, len(data), TLS_BYTES):
+            self._writer.write(memoryview(data)[start : start + TLS_BYTES])
+            await self._writer.drain()
+            moved()
 
     async def receive(self) -> bytes:
         return await self._reader.read(RECEIVE_BYTES)
@@ -220,9 +252,9 @@ async def _exchange(
     try:
         if size_bytes <= JOIN_BYTES:
             await how.pace(size_bytes)
-            await line.send(b"".join((head, *body)))
+            await line.send(b"".join((head, *body)), how.moved)
         else:
-            await line.send(head)
+            await line.send(head, how.moved)
             if asks:
                 whole = await reader.wants_body()
             if whole:
@@ -232,8 +264,7 @@ async def _exchange(
                         # An answer before the end of the request is a refusal.
                         whole = False
                         break
-                    await line.send(piece)
-                    how.moved()
+                    await line.send(piece, how.moved)
     except (BrokenPipeError, ConnectionResetError):
         # The server may have said why, and then closed.
         whole = False

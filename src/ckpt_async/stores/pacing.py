@@ -9,7 +9,7 @@ import anyio
 
 __all__ = ["UNPACED", "Pace"]
 
-PIECE_BYTES = 1024 * 1024
+MAX_PIECE_BYTES = 1024 * 1024
 MIN_PIECE_BYTES = 4096
 #: How much may go out at once, as a part of a second: small enough to be smooth, large enough to cost nothing.
 PIECE_S = 0.05
@@ -37,9 +37,9 @@ class Pace:
         self._sleep = sleep
         self._free_at_s = 0.0
         #: How much one `take` should ask for.
-        self.piece_bytes = PIECE_BYTES
+        self.piece_bytes = 1 << 30
         if bytes_per_s is not None:
-            self.piece_bytes = min(PIECE_BYTES, max(MIN_PIECE_BYTES, int(bytes_per_s * PIECE_S)))
+            self.piece_bytes = min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, int(bytes_per_s * PIECE_S)))
 
     async def take(self, size_bytes: int) -> None:
         """Return when so many bytes may go out."""
