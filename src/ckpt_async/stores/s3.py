@@ -74,7 +74,9 @@ class S3Store(Store):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._caller.close()
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         check_key(key)
         extra = self._encryption(await self._caller.access())
         conditional = if_match is not None or if_absent
@@ -100,6 +102,9 @@ class S3Store(Store):
         found = await self.head(key)
         if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
             raise StorePreconditionFailed("store an object", on=self._on(key), cause="the object there is not the expected one")
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        return None
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)

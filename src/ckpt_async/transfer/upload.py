@@ -17,7 +17,7 @@ from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import NoteLog, UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import ReadPart, digest_of_pieces, read_part
-from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing, StoreRejected
+from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
@@ -94,6 +94,12 @@ class _Sender:
         await self._at_once(self._send_all, self._work())
         self.joining = True
         await self._at_once(self._join_all, self._unjoined())
+        try:
+            await self._store.settle([planned.key for planned in self._plan.objects])
+        except StoreError:
+            # What the store has of it is not known: all of it is sent again.
+            self._notes.restart()
+            raise
 
     async def _at_once(self, act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
         """Let a number of tasks take from `work` until it is used up."""
@@ -151,7 +157,7 @@ class _Sender:
 
     async def _send(self, index: int, planned: PlannedObject, part: PlannedPart, read: ReadPart) -> None:
         if len(planned.parts) == 1:
-            info = await self._store.put(planned.key, read.body)
+            info = await self._store.put(planned.key, read.body, durable=False)
             sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
             self._notes.sent(index, sent, read.pieces, complete=True)
         else:
