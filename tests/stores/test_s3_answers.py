@@ -112,9 +112,12 @@ async def get(store: S3Store) -> object:
         ([Answer(200, b"", {"Content-Type": "application/xml"}, promised=100)], StoreUnavailable, None),
     ],
 )
-async def test_answers(call: object, script: Sequence[Answer | str], kind: type[StoreError], text: str | None) -> None:
+@pytest.mark.parametrize("params", [{}, {"user_agent_extra": "not-known-to-the-direct-path"}], ids=["direct", "botocore"])
+async def test_answers(
+    call: object, script: Sequence[Answer | str], kind: type[StoreError], text: str | None, params: dict[str, object]
+) -> None:
     with ScriptedServer(script) as server:
-        async with store_at(server.endpoint_url) as store:
+        async with store_at(server.endpoint_url, client_params=params) as store:
             with pytest.raises(StoreError, match=text) as caught:
                 await call(store)  # type: ignore[operator]
         assert type(caught.value) is kind

@@ -42,9 +42,15 @@ class Limiting(Store):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._store.__aexit__(kind, error, trace)
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         async with self._turns:
-            return await self._store.put(key, body, if_match=if_match, if_absent=if_absent)
+            return await self._store.put(key, body, if_match=if_match, if_absent=if_absent, durable=durable)
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        async with self._turns:
+            await self._store.settle(keys)
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         async with self._turns:

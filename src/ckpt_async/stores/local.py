@@ -27,8 +27,9 @@ class LocalStore(Store):
     """Objects as files below a root folder, with the mode of any new file, so that others can read them with their own means.
 
     A file is written under a temporary name, synced, renamed into place, and its folder (and those made for it) synced: once a
-    call has returned, the object survives a crash of the machine. Conditional writes hold against all writers of the same file
-    system, in any process. A symbolic link to a place outside the root is never followed, nor listed.
+    call has returned, the object survives a crash of the machine, unless `put` was told that this can wait. Conditional writes hold
+    against all writers of the same file system, in any process. A symbolic link to a place outside the root is never followed, nor
+    listed.
 
     Parameters
     ----------
@@ -58,13 +59,15 @@ class LocalStore(Store):
         # Every call closes its own descriptors; a thread always ends before its call does.
         self._threads = None
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         def store() -> ObjectInfo:
             self._files.path(key)
             descriptor, temp_path = self._files.new_file()
             try:
                 write_body(descriptor, 0, body)
-                return self._files.publish(descriptor, temp_path, key, if_match=if_match, if_absent=if_absent)
+                return self._files.publish(descriptor, temp_path, key, if_match=if_match, if_absent=if_absent, sync=durable)
             except BaseException:
                 try:
                     os.unlink(temp_path)
@@ -76,6 +79,12 @@ class LocalStore(Store):
                 os.close(descriptor)
 
         return await self._run("store an object", key, store)
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            check_key(key)
+        if keys:
+            await self._run("bring objects to the disk itself", keys[0], lambda: self._files.settle(keys))
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         def read() -> bytes:

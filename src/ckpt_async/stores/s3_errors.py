@@ -41,6 +41,7 @@ _BUSY = {
     "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException",
 }  # fmt: skip
 _NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
+_ELSEWHERE = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect"}
 _CONDITION = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
 #: There are none, or they are wrong: somebody must do something.
 NO_CREDENTIALS = (
@@ -71,7 +72,11 @@ def credentials_refused(error: BaseException) -> bool:
 
 
 def sent_elsewhere(error: BaseException) -> bool:
-    """Whether aiohttp was to send a body once more, to another place: it can't, and botocore, who can, never hears of it."""
+    """Whether the bucket is at another place, or is signed for in another region, which botocore can find out."""
+    if isinstance(error, boto.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in (301, 302, 307, 308) or code_of(error) in _ELSEWHERE
+    # aiohttp was to send a body once more, and can't; botocore, who can, never hears of it.
     inner = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
     return isinstance(inner, aiohttp.ClientPayloadError) and "redirect" in str(inner)
 

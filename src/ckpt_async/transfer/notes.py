@@ -119,6 +119,10 @@ class UploadNotes:
         self._forget(index)
         self._log.append({"object": index, "forget": True})
 
+    def restart(self) -> None:
+        """Forget all: a later upload begins anew."""
+        self._log.restart()
+
     def all_pieces(self) -> dict[int, list[FilePiece]]:
         """Return the pieces of every file, by the index of the file."""
         by_file: dict[int, list[FilePiece]] = {}

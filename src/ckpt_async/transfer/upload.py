@@ -12,18 +12,23 @@ import anyio.to_thread
 from ckpt_async.disk.digests import format_digest
 from ckpt_async.stores.contract import ObjectInfo, Part, Store
 from ckpt_async.transfer.budget import ByteBudget
+from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import NoteLog, UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
-from ckpt_async.transfer.reading import digest_of_pieces, read_part
-from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing, StoreRejected
+from ckpt_async.transfer.reading import ReadPart, digest_of_pieces, read_part
+from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["UploadJob", "UploadResult", "upload"]
 
 #: Requests with data at a time; small objects need more of them than large parts, whose number the budget of bytes bounds.
-REQUESTS_AT_ONCE = 16
+REQUESTS_AT_ONCE = 32
+
+#: Parts up to this size are read several at a time, so many at most, and as many bytes in all.
+SMALL_BYTES = 128 * 1024
+SMALL_AT_ONCE = 16
 
 #: Bytes of parts in memory at a time.
 BUDGET_BYTES = 64 * 1024 * 1024
@@ -56,6 +61,15 @@ class UploadResult:
     sent_bytes: int
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A part to be sent, of the object with this index."""
+
+    index: int
+    planned: PlannedObject
+    part: PlannedPart
+
+
 class _Sender:
     """One running upload."""
 
@@ -68,6 +82,7 @@ class _Sender:
         self._notes = notes
         self._on_progress = on_progress
         self._budget = ByteBudget(BUDGET_BYTES)
+        self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
         #: Whether all parts have been sent.
@@ -79,6 +94,12 @@ class _Sender:
         await self._at_once(self._send_all, self._work())
         self.joining = True
         await self._at_once(self._join_all, self._unjoined())
+        try:
+            await self._store.settle([planned.key for planned in self._plan.objects])
+        except StoreError:
+            # What the store has of it is not known: all of it is sent again.
+            self._notes.restart()
+            raise
 
     async def _at_once(self, act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
         """Let a number of tasks take from `work` until it is used up."""
@@ -95,21 +116,48 @@ class _Sender:
         for index, planned in work:
             await self._join(index, planned)
 
-    def _work(self) -> Iterator[tuple[int, PlannedObject, PlannedPart]]:
+    def _work(self) -> Iterator[list[_Task]]:
+        """Parts that are not in the store yet; small ones together, for a thread costs more than reading them."""
+        small: list[_Task] = []
+        small_bytes = 0
         for index, planned in enumerate(self._plan.objects):
-            if index not in self._notes.complete:
-                noted = self._notes.parts.get(index, {})
-                yield from ((index, planned, part) for part in planned.parts if part.number not in noted)
+            if index in self._notes.complete:
+                continue
+            noted = self._notes.parts.get(index, {})
+            for part in planned.parts:
+                if part.number in noted:
+                    continue
+                if part.size_bytes > SMALL_BYTES:
+                    yield [_Task(index, planned, part)]
+                    continue
+                small.append(_Task(index, planned, part))
+                small_bytes += part.size_bytes
+                if len(small) == SMALL_AT_ONCE or small_bytes > SMALL_BYTES:
+                    yield small
+                    small, small_bytes = [], 0
+        if small:
+            yield small
 
-    async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
-        for index, planned, part in work:
-            async with self._budget.hold(part.size_bytes):
-                await self._send(index, planned, part)
+    async def _send_all(self, work: Iterator[list[_Task]]) -> None:
+        for tasks in work:
+            size_bytes = sum(task.part.size_bytes for task in tasks)
+            async with self._budget.hold(size_bytes):
+                room = self._buffers.lend(size_bytes)
+                for task, read in await anyio.to_thread.run_sync(self._read, tasks, room):
+                    await self._send(task.index, task.planned, task.part, read)
+                # Not where it failed: a connection that was given up may still hold on to it.
+                self._buffers.give_back(room)
 
-    async def _send(self, index: int, planned: PlannedObject, part: PlannedPart) -> None:
-        read = await anyio.to_thread.run_sync(read_part, planned, part, self._job.files)
+    def _read(self, tasks: list[_Task], room: memoryview) -> list[tuple[_Task, ReadPart]]:
+        found, position = [], 0
+        for task in tasks:
+            found.append((task, read_part(task.planned, task.part, self._job.files, room[position:])))
+            position += task.part.size_bytes
+        return found
+
+    async def _send(self, index: int, planned: PlannedObject, part: PlannedPart, read: ReadPart) -> None:
         if len(planned.parts) == 1:
-            info = await self._store.put(planned.key, read.body)
+            info = await self._store.put(planned.key, read.body, durable=False)
             sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
             self._notes.sent(index, sent, read.pieces, complete=True)
         else:
