@@ -20,11 +20,11 @@ class NoAnswer(ConnectionError):
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """What the server said; the names of headers are in lower case."""
+    """What the server said; the names of headers are in lower case. A body that went into the caller's memory is a view of that."""
 
     status: int
     headers: dict[str, str]
-    body: bytes
+    body: bytes | memoryview
 
 
 class AnswerReader:
@@ -34,13 +34,25 @@ class AnswerReader:
     ----------
     receive : callable
         Returns what has come; no bytes at the end of the connection.
+    receive_into : callable
+        Fills the beginning of a buffer with what has come; returns the number of bytes, 0 at the end of the connection.
     moved : callable
         Called whenever something has come.
+    into : memoryview, optional
+        Memory for the body of an answer with a range (status 206), where it fits in.
     """
 
-    def __init__(self, receive: Callable[[], Awaitable[bytes]], moved: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes]],
+        receive_into: Callable[[memoryview], Awaitable[int]],
+        moved: Callable[[], None],
+        into: memoryview | None = None,
+    ) -> None:
         self._receive = receive
+        self._receive_into = receive_into
         self._moved = moved
+        self._into = into
         self._held = bytearray()
         self._began = False
         self._head: tuple[int, dict[str, str]] | None = None
@@ -92,7 +104,7 @@ class AnswerReader:
         pairs = (line.partition(":") for line in lines)
         return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
-    async def _read_body(self, status: int, headers: dict[str, str]) -> tuple[bytes, bool]:
+    async def _read_body(self, status: int, headers: dict[str, str]) -> tuple[bytes | memoryview, bool]:
         """Return the body, and whether the end of the connection is its end."""
         if status in (204, 304):
             return b"", False
@@ -105,7 +117,10 @@ class AnswerReader:
                 pass  # What stands behind the last piece is of no use here.
             return b"".join(pieces), False
         if "content-length" in headers:
-            return await self._exactly(int(headers["content-length"])), False
+            size_bytes = int(headers["content-length"])
+            if self._into is not None and status == 206 and size_bytes <= len(self._into):
+                return await self._fill(self._into[:size_bytes]), False
+            return await self._exactly(size_bytes), False
         while await self._more():
             pass
         content = bytes(self._held)
@@ -120,6 +135,19 @@ class AnswerReader:
         text = bytes(self._held[:found])
         del self._held[: found + len(end)]
         return text
+
+    async def _fill(self, view: memoryview) -> memoryview:
+        """Read straight into `view`."""
+        done = min(len(self._held), len(view))
+        view[:done] = self._held[:done]
+        del self._held[:done]
+        while done < len(view):
+            count = await self._receive_into(view[done:])
+            if not count:
+                raise ConnectionError("the connection ended within an answer")
+            self._moved()
+            done += count
+        return view
 
     async def _exactly(self, size_bytes: int) -> bytes:
         while len(self._held) < size_bytes:

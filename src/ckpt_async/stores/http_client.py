@@ -57,6 +57,8 @@ class _Line(Protocol):
 
     async def receive(self) -> bytes: ...
 
+    async def receive_into(self, view: memoryview) -> int: ...
+
     def speaks(self) -> bool:
         """Whether the server has sent something that was not read yet, or has ended the connection."""
 
@@ -105,6 +107,9 @@ class _PlainLine:
     async def receive(self) -> bytes:
         return await self._loop.sock_recv(self._socket, RECEIVE_BYTES)
 
+    async def receive_into(self, view: memoryview) -> int:
+        return await self._loop.sock_recv_into(self._socket, view)
+
     def speaks(self) -> bool:
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -135,6 +140,11 @@ class _TlsLine:
     async def receive(self) -> bytes:
         return await self._reader.read(RECEIVE_BYTES)
 
+    async def receive_into(self, view: memoryview) -> int:
+        data = await self._reader.read(min(len(view), RECEIVE_BYTES))
+        view[: len(data)] = data
+        return len(data)
+
     def speaks(self) -> bool:
         return self._reader.at_eof() or self._writer.is_closing()
 
@@ -163,7 +173,9 @@ class HttpClient:
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[_Line] = []
 
-    async def exchange(self, head: Sequence[str], body: Sequence[Chunk], size_bytes: int, how: Sending) -> HttpAnswer:
+    async def exchange(
+        self, head: Sequence[str], body: Sequence[Chunk], size_bytes: int, how: Sending, into: memoryview | None = None
+    ) -> HttpAnswer:
         """Send one request and return its answer, whatever its status is.
 
         Parameters
@@ -176,6 +188,8 @@ class HttpClient:
             Of the body.
         how : Sending
             At which pace, and who is told.
+        into : memoryview, optional
+            Memory for the body of an answer with a range; undefined after a failure.
 
         Raises
         ------
@@ -189,7 +203,7 @@ class HttpClient:
             kept = self._take()
             line = kept if kept is not None else await self._connect()
             try:
-                answer, reusable = await _exchange(line, text, body, size_bytes, asks, how)
+                answer, reusable = await _exchange(line, text, body, size_bytes, asks, how, into)
             except NoAnswer:
                 line.close()
                 if kept is None:
@@ -244,10 +258,10 @@ class HttpClient:
 
 
 async def _exchange(
-    line: _Line, head: bytes, body: Sequence[Chunk], size_bytes: int, asks: bool, how: Sending
+    line: _Line, head: bytes, body: Sequence[Chunk], size_bytes: int, asks: bool, how: Sending, into: memoryview | None
 ) -> tuple[HttpAnswer, bool]:
     """Return the answer, and whether the connection can be used again."""
-    reader = AnswerReader(line.receive, how.moved)
+    reader = AnswerReader(line.receive, line.receive_into, how.moved, into)
     whole = True
     try:
         if size_bytes <= JOIN_BYTES:

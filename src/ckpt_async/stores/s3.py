@@ -114,13 +114,29 @@ class S3Store(Store):
                 raise StoreObjectMissing("read an object", on=self._on(key))
             return b""
         extra: dict[str, Any] = {} if if_match is None else {"IfMatch": if_match}
-        ranged = offset > 0 or size_bytes is not None
-        if ranged:
+        if offset > 0 or size_bytes is not None:
             extra["Range"] = f"bytes={offset}-" if size_bytes is None else f"bytes={offset}-{offset + size_bytes - 1}"
 
-        async def read(way: Way) -> bytes:
+        return bytes(await self._get(key, extra, offset, size_bytes, None))
+
+    async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        if not buffer:
+            return await super().get_into(key, buffer, offset=offset)
+        check_key(key)
+        content = await self._get(key, {"Range": f"bytes={offset}-{offset + len(buffer) - 1}"}, offset, len(buffer), buffer)
+        if isinstance(content, bytes):
+            buffer[: len(content)] = content
+        return len(content)
+
+    async def _get(
+        self, key: str, extra: dict[str, Any], offset: int, size_bytes: int | None, into: memoryview | None
+    ) -> bytes | memoryview:
+        """Read an object, or a range of it: into memory of the caller's, where that is given and the way allows it."""
+
+        async def read(way: Way) -> bytes | memoryview:
+            content: bytes | memoryview
             if way.direct is not None and way.keys is not None:
-                found = await way.direct.send("get_object", self._base + key, extra, (), 0, way.keys, way.how)
+                found = await way.direct.send("get_object", self._base + key, extra, (), 0, way.keys, way.how, into)
                 content, whole = found.body, "content-range" not in found.headers
             else:
                 answer = await way.client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
@@ -128,7 +144,7 @@ class S3Store(Store):
                 if len(content) != answer["ContentLength"]:
                     cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
                     raise StoreUnavailable("read an object", on=self._on(key), cause=cause)
-            if ranged and whole:
+            if "Range" in extra and whole:
                 # A server without ranges sends the whole.
                 return content[offset : None if size_bytes is None else offset + size_bytes]
             return content

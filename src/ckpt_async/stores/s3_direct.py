@@ -139,9 +139,17 @@ class DirectPath:
         await self._http.close()
 
     async def send(
-        self, operation: str, key: str, params: Mapping[str, Any], body: Sequence[Chunk], size_bytes: int, keys: Keys, how: Sending
+        self,
+        operation: str,
+        key: str,
+        params: Mapping[str, Any],
+        body: Sequence[Chunk],
+        size_bytes: int,
+        keys: Keys,
+        how: Sending,
+        into: memoryview | None = None,
     ) -> HttpAnswer:
-        """Send one request; its parameters have the names that botocore gives them.
+        """Send one request; its parameters have the names that botocore gives them. A range is read into `into`, if that is given.
 
         Raises
         ------
@@ -157,14 +165,14 @@ class DirectPath:
         self._signer.sign(method, path, query, headers, keys)
         target = f"{path}?{query}" if query else path
         head = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "User-Agent: ckpt-async"]
-        answer = await self._http.exchange(head, body, size_bytes, how)
+        answer = await self._http.exchange(head, body, size_bytes, how, into)
         if not 200 <= answer.status < 300:
             raise _refusal(operation, answer)
         return answer
 
 
 def _refusal(operation: str, answer: HttpAnswer) -> ClientError:
-    found = {name.decode(): text.decode(errors="replace") for name, text in _ERROR.findall(answer.body)}
+    found = {name.decode(): text.decode(errors="replace") for name, text in _ERROR.findall(bytes(answer.body))}
     error = {"Code": found.get("Code", str(answer.status)), "Message": found.get("Message", "")}
     about = {"HTTPStatusCode": answer.status, "HTTPHeaders": answer.headers}
     return ClientError({"Error": error, "ResponseMetadata": about}, operation)
