@@ -21,7 +21,7 @@ from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
 from ckpt_async.spool.keeping import has_links, keep_left_links
-from ckpt_async.spool.kept import end_keeping
+from ckpt_async.spool.kept import drop_all_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.torn import keep_links
@@ -267,7 +267,7 @@ class Checkpointer:
                     strict=strict,
                 )
             for folder in older_attempts(self._spool.folder):
-                end_keeping(Spool(folder))
+                drop_all_kept(Spool(folder))
             return restored
         except CheckpointError:
             raise  # Some are OSErrors too.

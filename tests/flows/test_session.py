@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from ckpt_async import (
+    CheckpointDamaged,
     CheckpointReference,
     InvalidArgument,
     Settings,
@@ -52,11 +54,12 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
 
 
-def open_session(tmp_path: Path, flow: Any, **values: object) -> TaskSession:
+def open_session(tmp_path: Path, flow: Any, *, attempt: int = 0, last_attempt: bool = True, **values: object) -> TaskSession:
     attributes = read_attributes({"worker": "thread", "temp_dir_root": str(tmp_path / "tmp"), **values})
     scratch = scratch_root(attributes.settings.spool_dir, attributes.temp_dir_root)
     place = TaskPlace(StoreAddress(str(tmp_path / "store")), scratch)
-    return TaskSession(flow, IDENTITY, place, attributes, with_card=False, last_attempt=True)
+    identity = dataclasses.replace(IDENTITY, attempt=attempt)
+    return TaskSession(flow, identity, place, attributes, with_card=False, last_attempt=last_attempt)
 
 
 def save_once(session: TaskSession) -> CheckpointReference:
@@ -100,6 +103,40 @@ def test_a_failure_to_close_fails_a_step_that_ended_well(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         session.run(lambda: save_once(session), (), {})
     assert len(flow._task_checkpoints) == 1
+
+
+def test_what_is_kept_stays_for_a_retry_and_not_after_the_last_attempt(tmp_path: Path) -> None:
+    def fail(session: TaskSession) -> None:
+        def step() -> None:
+            save_once(session)
+            raise ValueError("of the step")
+
+        with pytest.raises(ValueError, match="of the step"):
+            session.run(step, (), {})
+
+    def kept() -> list[Path]:
+        return sorted(tmp_path.rglob("kept/*/entry.json"))
+
+    fail(open_session(tmp_path, SimpleNamespace(), last_attempt=False, keep_local=1))
+    assert len(kept()) == 1
+    # What it was, not where it came from: the store has lost it.
+    shutil.rmtree(next((tmp_path / "store").rglob("artifacts")))
+    retried = open_session(tmp_path, SimpleNamespace(), attempt=1, keep_local=1)
+    assert Path(retried.current.directory, "file").read_text() == "x"
+    fail(retried)
+    assert not kept() and not list(tmp_path.rglob("spool.json"))
+
+
+def test_a_strict_session_begins_with_no_older_checkpoint(tmp_path: Path) -> None:
+    session = open_session(tmp_path, SimpleNamespace())
+    session.run(lambda: (save_once(session), save_once(session)), (), {})
+    for newest in (tmp_path / "store").rglob("*.mfchckpt.1/file"):
+        newest.unlink()
+    with pytest.raises(CheckpointDamaged, match="'file'"):
+        open_session(tmp_path, SimpleNamespace(), attempt=1, strict="True")
+    lenient = open_session(tmp_path, SimpleNamespace(), attempt=2)
+    assert lenient.loaded is not None and lenient.loaded.version_id == 0
+    lenient.end_unused(None)
 
 
 def test_an_unused_session_ends_without_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

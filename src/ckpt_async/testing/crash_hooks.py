@@ -77,7 +77,8 @@ class Hooks:
                 self._on_descriptor(name, _GROW)
         for name in ("ftruncate", "fchmod"):
             self._on_descriptor(name, _CHANGE)
-        self._on_descriptor("pread", _READ)
+        for name in ("pread", "preadv"):
+            self._on_descriptor(name, _READ)
         for name, data in (("write", 1), ("pwrite", 1), ("sendfile", 3)):
             if hasattr(os, name):
                 self._replace(name, self._filling(getattr(os, name), name, data))

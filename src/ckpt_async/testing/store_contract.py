@@ -74,10 +74,17 @@ class StoreContract:
             assert await store.get("k", offset=10) == b""
             assert await store.get("k", offset=99, size_bytes=1) == b""
             assert await store.get("k", offset=2, size_bytes=0) == b""
+            buffer = memoryview(bytearray(6))
+            for offset, expected in ((0, b"012345"), (3, b"345678"), (7, b"789"), (10, b""), (99, b"")):
+                found = await store.get_into("k", buffer, offset=offset)
+                assert bytes(buffer[:found]) == expected
+            assert await store.get_into("k", buffer[:0], offset=2) == 0
             with pytest.raises(StoreObjectMissing):
                 await store.get("none", offset=2, size_bytes=0)
             with pytest.raises(StoreObjectMissing):
                 await store.get("none", offset=2, size_bytes=5)
+            with pytest.raises(StoreObjectMissing):
+                await store.get_into("none", buffer, offset=2)
 
     async def test_what_is_missing(self, make_store: MakeStore) -> None:
         async with make_store() as store:
