@@ -31,7 +31,7 @@ ZEROS = memoryview(bytes(256 * 1024))
 #: What goes through at once after a pause of a limited line.
 BURST_S = 0.02
 START_TIMEOUT_S = 20.0
-STATS_PATH = "/-stats"
+STATS_PATH, LINE_PATH = "/-stats", "/-line"
 
 # What the next bytes of a connection are.
 HEAD, FIXED, CHUNK_SIZE, CHUNK, TRAILER = range(5)
@@ -159,15 +159,23 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self) -> None:
         request, self._request, self._state = self._request, None, HEAD
         assert request is not None
-        if request.path == STATS_PATH:
-            times = os.times()
-            answer = Answer(200, json.dumps({**self._objects.counted, "cpu_s": times.user + times.system}).encode())
-        else:
-            answer = self._objects.answer(request)
+        if request.path in (STATS_PATH, LINE_PATH):
+            self._transport.write(self._answer_owner(request).encode(with_body=True))
+            return
+        answer = self._objects.answer(request)
         if self._line.latency_s or answer.zeros_bytes:
             self._sending = asyncio.get_running_loop().create_task(self._send_later(request, answer))
         else:
             self._transport.write(answer.encode(with_body=request.method != "HEAD"))
+
+    def _answer_owner(self, request: Request) -> Answer:
+        """What is no part of S3: how it was used, and another line for what comes."""
+        if request.path == LINE_PATH:
+            rate = request.query.get("bytes_per_s")
+            self._line.latency_s = float(request.query["latency_s"])
+            self._line.bytes_per_s = float(rate) if rate else None
+        times = os.times()
+        return Answer(200, json.dumps({**self._objects.counted, "cpu_s": times.user + times.system}).encode())
 
     async def _send_later(self, request: Request, answer: Answer) -> None:
         """Answer after a while, or with more than fits into the socket at once; the next request waits."""
@@ -234,8 +242,15 @@ class Sink:
             self._process.communicate()
 
     def stats(self) -> dict[str, float]:
-        """What it has seen so far: requests by kind, bytes taken in, and its own CPU seconds (``cpu_s``)."""
-        with urllib.request.urlopen(self.endpoint_url + STATS_PATH, timeout=START_TIMEOUT_S) as answer:
+        """What it has seen so far: requests by kind, bytes taken in (``body_bytes``), and its own CPU seconds (``cpu_s``)."""
+        return self._ask(STATS_PATH)
+
+    def set_line(self, *, latency_s: float = 0.0, bytes_per_s: float | None = None) -> None:
+        """Change the line from now on."""
+        self._ask(f"{LINE_PATH}?latency_s={latency_s}" + (f"&bytes_per_s={bytes_per_s}" if bytes_per_s else ""))
+
+    def _ask(self, path: str) -> dict[str, float]:
+        with urllib.request.urlopen(self.endpoint_url + path, timeout=START_TIMEOUT_S) as answer:
             found: dict[str, float] = json.load(answer)
             return found
 
