@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py --line-mb-per-s 200
 
-Trains a model in PyTorch and saves it now and then: `torch.save` into the same file, then `save()`. The GPU stands still from the end
-of the last step before it until the next one begins. Says so and ends where there is no GPU; `--device cpu` tries the code.
+Trains a model in PyTorch and saves it now and then: `torch.save` into the same file, then `save()`. The GPU stands still from the
+end of the last step before it until the next one begins. Says so and ends where there is no GPU; `--device cpu` tries the code.
 """
 
 from __future__ import annotations
