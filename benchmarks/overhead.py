@@ -38,10 +38,6 @@ QUANTITIES = (
     Quantity("added_s", "more than without, ms", 1e-3, 0, with_ratio=False),
     Quantity("cpu_s", "CPU, s"),
 )
-    Quantity("seconds", "whole run, s"),
-    Quantity("added_s", "more than without, ms", 1e-3, 0, with_ratio=False),
-    Quantity("cpu_s", "CPU, s"),
-)
 
 
 def children_cpu_s() -> float:

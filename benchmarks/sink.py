@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sink_objects import Answer, Objects, Request
+from sink_messages import Answer, Request
+from sink_objects import Objects
 
 HOST = "127.0.0.1"
 BUFFER_BYTES = 256 * 1024
