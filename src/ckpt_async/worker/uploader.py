@@ -18,7 +18,7 @@ from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.plan import SourceFile
 from ckpt_async.transfer.upload import UploadJob, upload
-from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged
+from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
 
 __all__ = ["Uploader", "choose_entry"]
@@ -108,9 +108,10 @@ class Uploader:
         self._wake.set()
 
     @property
-    def last_failure(self) -> CheckpointError | None:
-        """The failure of the newest entry that failed, if one did."""
-        return self._failed[max(self._failed)] if self._failed else None
+    def failure_to_tell(self) -> CheckpointError | None:
+        """The failure of the newest entry that the store refused; where it refused none, that of the newest that failed."""
+        refused = [name for name, error in self._failed.items() if isinstance(error, StoreError)]
+        return self._failed[max(refused or self._failed)] if self._failed else None
 
     def remove_lost(self) -> None:
         """Remove the entries of which linked files were overwritten: nobody can store them any more."""
