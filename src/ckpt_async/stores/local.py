@@ -14,6 +14,7 @@ from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTrait
 from ckpt_async.stores.local_errors import translate_os_error
 from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
 from ckpt_async.stores.local_uploads import LocalUploads, write_body
+from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed
 
 __all__ = ["LocalStore"]
@@ -36,12 +37,15 @@ class LocalStore(Store):
         The folder. It must exist when the store is used; it is never made.
     url : str, optional
         The address as users see it; the root if left out.
+    pace : Pace
+        For what is written; a body is written in one go.
     """
 
-    def __init__(self, root: str, url: str | None = None) -> None:
+    def __init__(self, root: str, url: str | None = None, pace: Pace = UNPACED) -> None:
         self._root = os.path.abspath(root)
         self._files = LocalFiles(self._root)
         self._uploads = LocalUploads(self._files)
+        self._pace = pace
         self._threads: anyio.CapacityLimiter | None = None
         self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000)
 
@@ -77,6 +81,7 @@ class LocalStore(Store):
             finally:
                 os.close(descriptor)
 
+        await self._pace.take(body.size_bytes)
         return await self._run("store an object", key, store)
 
     async def settle(self, keys: Sequence[str]) -> None:
@@ -138,6 +143,7 @@ class LocalStore(Store):
         return await self._run("begin an upload", key, lambda: self._uploads.begin(key))
 
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        await self._pace.take(body.size_bytes)
         return await self._run("store a part", key, lambda: self._uploads.put_part(key, upload_id, number, offset, body))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:

@@ -10,11 +10,12 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.disk.digests import format_digest
-from ckpt_async.stores.contract import ObjectInfo, Part, Store
-from ckpt_async.transfer.budget import ByteBudget
+from ckpt_async.stores.budget import Budget
+from ckpt_async.stores.contract import ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
-from ckpt_async.transfer.notes import NoteLog, UploadNotes
+from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_bytes_for
+from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import ReadPart, digest_of_pieces, read_part
 from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
@@ -74,14 +75,21 @@ class _Sender:
     """One running upload."""
 
     def __init__(
-        self, store: Store, job: UploadJob, plan: UploadPlan, notes: UploadNotes, on_progress: Callable[[int], None]
+        self,
+        store: Store,
+        job: UploadJob,
+        plan: UploadPlan,
+        notes: UploadNotes,
+        speed: LineSpeed,
+        on_progress: Callable[[int], None],
     ) -> None:
         self._store = store
         self._job = job
         self._plan = plan
         self._notes = notes
         self._on_progress = on_progress
-        self._budget = ByteBudget(BUDGET_BYTES)
+        self._speed = speed
+        self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
@@ -165,6 +173,8 @@ class _Sender:
             sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
             self._notes.sent(index, sent, read.pieces)
         self.sent_bytes += part.size_bytes
+        self._speed.acknowledged(part.size_bytes)
+        self._budget.limit = window_bytes_for(self._speed.bytes_per_s, BUDGET_BYTES)
         self._on_progress(self._notes.noted_bytes)
 
     async def _begin(self, index: int, planned: PlannedObject) -> str:
@@ -172,7 +182,7 @@ class _Sender:
             known = self._notes.upload_ids.get(index)
             if known is None:
                 known = await self._store.begin_multipart(planned.key)
-                self._notes.began(index, known)
+                self._notes.began(index, known, planned.key)
             return known
 
     async def _join(self, index: int, planned: PlannedObject) -> None:
@@ -189,7 +199,13 @@ class _Sender:
 
 
 async def upload(
-    store: Store, job: UploadJob, log: NoteLog, *, on_progress: Callable[[int], None], on_plan: Callable[[int], None]
+    store: Store,
+    job: UploadJob,
+    log: NoteLog,
+    *,
+    on_progress: Callable[[int], None],
+    on_plan: Callable[[int], None],
+    speed: LineSpeed | None = None,
 ) -> UploadResult:
     """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
 
@@ -203,6 +219,8 @@ async def upload(
         Called with the bytes that the store has so far.
     on_plan : callable
         Called once with the bytes that it will have in the end.
+    speed : LineSpeed, optional
+        What earlier uploads have learnt about the line, and this one goes on with.
 
     Raises
     ------
@@ -211,12 +229,14 @@ async def upload(
     SpoolDamaged
         The frozen files are not what they were.
     """
-    plan = await anyio.to_thread.run_sync(make_plan, job.record, job.files, job.directories, store.traits)
+    speed = speed or LineSpeed()
+    plan = await anyio.to_thread.run_sync(_plan, job, log, store.traits, speed)
     on_plan(plan.total_bytes)
     sent_bytes = 0
     for last_try in (False, True):
         notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
-        sender = _Sender(store, job, plan, notes, on_progress)
+        sender = _Sender(store, job, plan, notes, speed, on_progress)
+        speed.begin()
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
@@ -234,6 +254,12 @@ async def upload(
     # In a thread: the digests of 50,000 files take their time.
     manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
     return UploadResult(manifest, sent_bytes + sender.sent_bytes)
+
+
+def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed) -> UploadPlan:
+    """What an earlier worker has begun goes on with parts of the same size, whatever the line gives now."""
+    part_bytes = noted_part_bytes(log.read(), traits.url) or part_bytes_for(speed.bytes_per_s)
+    return make_plan(job.record, job.files, job.directories, traits, part_bytes)
 
 
 def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
