@@ -5,6 +5,7 @@ of it. Every claim that the engine makes meanwhile is written down, and checked 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -12,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ckpt_async.assembly import open_checkpointer, open_reader
@@ -97,6 +97,7 @@ class Place:
 DYING_KEY = keys.data_key(Place("", StoreAddress("")).identity(0), "model", 1)
 
 
+@functools.lru_cache(maxsize=32)
 def content_of(number: int) -> dict[str, bytes]:
     """Return the files of a save: small ones, which are packed, and one of several parts. Lengths change from save to save."""
     chosen = random.Random(number)  # noqa: S311 - the same files each time
@@ -178,7 +179,7 @@ def run_task(place: Place, worker: str, flush_timeout_s: float, journal: Journal
     references: list[CheckpointReference] = []
     for number in range(first, first + SAVES):
         write_content(place.data, number)
-        reference = tried(f"save {number}", partial(save, opened, place, number), flush_timeout_s)
+        reference = tried(f"save {number}", functools.partial(save, opened, place, number), flush_timeout_s)
         if reference is not None:
             journal.note("saved", number=number, version=reference["version_id"], key=reference["key"])
             references.append(reference)
