@@ -13,7 +13,7 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.transfer.download import check_target, hand_over
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
@@ -41,7 +41,7 @@ def resume(
     Raises
     ------
     CheckpointDamaged
-        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision.
+        The store has checkpoints, and none of them can be loaded: training from zero must be the user's decision.
     """
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
@@ -70,12 +70,12 @@ def _load_newest(
     stored: Iterator[CheckpointRecord], left: list[LeftSave], reader: Reader, target: str, say: Callable[[str], None]
 ) -> CheckpointRecord | None:
     """Try what the store has and what the spools hold, newest first, until one is good."""
-    damages: list[CheckpointError] = []
+    damages: list[CheckpointDamaged] = []
     try:
         for record in stored:
             newer = [one for one in left if _is_newer(one, record)]
             left = left[len(newer) :]
-            if (restored := _from_spool(newer, target, say, damages)) is not None:
+            if (restored := _from_spool(newer, target, say)) is not None:
                 return restored
             try:
                 reader.load_record(record, target)
@@ -85,12 +85,12 @@ def _load_newest(
                 damages.append(damage)
     except StoreError as trouble:
         # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
-        restored = _from_spool(left, target, say, damages)
+        restored = _from_spool(left, target, say)
         if restored is None:
             raise
         say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
         return restored
-    restored = _from_spool(left, target, say, damages)
+    restored = _from_spool(left, target, say)
     if restored is None and damages:
         raise damages[0]
     return restored
@@ -135,10 +135,11 @@ def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable
             yield record
 
 
-def _from_spool(
-    left: list[LeftSave], target: str, say: Callable[[str], None], damages: list[CheckpointError]
-) -> CheckpointRecord | None:
+def _from_spool(left: list[LeftSave], target: str, say: Callable[[str], None]) -> CheckpointRecord | None:
     """Load the newest of these that is whole.
+
+    One that is damaged is no reason to fail: it was never in the store, and a power failure leaves such. To fail would stop every
+    retry until somebody removes the spool by hand.
 
     Raises
     ------
@@ -154,7 +155,6 @@ def _from_spool(
             hand_over(partial.path, target)
         except SpoolDamaged as damage:
             say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
-            damages.append(damage)
             continue
         finally:
             partial.remove()
