@@ -22,7 +22,7 @@ from ckpt_async.words.events import Wake
 from ckpt_async.words.settings import Settings, StoreAddress
 from ckpt_async.worker.thread import ThreadWorker
 from tests.engine.desk import write_tree
-from tests.spool.parts import save
+from tests.spool.parts import content, save
 from tests.transfer.parts import job_of
 
 
@@ -74,24 +74,29 @@ def test_a_number_is_given_once_where_the_counter_was_cut_off(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("refused", "read"), [(1, True), (9, False)])
-def test_a_description_that_the_disk_refuses_once_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int, read: bool
+@pytest.mark.parametrize("name", ["entry.json", "pack"])
+def test_what_the_disk_refuses_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refused: int, read: bool
 ) -> None:
     spool = Spool.create(str(tmp_path / "spool"), SpoolHeader(StoreAddress("unused"), Settings(), 0, 1))
     entry = save(spool, write_tree(tmp_path / "data", {"step": b"1"}))
-    true_open, refusals = open, iter(range(refused))
+    refusals = iter(range(refused))
 
-    def refuse(path: Any, *more: Any) -> Any:
-        if str(path).endswith("entry.json") and next(refusals, None) is not None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return true_open(path, *more)
+    def refusing(original: Any) -> Any:
+        def act(path: Any, *more: Any, **named: Any) -> Any:
+            if str(path).endswith(name) and next(refusals, None) is not None:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return original(path, *more, **named)
 
-    monkeypatch.setattr("builtins.open", refuse)
+        return act
+
+    monkeypatch.setattr("builtins.open", refusing(open))
+    monkeypatch.setattr(os, "open", refusing(os.open))
     if read:
-        assert spool.read(entry).id == entry
+        assert content(spool, entry, tmp_path / "target") == {"step": b"1"}
     else:
         with pytest.raises(SpoolDamaged, match="Input/output"):
-            spool.read(entry)
+            content(spool, entry, tmp_path / "target")
 
 
 @pytest.mark.anyio

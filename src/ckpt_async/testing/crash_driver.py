@@ -106,15 +106,14 @@ def _be_sidecar(text: str, arguments: list[str]) -> int:
 
 def _be_recovery(request: dict[str, Any], _nursery: Nursery) -> None:
     journal = prepare(json.dumps({**request, "plan": "", "quiet": True}), "", lambda: 0)
-    journal.note(
-        "result",
-        violations=recover(
-            _place(request),
-            journal,
-            attempt=request["attempt"],
-            may_tear=Plan.from_json(request["plan"]).action == "kill-worker" if request["plan"] else False,
-        ),
-    )
+    violations = recover(_place(request), journal, attempt=request["attempt"], may_tear=_may_tear(request))
+    journal.note("result", violations=violations)
+
+
+def _may_tear(request: dict[str, Any]) -> bool:
+    """Whether a sidecar was killed that guarded links: all runs in which the retry is what goes wrong begin with that."""
+    actions = [Plan.from_json(request[plan]).action for plan in ("plan", "retry_plan") if request.get(plan)]
+    return request["worker"] == "process" and any(action in ("kill-worker", "kill-both") for action in actions)
 
 
 @dataclass(frozen=True)
