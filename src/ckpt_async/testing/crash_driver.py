@@ -40,7 +40,7 @@ __all__ = ["main", "prepare"]
 SHORT_TIMEOUT_S = 1.0
 
 #: No child may take longer than this.
-CHILD_TIMEOUT_S = 90.0
+CHILD_TIMEOUT_S = 240.0
 
 #: What the engine imports when it needs it.
 IMPORTED_LATE = ("ckpt_async.hosting", "ckpt_async.stores.local")

@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 #: How long the flush of a run may take where nothing lasting goes wrong.
-FLUSH_TIMEOUT_S = 20.0
+FLUSH_TIMEOUT_S = 60.0
 
 #: How much longer than its deadline a wait may take on a busy machine.
-GRACE_S = 5.0
+GRACE_S = 10.0
 
 #: Of each attempt.
 SAVES = 3
