@@ -114,9 +114,11 @@ class Scene:
         with self.disk.guard:
             # First who is durable: one that becomes so meanwhile is not yet asked for.
             durable = {one.record.metadata["number"]: one["key"] for one in list(self.references) if one.durable}
+            left = self.disk.strictly(), self.disk.with_all_names()
+            # Last: what leaves the spool meanwhile has been stored before.
             store = self.folder / "stores" / str(len(self.cuts))
             shutil.copytree(self.folder / "store", store, ignore=shutil.ignore_patterns(".ckpt-async-tmp"))
-            self.cuts.append(Cut((self.disk.strictly(), self.disk.with_all_names()), store, durable))
+            self.cuts.append(Cut(left, store, durable))
 
     def run(self, worker: str, durability: str) -> None:
         """Save while the store is away; let it come back; flush; end."""
