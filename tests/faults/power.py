@@ -26,6 +26,7 @@ class Node:
 
     is_folder: bool
     content: bytes = field(default=b"", repr=False)
+    mtime_ns: int = 0
     names: dict[str, Node] = field(default_factory=dict, repr=False)
     #: The folder whose sync wrote the name down last: a folder that was renamed is in one place only.
     home: Node | None = field(default=None, repr=False)
@@ -39,6 +40,7 @@ def write_down(node: Node, target: Path) -> None:
             write_down(child, target / name)
         else:
             (target / name).write_bytes(child.content)
+            os.utime(target / name, ns=(child.mtime_ns, child.mtime_ns))
 
 
 class Watch(Protocol):
@@ -127,7 +129,7 @@ class Disk:
                 for child in node.names.values():
                     child.home = node
             else:
-                node.content = Path(place).read_bytes()
+                node.content, node.mtime_ns = Path(place).read_bytes(), os.stat(place).st_mtime_ns
         self._on_sync()
 
     def strictly(self) -> Node:
@@ -145,16 +147,16 @@ class Disk:
 
     def _copy(self, top: Node, names_of: Callable[[Node], dict[str, Node]]) -> Node:
         copies: dict[Node, Node] = {}
-        written = {}
+        shared: dict[Node, Node] = {}
         for path in self._training.rglob("*"):
             found = path.stat()
-            written[found.st_dev, found.st_ino] = path
-        shared = {id(self._nodes[key]): path for key, path in written.items() if key in self._nodes}
+            if stat.S_ISREG(found.st_mode) and (known := self._nodes.get((found.st_dev, found.st_ino))) is not None:
+                shared[known] = Node(False, path.read_bytes(), found.st_mtime_ns)
 
         def copy(one: Node) -> Node:
             if one not in copies:
-                content = shared[id(one)].read_bytes() if id(one) in shared and not one.is_folder else one.content
-                copies[one] = Node(one.is_folder, content)
+                now = shared.get(one, one)
+                copies[one] = Node(one.is_folder, now.content, now.mtime_ns)
                 copies[one].names = {name: copy(child) for name, child in names_of(one).items()} if one.is_folder else {}
             return copies[one]
 
