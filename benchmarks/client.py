@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ENDPOINT, BUCKET = os.environ["BENCH_ENDPOINT_URL"], os.environ["BENCH_BUCKET"]
+ENDPOINT, BUCKET = os.environ.get("BENCH_ENDPOINT_URL", ""), os.environ.get("BENCH_BUCKET", "")
 #: What our own download asks for at once; obstore has no manager of downloads, so it gets the same.
 RANGE_BYTES = 8 * 1024 * 1024
 AT_ONCE = 16

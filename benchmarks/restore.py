@@ -125,9 +125,8 @@ def measure_lists(options: argparse.Namespace, peer: str | None, scratch: Path) 
             measured["requests"] = sum(after[kind] - before.get(kind, 0) for kind in after if kind not in ("cpu_s", "body_bytes"))
             name = f"list {options.listed}, {LATENCY_S * 1000:.0f} ms"
             measurements.append({"case": name, "variant": client, "repeat": repeat, **measured})
-            say(
-                f"{name:15} {client:20} {measured['seconds']:7.2f} s, CPU {measured['cpu_s']:6.2f} s, {measured['requests']:.0f} requests"
-            )
+            spent = f"CPU {measured['cpu_s']:6.2f} s, {measured['requests']:.0f} requests"
+            say(f"{name:15} {client:20} {measured['seconds']:7.2f} s, {spent}")
     return measurements
 
 

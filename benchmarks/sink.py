@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sink_objects import Answer, Objects, Request
+from sink_messages import Answer, Request
+from sink_objects import Objects
 
 HOST = "127.0.0.1"
 BUFFER_BYTES = 256 * 1024
@@ -206,6 +207,8 @@ class Sink:
         How long each answer takes.
     bytes_per_s : float, optional
         What all connections take and give together; None: as fast as it goes.
+    niceness : int
+        How far it stands back behind others for the processor: a real server would be on another machine.
 
     Attributes
     ----------
@@ -214,10 +217,15 @@ class Sink:
     """
 
     def __init__(
-        self, *, keep_below_bytes: int = KEEP_BELOW_BYTES, latency_s: float = 0.0, bytes_per_s: float | None = None
+        self,
+        *,
+        keep_below_bytes: int = KEEP_BELOW_BYTES,
+        latency_s: float = 0.0,
+        bytes_per_s: float | None = None,
+        niceness: int = 0,
     ) -> None:
         self._command = [sys.executable, str(Path(__file__).resolve()), "--keep-below", str(keep_below_bytes)]
-        self._command += ["--latency-s", str(latency_s)]
+        self._command += ["--latency-s", str(latency_s), "--nice", str(niceness)]
         if bytes_per_s is not None:
             self._command += ["--bytes-per-s", str(bytes_per_s)]
         self._process: subprocess.Popen[str] | None = None
@@ -273,7 +281,9 @@ def main() -> None:
     parser.add_argument("--keep-below", type=int, default=KEEP_BELOW_BYTES, metavar="BYTES", help="keep bodies below this size")
     parser.add_argument("--latency-s", type=float, default=0.0, help="how long each answer takes")
     parser.add_argument("--bytes-per-s", type=float, default=None, help="the rate of all connections together")
+    parser.add_argument("--nice", type=int, default=0, help="its niceness")
     options = parser.parse_args()
+    os.nice(options.nice)
     asyncio.run(serve(options.port, Objects(options.keep_below), Line(options.latency_s, options.bytes_per_s)))
 
 

@@ -62,7 +62,9 @@ class MemoryStore(Store):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         check_key(key)
         await anyio.lowlevel.checkpoint()
         # From here on nothing is awaited: no other task comes between the look and the write.
@@ -72,6 +74,9 @@ class MemoryStore(Store):
         if if_match is not None and (there is None or there[1].etag != if_match):
             raise StorePreconditionFailed("store an object", on=key, cause="the object there is not the expected one")
         return self._objects.write(key, b"".join(body.chunks))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        return None
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)

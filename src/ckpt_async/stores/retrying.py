@@ -155,8 +155,14 @@ class Retrying(Store):
                 return result
             await self._sleep(wait_s)
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
-        return await self._repeat(lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent))
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
+        return await self._repeat(lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent, durable=durable))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        # Not repeated: a disk that has failed to keep something says so once.
+        await self._store.settle(keys)
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         return await self._repeat(lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -10,15 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 import anyio
 import anyio.to_thread
 
+from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.entry import Entry
-from ckpt_async.spool.part_log import PartLog
+from ckpt_async.spool.part_log import PartLog, read_notes
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import check_links, torn_error
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
+from ckpt_async.transfer.line_speed import LineSpeed
+from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.plan import SourceFile
 from ckpt_async.transfer.upload import UploadJob, upload
-from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged
+from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
 
 __all__ = ["Uploader", "choose_entry"]
@@ -82,6 +86,7 @@ class Uploader:
         self._closing = False
         self._newest_first = False
         self._told_of_store = False
+        self._speed = LineSpeed()
         self._current: tuple[str, anyio.CancelScope] | None = None
 
     def wake(self) -> None:
@@ -108,9 +113,10 @@ class Uploader:
         self._wake.set()
 
     @property
-    def last_failure(self) -> CheckpointError | None:
-        """The failure of the newest entry that failed, if one did."""
-        return self._failed[max(self._failed)] if self._failed else None
+    def failure_to_tell(self) -> CheckpointError | None:
+        """The failure of the newest entry that the store refused; where it refused none, that of the newest that failed."""
+        refused = [name for name, error in self._failed.items() if isinstance(error, StoreError)]
+        return self._failed[max(refused or self._failed)] if self._failed else None
 
     def remove_lost(self) -> None:
         """Remove the entries of which linked files were overwritten: nobody can store them any more."""
@@ -123,6 +129,7 @@ class Uploader:
         await anyio.to_thread.run_sync(self._spool.clean_trash)
         while True:
             self._wake = anyio.Event()
+            await self.end_abandoned()
             entry = choose_entry(self._spool.waiting(), self._failed, newest_first=self._newest_first)
             if entry is not None:
                 await self._handle(entry)
@@ -130,6 +137,20 @@ class Uploader:
                 return
             else:
                 await self._wake.wait()
+
+    async def end_abandoned(self) -> None:
+        """End in the store what was begun there for saves that were given up: it would be kept, and paid for, without end."""
+        for path in abandoned_logs(self._spool.folder):
+            notes = await anyio.to_thread.run_sync(read_notes, path)
+            for key, upload_id in unfinished_uploads(notes, self._store.traits.url):
+                try:
+                    await self._store.abort_multipart(key, upload_id)
+                except StoreError as error:
+                    if error.transient:
+                        return  # Tried again with the next entry.
+                    self._emit(Notice(f"The unfinished upload of a save that was given up stays in the store: {error}"))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     async def _handle(self, name: str) -> None:
         """Upload one entry; turn its failure into an event."""
@@ -172,7 +193,14 @@ class Uploader:
         try:
             await anyio.to_thread.run_sync(check_links, entry, folder)
             try:
-                result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+                result = await upload(
+                    self._store,
+                    _job_of(entry, folder),
+                    log,
+                    on_progress=progress.report,
+                    on_plan=progress.plan,
+                    speed=self._speed,
+                )
             except SpoolDamaged as error:
                 # A guard that comes too late removes the file.
                 raise torn_error(folder, name) or error from error
