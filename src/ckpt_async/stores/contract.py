@@ -20,7 +20,7 @@ from types import TracebackType
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+__all__ = ["Body", "CopySource", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,27 @@ class Part:
 
     number: int
     etag: str
+    size_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class CopySource:
+    """Bytes that the store has already, to be stored once more without being sent.
+
+    Attributes
+    ----------
+    key, etag : str
+        Of the object that holds them; one with another etag is another object.
+    offset, size_bytes : int
+        Where in it they lie.
+    crc32 : int
+        Their sum, as it was when they were sent; a store that computes one compares it.
+    """
+
+    key: str
+    etag: str
+    offset: int
     size_bytes: int
     crc32: int
 
@@ -137,6 +158,20 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        """Store an object with the content of another one, all of which `source` is. Neither depends on the other afterwards.
+
+        Raises
+        ------
+        StoreObjectMissing
+            There is no such object (any more).
+        StorePreconditionFailed
+            It is not the one that `source` names.
+        StoreRejected
+            The store can't copy, or what it made is not what was asked for: then `put` must replace it.
+        """
+
+    @abc.abstractmethod
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         """Read an object, or `size_bytes` from `offset` (shorter where it ends; empty behind its end).
 
@@ -182,6 +217,10 @@ class Store(abc.ABC):
         StoreObjectMissing
             The upload is not known (any more).
         """
+
+    @abc.abstractmethod
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        """Store one part with bytes of another object; else as `put_part`, and it raises what `copy` and `put_part` do."""
 
     @abc.abstractmethod
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
