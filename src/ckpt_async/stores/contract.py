@@ -115,6 +115,8 @@ class StoreTraits:
     conditional_writes : bool
         Whether `put` honours its conditions against other writers. Where it does not, it looks first and then writes, and
         another writer may come in between. A store may learn of that with its first conditional write.
+    far : bool
+        Whether sending bytes to it takes longer than an MD5 over them.
     """
 
     url: str
@@ -122,6 +124,7 @@ class StoreTraits:
     max_part_bytes: int
     max_parts: int
     conditional_writes: bool = True
+    far: bool = True
 
 
 class Store(abc.ABC):

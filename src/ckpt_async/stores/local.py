@@ -43,7 +43,7 @@ class LocalStore(Store):
         self._uploads = LocalUploads(self._files)
         self._copies = LocalCopies(self._files, self._uploads)
         self._threads: anyio.CapacityLimiter | None = None
-        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000)
+        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000, far=False)
 
     @property
     def traits(self) -> StoreTraits:

@@ -36,6 +36,8 @@ class SourceFile:
         Relative to the saved folder.
     local_path, local_offset
         Where its bytes lie.
+    content : str
+        Files with one name here hold the same bytes; empty where nothing is known.
     """
 
     path: str
@@ -44,6 +46,7 @@ class SourceFile:
     mtime_ns: int
     local_path: str
     local_offset: int
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class PlannedObject:
     segments: tuple[Segment, ...]
     parts: tuple[PlannedPart, ...]
     starts: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self.parts[-1].offset + self.parts[-1].size_bytes
 
     def pieces(self, part: PlannedPart) -> list[tuple[Segment, int, int]]:
         """Return the (segment, offset in it, length) triples that make up a part."""

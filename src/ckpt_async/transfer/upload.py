@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,12 +10,13 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.disk.digests import format_digest
-from ckpt_async.stores.contract import ObjectInfo, Part, Store
+from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store
 from ckpt_async.transfer.budget import ByteBudget
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import NoteLog, UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
-from ckpt_async.transfer.reading import digest_of_pieces, read_part
+from ckpt_async.transfer.reading import FilePiece, digest_of_pieces, read_part
+from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
 from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
@@ -50,26 +51,40 @@ class UploadResult:
         With the digests that the sending reads computed.
     sent_bytes : int
         By this call.
+    copied_bytes : int
+        What this call had the store copy instead.
+    stored : tuple of StoredPart
+        For `StoredBefore.remember`, once the checkpoint is committed.
     """
 
     manifest: Manifest
     sent_bytes: int
+    copied_bytes: int
+    stored: tuple[StoredPart, ...]
 
 
 class _Sender:
     """One running upload."""
 
     def __init__(
-        self, store: Store, job: UploadJob, plan: UploadPlan, notes: UploadNotes, on_progress: Callable[[int], None]
+        self,
+        store: Store,
+        job: UploadJob,
+        plan: UploadPlan,
+        notes: UploadNotes,
+        copying: Copying,
+        on_progress: Callable[[int], None],
     ) -> None:
         self._store = store
         self._job = job
         self._plan = plan
         self._notes = notes
+        self._copying = copying
         self._on_progress = on_progress
         self._budget = ByteBudget(BUDGET_BYTES)
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
+        self.copied_bytes = 0
         #: Whether all parts have been sent.
         self.joining = False
 
@@ -103,21 +118,49 @@ class _Sender:
 
     async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
         for index, planned, part in work:
+            same = self._copying.unread(planned, part)
+            if same is not None:
+                piece = FilePiece(planned.segments[0].file_index, part.offset, part.size_bytes, same.source.crc32)
+                if await self._copy(index, planned, part, same, [piece]):
+                    continue
             async with self._budget.hold(part.size_bytes):
                 await self._send(index, planned, part)
 
     async def _send(self, index: int, planned: PlannedObject, part: PlannedPart) -> None:
         read = await anyio.to_thread.run_sync(read_part, planned, part, self._job.files)
+        same, md5 = await self._copying.read(planned, part, read.body)
+        if same is not None and await self._copy(index, planned, part, same, read.pieces):
+            return
         if len(planned.parts) == 1:
             info = await self._store.put(planned.key, read.body)
             sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
-            self._notes.sent(index, sent, read.pieces, complete=True)
+            self._notes.stored(index, sent, read.pieces, complete=True, md5=md5)
         else:
             upload_id = await self._begin(index, planned)
             sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
-            self._notes.sent(index, sent, read.pieces)
+            self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
         self._on_progress(self._notes.noted_bytes)
+
+    async def _copy(
+        self, index: int, planned: PlannedObject, part: PlannedPart, same: StoredPart, pieces: Iterable[FilePiece]
+    ) -> bool:
+        """Have the store copy a part; returns False where it must be sent."""
+        whole = len(planned.parts) == 1
+        upload_id = "" if whole else await self._begin(index, planned)
+
+        async def copy(source: CopySource) -> Part:
+            if whole:
+                return Part(1, (await self._store.copy(planned.key, source)).etag, part.size_bytes, source.crc32)
+            return await self._store.copy_part(planned.key, upload_id, part.number, part.offset, source)
+
+        copied = await self._copying.tried(same, copy)
+        if copied is None:
+            return False
+        self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
+        self.copied_bytes += part.size_bytes
+        self._on_progress(self._notes.noted_bytes)
+        return True
 
     async def _begin(self, index: int, planned: PlannedObject) -> str:
         async with self._begin_locks[index]:
@@ -131,17 +174,30 @@ class _Sender:
         noted = self._notes.parts[index]
         parts = [noted[part.number] for part in planned.parts]
         try:
-            await self._store.complete_multipart(planned.key, self._notes.upload_ids[index], parts)
+            info: ObjectInfo | None = await self._store.complete_multipart(planned.key, self._notes.upload_ids[index], parts)
         except StoreObjectMissing:
             # Joined by an earlier try whose answer was lost, or by a worker that died before it could note it? Then it is there.
-            info: ObjectInfo | None = await self._store.head(planned.key)
-            if info is None or info.size_bytes != sum(part.size_bytes for part in planned.parts):
+            info = await self._store.head(planned.key)
+            if info is None or info.size_bytes != planned.size_bytes:
                 raise
-        self._notes.completed(index)
+        if index in self._notes.copied:
+            # Not every server sums the whole: at least it must have taken the right range of what it was to copy.
+            info = await self._store.head(planned.key)
+            if info is None or info.size_bytes != planned.size_bytes:
+                cause = f"joined from copies it has {info.size_bytes if info else 'no'} bytes in place of {planned.size_bytes}"
+                raise StoreRejected("copy what has not changed", on=planned.key, cause=cause)
+        assert info is not None
+        self._notes.completed(index, info.etag)
 
 
 async def upload(
-    store: Store, job: UploadJob, log: NoteLog, *, on_progress: Callable[[int], None], on_plan: Callable[[int], None]
+    store: Store,
+    job: UploadJob,
+    log: NoteLog,
+    *,
+    on_progress: Callable[[int], None],
+    on_plan: Callable[[int], None],
+    before: StoredBefore | None = None,
 ) -> UploadResult:
     """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
 
@@ -155,6 +211,8 @@ async def upload(
         Called with the bytes that the store has so far.
     on_plan : callable
         Called once with the bytes that it will have in the end.
+    before : StoredBefore, optional
+        What the store has already: the same bytes are copied there and not sent.
 
     Raises
     ------
@@ -165,10 +223,13 @@ async def upload(
     """
     plan = await anyio.to_thread.run_sync(make_plan, job.record, job.files, job.directories, store.traits)
     on_plan(plan.total_bytes)
-    sent_bytes = 0
+    before = before if before is not None else StoredBefore()
+    sent_bytes = copied_bytes = 0
     for last_try in (False, True):
         notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
-        sender = _Sender(store, job, plan, notes, on_progress)
+        # A second try copies nothing: what the store refused may have been a copy.
+        copying = Copying(store, before if not last_try else StoredBefore(), job.files)
+        sender = _Sender(store, job, plan, notes, copying, on_progress)
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
@@ -181,11 +242,13 @@ async def upload(
                     await store.abort_multipart(plan.objects[index].key, upload_id)
                     notes.forget(index)
             sent_bytes += sender.sent_bytes
+            copied_bytes += sender.copied_bytes
             continue
         break
     # In a thread: the digests of 50,000 files take their time.
     manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
-    return UploadResult(manifest, sent_bytes + sender.sent_bytes)
+    stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
+    return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored)
 
 
 def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
