@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 # Two tests at once: most of their time is waiting for processes, servers and slow lines.
 TEST_FLAGS ?= -n 2
+# With torch, `torch.save` is among the writers that the tests try; its wheel is large, so that only CI asks for it.
+EXTRAS ?= test,lint
 BENCH_FLAGS ?=
 FAULTS_FLAGS ?=
 MINUTES ?= 5
@@ -53,7 +55,7 @@ endef
 
 .venv/stamp: pyproject.toml
 	$(fresh_venv)
-	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[test,lint]'
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[$(EXTRAS)]'
 	@touch $@
 
 .venv-demo/stamp: pyproject.toml

@@ -38,7 +38,7 @@ class Gate:
         self._ledger = ledger
         self._worker = worker
         self._spool = spool
-        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full)
+        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
         self._timeout_s = settings.flush_timeout_s
         self._say = say
         self._closed = False
@@ -89,7 +89,7 @@ class Gate:
     def _load(self, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
         droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
-        return SpoolLoad(saves, held_bytes, self._free_bytes(), droppable)
+        return SpoolLoad(saves, held_bytes, self._free_bytes(), droppable, self._ledger.lag_s)
 
     def _free_bytes(self) -> int:
         try:
@@ -121,7 +121,7 @@ class Gate:
             raise SaveRefused(
                 "save a checkpoint",
                 on=self._spool.folder,
-                cause=f"{decision.reason}, and the uploads have made no room for it in {readable_seconds(self._timeout_s)}",
+                cause=f"{decision.reason}, and the uploads have not changed that in {readable_seconds(self._timeout_s)}",
                 hint=self._worker.where_it_lies(),
             )
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -214,6 +215,26 @@ class Ledger:
         with self.lock:
             states = [state for state in self._kept() if not state.passed_by]
             return len(states), sum(state.size_bytes for state in states)
+
+    @property
+    def lag_s(self) -> float:
+        """How long ago the oldest save was taken whose progress is not in the store, in seconds; 0 where all of it is.
+
+        One that was given up counts until the later one is in the store. One that is lost has been told, and no wait brings it
+        back.
+        """
+        oldest_s: float | None = None
+        with self.lock:
+            stored_later = False
+            for entry in sorted(self._references, reverse=True):
+                state = self._references[entry].state
+                if state.status == Status.COMMITTED:
+                    stored_later = True
+                elif state.status == Status.DROPPED:
+                    oldest_s = state.taken_s if oldest_s is not None and not stored_later else oldest_s
+                elif not (state.lost or state.passed_by):
+                    oldest_s = state.taken_s
+        return 0.0 if oldest_s is None else time.monotonic() - oldest_s
 
     @property
     def pending(self) -> Pending:

@@ -41,6 +41,8 @@ class SaveState:
 
     Attributes
     ----------
+    taken_s : float
+        When it was, on the clock of `time.monotonic`.
     total_bytes, done_bytes : int
         Of its upload.
     told : bool
@@ -77,6 +79,7 @@ class SaveState:
     durable: bool = False
     not_durable: CheckpointError | None = None
     methods: dict[str, int] = field(default_factory=dict)
+    taken_s: float = field(default_factory=time.monotonic, compare=False)
     waiters: list[SimpleQueue[None]] = field(default_factory=list, repr=False, compare=False)
 
     def wake(self) -> None:

@@ -60,6 +60,20 @@ def test_drop_oldest_gives_up_what_is_superseded_and_not_begun(s3_desk: Desk, se
     assert s3_desk.is_clean()
 
 
+@pytest.mark.parametrize("on_full", ["block", "drop_oldest"])
+def test_save_waits_while_too_much_progress_is_at_risk(s3_desk: Desk, seaweed: SeaweedServer, on_full: str) -> None:
+    checkpointer = s3_desk.open(max_lag_s=0.001, on_full=on_full)
+    with paused(seaweed):
+        checkpointer.save(s3_desk.tree({"step": b"0"}))
+        thread, second = save_in_thread(s3_desk, checkpointer)
+        wait_for(lambda: any("max_lag is 0.001 s" in line for line in s3_desk.said), "the second save waits, and says so")
+        assert checkpointer.pending.saves == 1 and not second
+    thread.join(DEADLINE_S)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert second[0].done()
+    assert checkpointer.stats.committed == 2 and checkpointer.stats.dropped == 0 and checkpointer.stats.waited_s > 0
+
+
 def test_raise_refuses_at_once_and_goes_on_later(s3_desk: Desk, seaweed: SeaweedServer) -> None:
     checkpointer = s3_desk.open(max_pending=1, on_full="raise")
     with paused(seaweed):
@@ -115,6 +129,6 @@ def test_a_wait_for_room_ends_at_its_deadline(s3_desk: Desk, seaweed: SeaweedSer
     checkpointer = s3_desk.open(max_pending=1, flush_timeout_s=0.3)
     with paused(seaweed):
         first = checkpointer.save(s3_desk.tree())
-        with pytest.raises(SaveRefused, match="have made no room for it in 300 ms"):
+        with pytest.raises(SaveRefused, match="have not changed that in 300 ms"):
             checkpointer.save(s3_desk.tree())
     first.wait(DEADLINE_S)

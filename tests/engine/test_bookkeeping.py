@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ckpt_async import (
     CheckpointReference,
     FlushTimeout,
     InvalidArgument,
+    SnapshotFailed,
     SpoolDamaged,
     StoreAddress,
     StoreMissing,
@@ -29,7 +31,7 @@ from ckpt_async.ledger import Ledger
 from ckpt_async.stores.contract import StoreTraits
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.testing.seaweed import SeaweedServer
-from ckpt_async.words.events import AdoptionEnded, EntryCommitted, Event, WorkerReady
+from ckpt_async.words.events import AdoptionEnded, EntryCommitted, EntryFailed, Event, WorkerReady
 from ckpt_async.worker.sidecar_client import SidecarClient
 from ckpt_async.worker.thread import ThreadWorker
 from tests.engine.conftest import MakeDesk
@@ -227,14 +229,31 @@ def test_what_is_left_is_waited_for_only_where_a_worker_will_tell_of_it() -> Non
     assert not ledger.reopen_failed() and not ledger.outstanding()
 
 
+def record_of(version: int = 0) -> CheckpointRecord:
+    return CheckpointRecord.of_save(
+        identity_of(), name="n", version=version, size_bytes=1, metadata={}, storage_format="files", store_url="/x"
+    )
+
+
 def test_a_save_after_the_end_of_all_workers_waits_for_nobody() -> None:
     ledger = Ledger()
     ledger.give_up("there is no worker")
-    record = CheckpointRecord.of_save(
-        identity_of(), name="n", version=0, size_bytes=1, metadata={}, storage_format="files", store_url="/x"
-    )
     with pytest.raises(CheckpointNotStored, match="there is no worker"):
-        ledger.open(record, "0000000000", 1).wait()
+        ledger.open(record_of(), "0000000000", 1).wait()
+
+
+def test_what_was_given_up_is_progress_at_risk_until_a_later_save_is_stored() -> None:
+    ledger = Ledger()
+    taken = [ledger.open(record_of(version), f"{version:010d}", 1).state for version in range(3)]
+    now_s = time.monotonic()
+    for state, age_s in zip(taken, (3000, 2000, 1000), strict=True):
+        state.taken_s = now_s - age_s
+    ledger.settle_dropped("0000000000", "the spool was full")
+    assert ledger.lag_s >= 3000
+    ledger.apply(EntryCommitted("0000000001", 1, 0.0))
+    assert 1000 <= ledger.lag_s < 2000
+    ledger.apply(EntryFailed("0000000002", SnapshotFailed("save", on="a", cause="torn").to_wire()))
+    assert ledger.lag_s == 0
 
 
 @pytest.mark.parametrize("what", ["not a header", None])

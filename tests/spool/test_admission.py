@@ -16,7 +16,11 @@ def loads(draw: st.DrawFn) -> SpoolLoad:
 
 
 limits_of_users = st.builds(
-    Limits, st.integers(1, 5), st.none() | st.integers(1, 40), st.sampled_from(["block", "drop_oldest", "raise"]), amounts
+    Limits,
+    st.integers(1, 5),
+    st.none() | st.integers(1, 40),
+    st.sampled_from(["block", "drop_oldest", "raise"]),
+    reserve_bytes=amounts,
 )
 
 
@@ -68,6 +72,16 @@ def test_dropping_and_waiting_come_to_an_end(size_bytes: int, load: SpoolLoad, l
         rest = load.droppable[1:] if isinstance(decision, Drop) else ()
         load = SpoolLoad(load.saves - 1, load.size_bytes - gone if load.saves > 1 else 0, load.free_bytes + gone, rest)
     raise AssertionError("neither admitted nor refused when the spool was empty")
+
+
+def test_progress_at_risk_is_waited_for_and_nothing_is_given_up_for_it() -> None:
+    load = SpoolLoad(1, 10, 10**12, (Queued("0000000001", 10),), lag_s=61.0)
+    for on_full in ("block", "drop_oldest"):
+        late = decide(10, load, Limits(4, None, on_full, max_lag_s=60))
+        assert isinstance(late, Wait) and "61 s ago" in late.reason and "max_lag is 60 s" in late.reason
+    assert isinstance(decide(10, load, Limits(4, None, "raise", max_lag_s=60)), Refuse)
+    assert isinstance(decide(10, load, Limits(4, None, "block", max_lag_s=61)), Admit)
+    assert isinstance(decide(10, load, Limits(1, None, "drop_oldest", max_lag_s=60)), Drop)
 
 
 def test_the_numbers_are_told() -> None:

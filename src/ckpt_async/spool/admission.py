@@ -31,12 +31,15 @@ class SpoolLoad:
         Of the spool's filesystem.
     droppable : tuple of Queued
         Oldest first.
+    lag_s : float
+        The age of the oldest save whose progress is not in the store, in seconds.
     """
 
     saves: int
     size_bytes: int
     free_bytes: int
     droppable: tuple[Queued, ...] = ()
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Limits:
     max_pending: int
     max_pending_bytes: int | None
     on_full: str
+    max_lag_s: float | None = None
     reserve_bytes: int = RESERVE_BYTES
 
 
@@ -97,14 +101,22 @@ def decide(size_bytes: int, load: SpoolLoad, limits: Limits) -> Decision:
             f"and {_gb(limits.reserve_bytes)} stay free",
             "Free disk space, or set spool_dir to a folder on a larger disk.",
         )
-    obstacle = _obstacle(size_bytes, needed_bytes, load, limits)
-    if not obstacle:
+    full = _obstacle(size_bytes, needed_bytes, load, limits)
+    late = _lateness(load, limits)
+    if not (full or late):
         return Admit()
     if limits.on_full == "raise":
-        return Refuse(obstacle, "Save less often, raise the limit, or use on_full='block' or 'drop_oldest'.")
-    if limits.on_full == "drop_oldest" and load.droppable:
-        return Drop(load.droppable[0].entry, obstacle)
-    return Wait(obstacle)
+        return Refuse(full or late, "Save less often, raise the limit, or use on_full='block' or 'drop_oldest'.")
+    # Giving up a save makes room; the progress that is not in the store becomes no less by it.
+    if full and limits.on_full == "drop_oldest" and load.droppable:
+        return Drop(load.droppable[0].entry, full)
+    return Wait(full or late)
+
+
+def _lateness(load: SpoolLoad, limits: Limits) -> str:
+    if limits.max_lag_s is None or load.lag_s <= limits.max_lag_s:
+        return ""
+    return f"the oldest save that is not in the store was taken {load.lag_s:.3g} s ago, max_lag is {limits.max_lag_s:.3g} s"
 
 
 def _obstacle(size_bytes: int, needed_bytes: int, load: SpoolLoad, limits: Limits) -> str:

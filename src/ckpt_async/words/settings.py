@@ -59,9 +59,12 @@ class Settings:
         How many saves may lie in the spool, a new one included.
     max_pending_bytes : int or None
         How many bytes may lie in the spool, a new save included; None: the free disk is the limit.
+    max_lag_s : float or None
+        How old the oldest save may be that is not in the store, in seconds, when the next one is taken: so much progress, and
+        what has come since, would go with the machine. ``save()`` waits until it is stored; None: no limit.
     on_full : str
-        What ``save()`` does then: ``"block"`` waits, ``"drop_oldest"`` gives up the oldest save whose upload has not begun,
-        ``"raise"`` raises SaveRefused.
+        What ``save()`` does at these limits: ``"block"`` waits, ``"drop_oldest"`` gives up the oldest save whose upload has not
+        begun, ``"raise"`` raises SaveRefused. For `max_lag_s` nothing is given up: that would bring nothing into the store.
     flush_timeout_s : float
         How long ``flush()``, and the end of a task, wait for uploads; also how long a sidecar goes on by itself once its task
         is gone.
@@ -80,6 +83,7 @@ class Settings:
     worker: str = "process"
     max_pending: int = 16
     max_pending_bytes: int | None = None
+    max_lag_s: float | None = None
     on_full: str = "block"
     flush_timeout_s: float = 3600.0
     spool_dir: str | None = None
@@ -191,6 +195,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "snapshot": ("snapshot", _one_of(SNAPSHOTS), False),
     "max_pending": ("max_pending", _as_count, False),
     "max_pending_bytes": ("max_pending_bytes", read_size, True),
+    "max_lag": ("max_lag_s", _as_seconds, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
     "flush_timeout": ("flush_timeout_s", _as_seconds, False),
     "spool_dir": ("spool_dir", _as_folder, True),

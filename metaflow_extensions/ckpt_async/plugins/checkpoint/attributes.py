@@ -55,6 +55,7 @@ class CheckpointAttributes:
             "snapshot": self.settings.snapshot,
             "max_pending": self.settings.max_pending,
             "max_pending_bytes": self.settings.max_pending_bytes,
+            "max_lag": self.settings.max_lag_s,
             "on_full": self.settings.on_full,
             "flush_timeout": self.settings.flush_timeout_s,
             "spool_dir": self.settings.spool_dir,

@@ -62,6 +62,8 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         How many saves may wait for their upload on local disk.
     max_pending_bytes : int or str, optional, default None
         How many bytes may wait, for example "20GB". Default: free disk is the limit.
+    max_lag : float, optional, default None
+        How many seconds of progress may be at risk: `save()` waits while the oldest save that is not in the datastore is older.
     on_full : str, default "block"
         What `save()` does when that many wait: "block", it waits; "drop_oldest", it gives up the oldest one whose upload has not
         begun and which a later save of the same name replaces; "raise", it raises SaveRefused.

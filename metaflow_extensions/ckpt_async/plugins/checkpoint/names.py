@@ -14,6 +14,7 @@ DEFAULTS: dict[str, object] = {
     "snapshot": "auto",
     "max_pending": 16,
     "max_pending_bytes": None,
+    "max_lag": None,
     "on_full": "block",
     "flush_timeout": 3600.0,
     "spool_dir": None,
