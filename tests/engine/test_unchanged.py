@@ -71,7 +71,11 @@ def test_only_the_adapter_is_sent(desk: Desk, s3_place: S3Place) -> None:
     assert third.state.copied_bytes == (MIB if desk.address.access else 0)
     _delete_data(desk, s3_place, second)
     assert desk.content(third) == read_tree(tree)
-    assert checkpointer.stats.copied_bytes == second.state.copied_bytes + third.state.copied_bytes
+    copied_bytes = second.state.copied_bytes + third.state.copied_bytes
+    assert checkpointer.stats.copied_bytes == copied_bytes
+    checkpointer.close(timeout_s=30)
+    assert ("of it not sent again" in desk.said[-1]) is (copied_bytes > 0)
+    assert desk.is_clean()
 
 
 def test_what_only_looks_changed_is_not_sent(s3_desk: Desk, s3_place: S3Place) -> None:
