@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FIRST_LINE_S", "LINE_EVERY_S", "Rate", "readable_bytes", "readable_seconds", "waiting_line"]
+__all__ = ["FIRST_LINE_S", "LINE_EVERY_S", "Rate", "left_words", "readable_bytes", "readable_seconds", "waiting_line"]
 
 #: A wait shorter than this says nothing.
 FIRST_LINE_S = 1.0
@@ -46,14 +46,19 @@ class Rate:
         return max(0.0, (self.first_left_bytes - left_bytes) / passed_s) if passed_s > 0 else 0.0
 
 
-def waiting_line(saves: int, left_bytes: int, bytes_per_s: float, *, store: str, trouble: str, adopting: int) -> str:
-    """Return the line of a flush that takes long: what is left, how fast it goes, how long it will take."""
+def left_words(saves: int, left_bytes: int, adopting: int) -> str:
+    """Return what is not stored yet: of this attempt, and of how many earlier ones."""
     parts = []
     if saves:
         parts.append(f"{saves} {'save' if saves == 1 else 'saves'} with {readable_bytes(left_bytes)} left")
     if adopting:
         parts.append(f"what {adopting} earlier {'attempt' if adopting == 1 else 'attempts'} left")
-    line = f"Uploading to {store}: {' and '.join(parts)}"
+    return " and ".join(parts)
+
+
+def waiting_line(saves: int, left_bytes: int, bytes_per_s: float, *, store: str, trouble: str, adopting: int) -> str:
+    """Return the line of a flush that takes long: what is left, how fast it goes, how long it will take."""
+    line = f"Uploading to {store}: {left_words(saves, left_bytes, adopting)}"
     if trouble:
         return f"{line}; trouble, being retried: {trouble}"
     if bytes_per_s > 0 and left_bytes:

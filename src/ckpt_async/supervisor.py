@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_bytes, readable_seconds, waiting_line
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
@@ -279,10 +279,8 @@ class Supervisor:
     def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
         outstanding = self._ledger.outstanding()
         trouble = self._ledger.trouble
-        saves = "1 save" if outstanding.saves == 1 else f"{outstanding.saves} saves"
-        cause = f"after {readable_seconds(timeout_s)}, {saves} with {readable_bytes(outstanding.size_bytes)} left"
-        if outstanding.adopting:
-            cause += f", and what earlier attempts left ({len(outstanding.adopting)})"
+        left = left_words(outstanding.saves, outstanding.size_bytes, len(outstanding.adopting))
+        cause = f"after {readable_seconds(timeout_s)}, this is not stored: {left}"
         if trouble is not None:
             cause += f"; the last trouble was: {trouble}"
         return FlushTimeout(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,70 @@ class FlowResult:
     def after(self, word: str) -> list[str]:
         """What stands behind `word` on each line that has it."""
         return [match.strip() for match in re.findall(rf"\b{re.escape(word)} (.*)", self.text)]
+
+
+class LiveRun:
+    """A run under way; a context manager that leaves nothing of it but sidecars.
+
+    Attributes
+    ----------
+    process : subprocess.Popen
+        The runtime; its tasks are in its process group.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines: list[str] = []
+        self._printed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, name="flow-output")
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            for line in stdout:
+                with self._printed:
+                    self._lines.append(line)
+                    self._printed.notify_all()
+        with self._printed:
+            self._ended = True
+            self._printed.notify_all()
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        return "".join(self._lines)
+
+    def wait_for(self, pattern: str, count: int = 1) -> list[str]:
+        """Wait until `count` lines match; returns what the pattern's group holds in each line that does."""
+        found: list[str] = []
+        read = 0
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        with self._printed:
+            while True:
+                found += [match.group(match.lastindex or 0) for line in self._lines[read:] if (match := re.search(pattern, line))]
+                read = len(self._lines)
+                if len(found) >= count or self._ended or not self._printed.wait(max(0.0, deadline - time.monotonic())):
+                    break
+        assert len(found) >= count, f"{len(found)} of {count} lines match {pattern!r}; it printed:\n{self.text}"
+        return found
+
+    def end(self) -> FlowResult:
+        """Wait for its end: that of the runtime, and of all that hold its output."""
+        with self._printed:
+            assert self._printed.wait_for(lambda: self._ended, RUN_TIMEOUT_S), f"the run did not end; it printed:\n{self.text}"
+        self._reader.join()
+        return FlowResult(self.process.wait(RUN_TIMEOUT_S), self.text)
+
+    def __enter__(self) -> LiveRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self._reader.join()
+        self.process.wait()
 
 
 @dataclass
@@ -89,28 +153,24 @@ class Place:
             **self.variables,
         }
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a run and return at once; it gets a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, str(PROGRAMS / program), "--no-pylint", *arguments],
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+    def start(self, program: str, *arguments: str, command: str = "run") -> LiveRun:
+        """Start a flow and return at once; it gets a process group of its own."""
+        return LiveRun(
+            subprocess.Popen(
+                [sys.executable, str(PROGRAMS / program), "--no-pylint", command, *arguments],
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         )
 
     def run(self, program: str, *arguments: str, command: str = "run") -> FlowResult:
         """Run a flow to its end."""
-        process = self.start(program, command, *arguments)
-        try:
-            text, _ = process.communicate(timeout=RUN_TIMEOUT_S)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            text, _ = process.communicate()
-            raise AssertionError(f"the run did not end; it printed:\n{text}") from error
-        return FlowResult(process.returncode, text)
+        with self.start(program, *arguments, command=command) as run:
+            return run.end()
 
     def look(self, flow: str) -> dict[str, Any]:
         """Return what the Client API finds of the flow's latest run; see ``programs/look.py``."""
@@ -135,9 +195,20 @@ class Place:
         """Spools that are still there."""
         return [str(path) for path in self.scratch.rglob("spool.json")] if self.scratch.exists() else []
 
+    def saves_left(self, pathspec: str) -> list[str]:
+        """What a task has saved and is not in the store yet."""
+        return [str(path) for path in self.scratch.glob(f"{pathspec.replace('/', '-')}-*/*/[ar]*/*/entry.json")]
+
     def wait_until_clean(self) -> list[str]:
         """Wait until nothing is left over (a sidecar that outlives its task ends by itself); returns what is."""
+        return self._wait_while(self.leftovers)
+
+    def wait_until_stored(self) -> None:
+        """Wait until no spool is left: also where a task was killed after which none came that could clean up."""
+        assert self._wait_while(self.spools) == []
+
+    def _wait_while(self, look: Callable[[], list[str]]) -> list[str]:
         deadline = time.monotonic() + QUIET_TIMEOUT_S
-        while (left := self.leftovers()) and time.monotonic() < deadline:
+        while (left := look()) and time.monotonic() < deadline:
             threading.Event().wait(0.1)
         return left

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from ckpt_async import StoreAddress, open_reader
 from ckpt_async.testing.slow_line import SlowLine
-from tests.fixtures_s3 import S3Place
-from tests.flows.harness import Place, s3_variables
+from tests.flows.harness import Place
 
 pytestmark = pytest.mark.timeout(600)
 
-RETRY = ("--with", "retry:times=1,minutes_between_retries=0")
-
-
-@pytest.fixture
-def line(s3_place: S3Place) -> Iterator[SlowLine]:
-    """A line to the test server that Metaflow knows nothing of."""
-    with SlowLine(s3_place.server.host, s3_place.server.port) as slow:
-        yield slow
-
-
-@pytest.fixture
-def behind_line(tmp_path: Path, s3_place: S3Place, line: SlowLine) -> Place:
-    """A place whose checkpoints and artifacts go through the line."""
-    return Place(tmp_path, "s3", s3_variables(s3_place, line.endpoint_url))
-
 
 @pytest.mark.slow
-def test_a_kill_before_the_upload_ended_loses_nothing(behind_line: Place, line: SlowLine) -> None:
-    """8 MB through 1 MB/s: when the task dies, they can't be in the store. The retry begins with the second save all the same."""
-    line.set_rate(1_000_000)
-    result = behind_line.run("exits.py", "--how", "SIGKILL", "--size_bytes", "4000000", *RETRY)
+def test_what_was_saved_while_the_store_was_away_is_stored(
+    checkpoints_behind_line: Place, line: SlowLine, s3_address: StoreAddress
+) -> None:
+    place, reader = checkpoints_behind_line, open_reader(s3_address)
+    with place.start("outage.py") as run:
+        # The machine loses its network in the middle of a step.
+        [first] = run.wait_for(r"(\S+) goes on when")
+        line.cut()
+        (place.folder / "away-start").touch()
+        run.wait_for("2 saves with .* left; trouble, being retried: ")
+        line.restore()
+
+        # The store is down from the first save of an attempt until after its end.
+        second = run.wait_for(r"(\S+) goes on when", 2)[1]
+        line.cut()
+        (place.folder / "away-lasting").touch()
+        run.wait_for(r"FlushTimeout: .*1 save with 12 bytes left.*is kept in ")
+        run.wait_for("Reading from the store has failed 1 times and is being retried: ")
+        assert len(place.saves_left(second)) == 1
+        line.restore()
+        result = run.end()
     assert result.code == 0, result.text
-    assert result.after("loaded")[-1] == "1"
-    assert behind_line.wait_until_clean() == []
-    task = behind_line.look("ExitsFlow")["start/0"]
-    assert task["attempts"][1]["_task_latest_checkpoint"]["attempt"] == 0
+    assert len([said for said in result.text.splitlines() if "start/1 " in said and "trouble" in said]) == 1
+    assert result.after("attempt 1 began with") == ["never stored"]
+    assert place.wait_until_clean() == []
+    assert [[(one.attempt, one.version_id) for one in reader.list(task)] for task in (first, second)] == [
+        [(0, 2), (0, 1), (0, 0)],
+        [(0, 0)],
+    ]
 
 
 @pytest.mark.slow
@@ -69,30 +70,6 @@ def test_a_failed_flush_hides_no_exception(local: Place) -> None:
     task = local.look("ExitsFlow")["start/0"]["attempts"][-1]
     assert task["_task_checkpoints"] == []
     assert [reference["type"] for reference in task["references"]] == ["checkpoint-not-stored"] * 2
-
-
-@pytest.mark.slow
-def test_a_second_signal_ends_the_wait(behind_line: Place, line: SlowLine) -> None:
-    """The task ends at once; the process beside it stores what was saved."""
-    line.set_rate(200_000)
-    process = behind_line.start("exits.py", "run", "--how", "return", "--size_bytes", "1000000")
-    assert process.stdout is not None
-    text = ""
-    try:
-        for piece in process.stdout:
-            text += piece
-            if "saved both" in piece:
-                task_pid = int(piece.split("(pid ")[1].split(")")[0])
-                os.kill(task_pid, signal.SIGTERM)
-            if "a second signal ends the wait" in piece:
-                os.kill(task_pid, signal.SIGTERM)
-    finally:
-        process.stdout.close()
-        process.wait(60)
-    assert "stopped waiting at a signal" in text, text
-    assert process.returncode != 0
-    line.set_rate(None)
-    assert behind_line.wait_until_clean() == []
 
 
 def test_spools_are_private(local: Place) -> None:

@@ -115,6 +115,21 @@ def test_cut_and_restore(echo_port: int) -> None:
             assert exchange(opened, b"again") == b"again"
 
 
+def test_requests_are_held_until_they_are_let_go(echo_port: int) -> None:
+    held, other = b"PUT /held HTTP/1.1\r\n", b"PUT /other HTTP/1.1\r\n"
+    with SlowLine("127.0.0.1", echo_port) as line:
+        line.hold(lambda request: "held" in request)
+        with socket.create_connection((line.host, line.port), timeout=30) as opened:
+            opened.sendall(held)
+            with socket.create_connection((line.host, line.port), timeout=30) as second:
+                assert exchange(second, other) == other
+                assert line.upstream_bytes == len(other)
+                line.hold(lambda request: "other" in request)
+                assert opened.recv(65536) == held
+                second.sendall(other)
+        # What is held does not keep the line from ending.
+
+
 def test_nobody_behind_the_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A TCP line in front of a server: slower, longer, or cut. It shapes both directions alike."""
+"""A TCP line in front of a server: slower, longer, or cut. It shapes both directions alike; requests of HTTP can be picked out."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ class SlowLine:
         self._server: asyncio.Server | None = None
         self._writers: set[Writer] = set()
         self._cut = False
+        self._held: Callable[[str], bool] = _none
+        self._held_differ = asyncio.Event()
         self.host = HOST
         self.port = 0
 
@@ -119,6 +121,32 @@ class SlowLine:
         """Reset the connections of this moment; new ones are taken."""
         self._in_loop(self._do_reset)
 
+    def hold(self, which: Callable[[str], bool]) -> None:
+        """Keep back the requests of HTTP for whose first line (``PUT /path HTTP/1.1``) `which` is true, as a server does that never
+        answers. What was held before and is no longer goes on.
+        """
+
+        async def change() -> None:
+            self._let_go()
+            self._held = which
+
+        self._in_loop(change)
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        self.hold(_none)
+
+    def _let_go(self) -> None:
+        self._held = _none
+        self._held_differ.set()
+        self._held_differ = asyncio.Event()
+
+    async def _admit(self, data: bytes) -> None:
+        """Wait while the request that begins with `data` is held."""
+        request = _request_line(data)
+        while request and self._held(request):
+            await self._held_differ.wait()
+
     def set_rate(self, bytes_per_s: float | None) -> None:
         """Change the rate of each direction."""
         self._up.bytes_per_s = self._down.bytes_per_s = bytes_per_s
@@ -160,6 +188,7 @@ class SlowLine:
         await self._listen()
         started.set()
         await self._stop.wait()
+        self._let_go()
         await self._do_cut()
 
     async def _listen(self) -> None:
@@ -194,8 +223,8 @@ class SlowLine:
                 if self._cut:
                     return
                 tasks = [
-                    asyncio.create_task(self._pump(reader, server_writer, self._up, self._count_up)),
-                    asyncio.create_task(self._pump(server_reader, writer, self._down, self._count_down)),
+                    asyncio.create_task(self._pump(reader, server_writer, self._up, self._count_up, self._admit)),
+                    asyncio.create_task(self._pump(server_reader, writer, self._down, self._count_down, _admit_all)),
                 ]
                 try:
                     await asyncio.gather(*tasks)
@@ -213,7 +242,14 @@ class SlowLine:
             self._writers.discard(writer)
             await _close(writer)
 
-    async def _pump(self, reader: Reader, writer: Writer, bucket: _Bucket, count: Callable[[int], None]) -> None:
+    async def _pump(
+        self,
+        reader: Reader,
+        writer: Writer,
+        bucket: _Bucket,
+        count: Callable[[int], None],
+        admit: Callable[[bytes], Awaitable[None]],
+    ) -> None:
         """Pass bytes on: reading and writing go on while earlier bytes are still on their way, as on a long line."""
         loop = asyncio.get_running_loop()
         # Bounded, so that the sender feels the line.
@@ -236,6 +272,7 @@ class SlowLine:
         try:
             while True:
                 data = await reader.read(READ_BYTES)
+                await admit(data)
                 await bucket.take(len(data))
                 if delivery.done():
                     break
@@ -255,6 +292,22 @@ class SlowLine:
     def _count_down(self, size_bytes: int) -> None:
         with self._counted:
             self._downstream_bytes += size_bytes
+
+
+def _none(request: str) -> bool:
+    return False
+
+
+async def _admit_all(data: bytes) -> None:
+    pass
+
+
+def _request_line(data: bytes) -> str:
+    """Return the first line of the request that begins here; empty in the middle of one. A client asks again on a connection only
+    after the answer, so a request begins with what is read next.
+    """
+    line, _, _ = data[:4096].partition(b"\r\n")
+    return line.decode("latin-1") if line.endswith((b"HTTP/1.1", b"HTTP/1.0")) else ""
 
 
 def _reset(writer: Writer) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 
 from metaflow import FlowSpec, Parameter, checkpoint, current, step
@@ -10,7 +9,6 @@ from metaflow import FlowSpec, Parameter, checkpoint, current, step
 
 class ExitsFlow(FlowSpec):
     how = Parameter("how", default="return")
-    size_bytes = Parameter("size_bytes", default=1000)
 
     @checkpoint(async_upload=True, show_card=False)
     @step
@@ -22,7 +20,7 @@ class ExitsFlow(FlowSpec):
             self.references = []
             for number in range(2):
                 with open(os.path.join(current.checkpoint.directory, "data"), "wb") as file:
-                    file.write(bytes([number]) * self.size_bytes)
+                    file.write(bytes([number]) * 1000)
                 self.references.append(current.checkpoint.save(metadata={"number": number}))
             print("saved both", flush=True)
             leave(self.how.removesuffix("-always"))
@@ -36,13 +34,9 @@ class ExitsFlow(FlowSpec):
 def leave(how):
     if how == "raise":
         raise ValueError("left by an exception")
-    if how == "sys.exit":
-        sys.exit(7)
-    if how in ("SIGTERM", "SIGINT", "SIGKILL"):
+    if how in ("SIGINT", "SIGKILL"):
         os.kill(os.getpid(), getattr(signal, how))
         threading.Event().wait(30)
-    if how == "hang":
-        threading.Event().wait(60)
 
 
 if __name__ == "__main__":
