@@ -91,6 +91,7 @@ class _Sender:
     async def run(self) -> None:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
+        await self._at_once(self._copy_all, self._work())
         await self._at_once(self._send_all, self._work())
         self.joining = True
         await self._at_once(self._join_all, self._unjoined())
@@ -116,13 +117,16 @@ class _Sender:
                 noted = self._notes.parts.get(index, {})
                 yield from ((index, planned, part) for part in planned.parts if part.number not in noted)
 
-    async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+    async def _copy_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+        """Have copied what is known without a read; what can't be is sent with the rest."""
         for index, planned, part in work:
             same = self._copying.unread(planned, part)
             if same is not None:
                 piece = FilePiece(planned.segments[0].file_index, part.offset, part.size_bytes, same.source.crc32)
-                if await self._copy(index, planned, part, same, [piece]):
-                    continue
+                await self._copy(index, planned, part, same, [piece])
+
+    async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+        for index, planned, part in work:
             async with self._budget.hold(part.size_bytes):
                 await self._send(index, planned, part)
 
