@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
+from ckpt_async.stores.http_client import Sending
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryStore
 from ckpt_async.stores.opening import open_store
@@ -71,7 +72,8 @@ class TestRequestBody:
     def body(self, moved: list[int] | None = None) -> RequestBody:
         chunks = (b"", b"abc", b"x" * 700_000, b"", b"end")
         content = b"".join(chunks)
-        return RequestBody(Body(chunks, len(content), zlib.crc32(content)), lambda: (moved if moved is not None else []).append(1))
+        how = Sending(lambda: (moved if moved is not None else []).append(1))
+        return RequestBody(Body(chunks, len(content), zlib.crc32(content)), how)
 
     @property
     def content(self) -> bytes:

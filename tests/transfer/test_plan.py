@@ -3,14 +3,24 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from ckpt_async.stores.contract import StoreTraits
-from ckpt_async.transfer.plan import PARTS_SHARE, PlannedObject, SourceFile, UploadPlan, _part_bytes, make_plan, tar_size_bytes
-from ckpt_async.transfer.reading import FilePiece, digest_of_pieces, read_part
+from ckpt_async.transfer.plan import (
+    PARTS_SHARE,
+    PlannedObject,
+    PlannedPart,
+    SourceFile,
+    UploadPlan,
+    _part_bytes,
+    make_plan,
+    tar_size_bytes,
+)
+from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
 from ckpt_async.words.errors import SpoolDamaged
 from tests.transfer.parts import DIRECTORIES, FILES, job_of, record_of
 
@@ -63,16 +73,20 @@ def test_parts_cover_every_object_exactly(sizes: dict[str, int], most: int, stor
 def test_parts_keep_within_the_bounds_of_a_store_like_s3(size_bytes: int, most_parts: int) -> None:
     s3 = traits(5 * 2**30, least=5 * MIB, count=most_parts)
     # The size of a part alone: a plan of 50 TiB is not written down here.
-    part_bytes = _part_bytes(size_bytes, s3)
+    part_bytes = _part_bytes(size_bytes, s3, 16 * MIB)
     assert s3.min_part_bytes <= part_bytes <= s3.max_part_bytes
     usable = max(1, int(most_parts * PARTS_SHARE))
     if size_bytes <= usable * s3.max_part_bytes:
         assert -(-size_bytes // part_bytes) <= max(usable, 1)
 
 
+def read(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceFile]) -> ReadPart:
+    return read_part(planned, part, files, memoryview(bytearray(part.size_bytes)))
+
+
 def tar_bytes(plan: UploadPlan, files: list[SourceFile]) -> bytes:
     [planned] = plan.objects
-    return b"".join(chunk for part in planned.parts for chunk in read_part(planned, part, files).body.chunks)
+    return b"".join(chunk for part in planned.parts for chunk in read(planned, part, files).body.chunks)
 
 
 def test_the_tar_is_one_that_tarfile_reads_byte_for_byte(tmp_path: Path) -> None:
@@ -121,11 +135,11 @@ def test_one_read_gives_the_bytes_and_every_digest(tmp_path: Path, storage_forma
     pieces: dict[int, list[FilePiece]] = {}
     for planned in plan.objects:
         for part in planned.parts if part_bytes > 1 else planned.parts[-900:]:
-            read = read_part(planned, part, job.files)
-            joined = b"".join(read.body.chunks)
-            assert len(joined) == read.body.size_bytes == part.size_bytes
-            assert read.body.crc32 == zlib.crc32(joined)
-            for piece in read.pieces:
+            part_read = read(planned, part, job.files)
+            joined = b"".join(part_read.body.chunks)
+            assert len(joined) == part_read.body.size_bytes == part.size_bytes
+            assert part_read.body.crc32 == zlib.crc32(joined)
+            for piece in part_read.pieces:
                 pieces.setdefault(piece.file_index, []).append(piece)
     if part_bytes > 1:
         for index, file in enumerate(job.files):
@@ -136,8 +150,8 @@ def test_large_runs_are_joined_by_their_sums(tmp_path: Path) -> None:
     contents = {"a": bytes(3) * MIB, "b": b"xyz" * MIB, "c": b"q"}
     job = job_of(tmp_path / "spool", contents, "tar")
     plan = make_plan(job.record, job.files, (), traits(1 << 30))
-    read = read_part(plan.objects[0], plan.objects[0].parts[0], job.files)
-    assert read.body.crc32 == zlib.crc32(b"".join(read.body.chunks))
+    body = read(plan.objects[0], plan.objects[0].parts[0], job.files).body
+    assert body.crc32 == zlib.crc32(b"".join(body.chunks))
 
 
 def test_a_digest_is_only_made_of_pieces_that_cover_the_file() -> None:
@@ -154,7 +168,7 @@ def test_a_snapshot_that_somebody_changed_is_named(tmp_path: Path) -> None:
     pack = Path(job.files[0].local_path)
     pack.write_bytes(b"123")
     with pytest.raises(SpoolDamaged, match="2 bytes early inside 'a'"):
-        read_part(plan.objects[0], plan.objects[0].parts[0], job.files)
+        read(plan.objects[0], plan.objects[0].parts[0], job.files)
     pack.unlink()
     with pytest.raises(SpoolDamaged, match="No such file"):
-        read_part(plan.objects[0], plan.objects[0].parts[0], job.files)
+        read(plan.objects[0], plan.objects[0].parts[0], job.files)

@@ -76,7 +76,7 @@ class Saves:
 
     async def send(self, job: UploadJob) -> UploadResult:
         result = await self.upload(job, ListLog())
-        self.before.remember(job.record, result.stored)
+        self.before.remember(job.record, result.stored, result.part_bytes)
         assert result.sent_bytes + result.copied_bytes == job.record.size_bytes
         return result
 
@@ -219,4 +219,4 @@ async def test_what_was_copied_is_noted_like_what_was_sent(store: Store, tmp_pat
         # What another worker finds done, it does not need to know from before.
         again = Saves(FaultyStore(store), tmp_path)
         assert (await again.upload(job, log)).sent_bytes == 0
-        assert isinstance(again.store, FaultyStore) and again.store.calls == []
+        assert isinstance(again.store, FaultyStore) and {call for call, _ in again.store.calls} <= {"settle"}

@@ -6,6 +6,7 @@ All functions block. They raise OSError as it comes: only the caller knows what 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -21,6 +22,7 @@ __all__ = [
     "rename",
     "sync_descriptor",
     "sync_file",
+    "sync_filesystem",
     "sync_folder",
     "sync_folder_descriptor",
     "write_file",
@@ -72,6 +74,26 @@ def sync_folder_descriptor(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _FOLDER_SYNC_UNKNOWN:
             raise
+
+
+def sync_filesystem(path: str) -> bool:
+    """Return True once all that was written to the file system of `path` is on the disk; False where the system has no such call.
+
+    Of others' files, too: cheaper than `sync_file` only for many files.
+    """
+    if sys.platform != "linux":
+        return False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if call(ctypes.c_int(descriptor)) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), path)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def write_file(path: str, content: bytes, *, sync: bool = True, mode: int = 0o600) -> None:

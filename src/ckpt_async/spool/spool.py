@@ -11,6 +11,7 @@
       ready/ID/         saved
       active/ID/        its upload has begun
       trash/ID/         being deleted
+      abandoned/        notes of uploads that were given up after they had begun
       private/          copies that a guard is making of linked files
 """
 
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_async.disk import durable
+from ckpt_async.spool.abandoned import keep_notes
 from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
 from ckpt_async.spool.part_log import PART_LOG_FILE
@@ -206,22 +208,25 @@ class Spool:
     def finish(self, entry: str) -> None:
         """Remove an entry that is in the store."""
         if self._move(entry, EntryState.ACTIVE, EntryState.TRASH):
-            self._delete_trash(entry)
+            self._delete_trash(entry, stored=True)
 
-    def _delete_trash(self, entry: str) -> None:
+    def _delete_trash(self, entry: str, *, stored: bool = False) -> None:
         # It has left the spool with the rename, whatever becomes of its files: `clean`, or the end of the spool, deletes the rest.
         with contextlib.suppress(OSError):
+            if not stored:
+                keep_notes(self.folder, self._path(EntryState.TRASH, entry))
             durable.remove_tree(self._path(EntryState.TRASH, entry))
 
     def clean(self) -> None:
         """Delete what a crash left half made or half deleted. Call it only while no task saves into the spool."""
-        for state in (EntryState.STAGING, EntryState.TRASH):
-            for name in self._names(state):
-                durable.remove_tree(self._path(state, name))
+        for name in self._names(EntryState.STAGING):
+            durable.remove_tree(self._path(EntryState.STAGING, name))
+        self.clean_trash()
 
     def clean_trash(self) -> None:
         """Delete what a crash left half deleted."""
         for name in self._names(EntryState.TRASH):
+            keep_notes(self.folder, self._path(EntryState.TRASH, name))
             durable.remove_tree(self._path(EntryState.TRASH, name))
 
     # Both sides

@@ -4,7 +4,7 @@ Rules that hold for every method:
 
 - Keys are relative to the store's root, parts joined by ``/``; a key that is empty, absolute, or has an empty part, ``.`` or
   ``..`` raises `InvalidArgument` before anything is touched.
-- Every method may be repeated after any failure: the effect of a repetition is that of one call.
+- Every method but `settle` may be repeated after any failure: the effect of a repetition is that of one call.
 - What fails raises a `StoreError`. `StoreUnavailable` is the one transient kind: the caller may repeat. All others are permanent.
 - A method that is cancelled leaves either the old state or the new one, never half of it; it may leave unseen temporary data.
 - Nothing blocks the event loop.
@@ -17,10 +17,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Union
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "CopySource", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+__all__ = ["Body", "Chunk", "CopySource", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+
+#: A run of bytes. A memoryview shows bytes of a caller, who changes them only after the call that took it has returned or raised.
+Chunk = Union[bytes, memoryview]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Body:
 
     Attributes
     ----------
-    chunks : tuple of bytes
+    chunks : tuple of bytes or memoryview
         The content in order. Kept in pieces, so that no copy joins them.
     size_bytes : int
         The sum of their lengths.
@@ -37,7 +41,7 @@ class Body:
         Of the whole; a store that can, verifies it.
     """
 
-    chunks: tuple[bytes, ...]
+    chunks: tuple[Chunk, ...]
     size_bytes: int
     crc32: int
 
@@ -144,7 +148,9 @@ class Store(abc.ABC):
         """Close every connection and descriptor. Never raises because of the store's state."""
 
     @abc.abstractmethod
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         """Store an object, whole or not at all; an object that is there already is replaced.
 
         Parameters
@@ -153,6 +159,8 @@ class Store(abc.ABC):
             Store only where the object's etag is this one (a missing object does not match).
         if_absent : bool
             Store only where there is no object.
+        durable : bool
+            Whether the object survives a crash of the store's machine once this returns; else it may take a `settle` until it does.
 
         Raises
         ------
@@ -172,6 +180,13 @@ class Store(abc.ABC):
             It is not the one that `source` names.
         StoreRejected
             The store can't copy, or what it made is not what was asked for: then `put` must replace it.
+        """
+
+    @abc.abstractmethod
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Return once these objects survive a crash of the store's machine. One that is missing is passed by.
+
+        After a failure nobody can tell whether they ever will: store them once more. The only method that must not be repeated.
         """
 
     @abc.abstractmethod

@@ -15,6 +15,7 @@ from ckpt_async.stores.local_copies import LocalCopies
 from ckpt_async.stores.local_errors import translate_os_error
 from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
 from ckpt_async.stores.local_uploads import LocalUploads, write_body
+from ckpt_async.stores.pacing import UNPACED, Pace
 
 __all__ = ["LocalStore"]
 
@@ -26,8 +27,9 @@ class LocalStore(Store):
     """Objects as files below a root folder, with the mode of any new file, so that others can read them with their own means.
 
     A file is written under a temporary name, synced, renamed into place, and its folder (and those made for it) synced: once a
-    call has returned, the object survives a crash of the machine. Conditional writes hold against all writers of the same file
-    system, in any process. A symbolic link to a place outside the root is never followed, nor listed.
+    call has returned, the object survives a crash of the machine, unless `put` was told that this can wait. Conditional writes hold
+    against all writers of the same file system, in any process. A symbolic link to a place outside the root is never followed, nor
+    listed.
 
     Parameters
     ----------
@@ -35,13 +37,16 @@ class LocalStore(Store):
         The folder. It must exist when the store is used; it is never made.
     url : str, optional
         The address as users see it; the root if left out.
+    pace : Pace
+        For what is written; a body is written in one go.
     """
 
-    def __init__(self, root: str, url: str | None = None) -> None:
+    def __init__(self, root: str, url: str | None = None, pace: Pace = UNPACED) -> None:
         self._root = os.path.abspath(root)
         self._files = LocalFiles(self._root)
         self._uploads = LocalUploads(self._files)
         self._copies = LocalCopies(self._files, self._uploads)
+        self._pace = pace
         self._threads: anyio.CapacityLimiter | None = None
         self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000, far=False)
 
@@ -58,13 +63,15 @@ class LocalStore(Store):
         # Every call closes its own descriptors; a thread always ends before its call does.
         self._threads = None
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         def store() -> ObjectInfo:
             self._files.path(key)
             descriptor, temp_path = self._files.new_file()
             try:
                 write_body(descriptor, 0, body)
-                return self._files.publish(descriptor, temp_path, key, if_match=if_match, if_absent=if_absent)
+                return self._files.publish(descriptor, temp_path, key, if_match=if_match, if_absent=if_absent, sync=durable)
             except BaseException:
                 try:
                     os.unlink(temp_path)
@@ -75,10 +82,17 @@ class LocalStore(Store):
             finally:
                 os.close(descriptor)
 
+        await self._pace.take(body.size_bytes)
         return await self._run("store an object", key, store)
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         return await self._run("copy an object", key, lambda: self._copies.copy(key, source))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            check_key(key)
+        if keys:
+            await self._run("bring objects to the disk itself", keys[0], lambda: self._files.settle(keys))
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         def read() -> bytes:
@@ -119,6 +133,7 @@ class LocalStore(Store):
         return await self._run("begin an upload", key, lambda: self._uploads.begin(key))
 
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        await self._pace.take(body.size_bytes)
         return await self._run("store a part", key, lambda: self._uploads.put_part(key, upload_id, number, offset, body))
 
     async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:

@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from ckpt_async.disk import durable
@@ -34,6 +34,8 @@ FOLDER_TRIES = 50
 STALE_FILE_S = 24 * 3600.0
 STALE_UPLOAD_S = 14 * 24 * 3600.0
 UPLOAD_MARK = "upload-"
+# A sync of one file costs as much as that of many: the file system writes its journal for each.
+SYNC_EACH = 32
 
 
 def etag_of(found: os.stat_result) -> str:
@@ -142,9 +144,16 @@ class LocalFiles:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
 
     def publish(
-        self, descriptor: int, temp_path: str, key: str, *, if_match: str | None = None, if_absent: bool = False
+        self,
+        descriptor: int,
+        temp_path: str,
+        key: str,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        sync: bool = True,
     ) -> ObjectInfo:
-        """Sync a finished temporary file and put it in the place of a key, whole and durably.
+        """Put a finished temporary file in the place of a key, whole and, with `sync`, durably.
 
         Raises
         ------
@@ -153,7 +162,8 @@ class LocalFiles:
         """
         now_ns = time.time_ns()
         os.utime(descriptor, ns=(now_ns, now_ns))
-        durable.sync_descriptor(descriptor)
+        if sync:
+            durable.sync_descriptor(descriptor)
 
         def move(folder: int, name: str) -> ObjectInfo:
             self._check_condition(folder, name, key, if_match, if_absent)
@@ -170,12 +180,27 @@ class LocalFiles:
         for attempt in range(1, FOLDER_TRIES + 1):
             try:
                 self._make_folder(os.path.dirname(path), key)
-                return self._in_folder(path, move)
+                return self._in_folder(path, move, sync=sync)
             except FileNotFoundError:
                 # Whoever deletes the last object of a folder removes the folder.
                 if attempt == FOLDER_TRIES or not os.path.exists(temp_path) or not os.path.isdir(self.root):
                     raise
         raise AssertionError("not reached")
+
+    def settle(self, keys: Sequence[str]) -> None:
+        """Sync the files of these keys and their folders: each of a few, all of the file system's where there are many."""
+        if len(keys) > SYNC_EACH and durable.sync_filesystem(self.root):
+            return
+        folders = set()
+        for key in keys:
+            path = self.real_path(key)
+            try:
+                durable.sync_file(path)
+            except FileNotFoundError:
+                continue
+            folders.add(os.path.dirname(path))
+        for folder in folders:
+            durable.sync_folder(folder)
 
     def remove(self, key: str) -> None:
         """Remove the file of a key, and the folders that are empty then. Nothing happens where there is no file."""
@@ -222,13 +247,14 @@ class LocalFiles:
             # Also where another process made it just now: what we store in it must not be lost with it.
             durable.sync_folder(os.path.dirname(path))
 
-    def _in_folder(self, path: str, act: Callable[[int, str], _T]) -> _T:
+    def _in_folder(self, path: str, act: Callable[[int, str], _T], *, sync: bool = True) -> _T:
         """Call `act` with a descriptor of the folder of `path`, locked against other writers, and the name in it; sync it."""
         descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with self._locked(descriptor):
                 result = act(descriptor, os.path.basename(path))
-            durable.sync_folder_descriptor(descriptor)
+            if sync:
+                durable.sync_folder_descriptor(descriptor)
             return result
         finally:
             os.close(descriptor)

@@ -62,7 +62,9 @@ class MemoryStore(Store):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         check_key(key)
         await anyio.lowlevel.checkpoint()
         # From here on nothing is awaited: no other task comes between the look and the write.
@@ -86,6 +88,9 @@ class MemoryStore(Store):
         if info.etag != source.etag or source.offset + source.size_bytes > info.size_bytes:
             raise StorePreconditionFailed("copy an object", on=source.key, cause="it is not the expected one")
         return content[source.offset : source.offset + source.size_bytes]
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        return None
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)

@@ -155,8 +155,14 @@ class Retrying(Store):
                 return result
             await self._sleep(wait_s)
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
-        return await self._repeat(lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent))
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
+        return await self._repeat(lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent, durable=durable))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        # Not repeated: a disk that has failed to keep something says so once.
+        await self._store.settle(keys)
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         return await self._repeat(lambda: self._store.copy(key, source))

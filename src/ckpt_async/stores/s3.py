@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
-
-import anyio
+from typing import Any
 
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
+from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_body import RequestBody
-from ckpt_async.stores.s3_client import ClientKeeper
+from ckpt_async.stores.s3_calls import Caller, Way
 from ckpt_async.stores.s3_copy import copied_etag, source_params, tells_content
-from ckpt_async.stores.s3_errors import FOREIGN, code_of, credentials_refused, sent_elsewhere, translate, translate_code
+from ckpt_async.stores.s3_errors import code_of, translate_code
 from ckpt_async.words.errors import (
     StoreError,
-    StoreMissing,
     StoreObjectMissing,
     StorePreconditionFailed,
     StoreRejected,
@@ -38,9 +36,6 @@ _NOT_KNOWN = ("NotImplemented", "501")
 # The server got other bytes than the checksum belongs to.
 _OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
 
-T = TypeVar("T")
-Moved = Callable[[], None]
-
 
 class S3Store(Store):
     """Objects in a bucket, below a prefix.
@@ -57,16 +52,18 @@ class S3Store(Store):
         In front of every key; without slashes at its ends.
     access : S3Access or callable
         How it is reached, or what returns that: called in a thread, with the first request.
+    pace : Pace
+        For the bodies that are sent.
     """
 
-    def __init__(self, bucket: str, prefix: str, access: S3Access | Callable[[], S3Access]) -> None:
+    def __init__(self, bucket: str, prefix: str, access: S3Access | Callable[[], S3Access], pace: Pace = UNPACED) -> None:
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._clients = ClientKeeper((lambda: access) if isinstance(access, S3Access) else access)
-        self._bucket_seen = False
         self._traits = StoreTraits(
             url=f"s3://{bucket}/{self._base}".rstrip("/"), min_part_bytes=5 * MIB, max_part_bytes=5 * 1024 * MIB, max_parts=10_000
         )
+        make_access = (lambda: access) if isinstance(access, S3Access) else access
+        self._caller = Caller(bucket, self._traits.url, make_access, pace)
 
     @property
     def traits(self) -> StoreTraits:
@@ -76,17 +73,19 @@ class S3Store(Store):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._clients.close()
+        await self._caller.close()
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         check_key(key)
-        extra = self._encryption(await self._clients.access())
+        extra = self._encryption(await self._caller.access())
         conditional = if_match is not None or if_absent
         if conditional and self._traits.conditional_writes:
             condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
             try:
-                answer = await self._send("store an object", key, "put_object", body, **extra, **condition)
-                return ObjectInfo(key, body.size_bytes, answer["ETag"])
+                etag = await self._send_body("store an object", key, "put_object", body, **extra, **condition)
+                return ObjectInfo(key, body.size_bytes, etag)
             except StoreObjectMissing as error:
                 # A server's answer to a condition on an object that isn't there.
                 raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
@@ -97,8 +96,7 @@ class S3Store(Store):
                 self._traits = dataclasses.replace(self._traits, conditional_writes=False)
         if conditional:
             await self._compare(key, if_match, if_absent)
-        answer = await self._send("store an object", key, "put_object", body, **extra)
-        return ObjectInfo(key, body.size_bytes, answer["ETag"])
+        return ObjectInfo(key, body.size_bytes, await self._send_body("store an object", key, "put_object", body, **extra))
 
     async def _compare(self, key: str, if_match: str | None, if_absent: bool) -> None:
         """Check a condition by looking, for a server that can't."""
@@ -109,7 +107,7 @@ class S3Store(Store):
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         check_key(key)
         check_key(source.key)
-        attempted, access = "copy an object", await self._clients.access()
+        attempted, access = "copy an object", await self._caller.access()
         extra = self._encryption(access) | ({"ChecksumAlgorithm": "CRC32"} if access.checksums else {})
         answer = await self._send(attempted, key, "copy_object", **source_params(self._bucket, self._base, source), **extra)
         result = answer.get("CopyObjectResult")
@@ -120,6 +118,9 @@ class S3Store(Store):
                 cause = f"the copy has {'no' if found is None else found.size_bytes} bytes, its original {source.size_bytes}"
                 raise StoreRejected(attempted, on=self._on(key), cause=cause)
         return info
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        return None
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_key(key)
@@ -133,19 +134,23 @@ class S3Store(Store):
         if ranged:
             extra["Range"] = f"bytes={offset}-" if size_bytes is None else f"bytes={offset}-{offset + size_bytes - 1}"
 
-        async def read(client: Any, moved: Moved) -> bytes:
-            answer = await client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
-            content = await _read(answer["Body"], moved)
-            if len(content) != answer["ContentLength"]:
-                cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
-                raise StoreUnavailable("read an object", on=self._on(key), cause=cause)
-            if ranged and "ContentRange" not in answer:
+        async def read(way: Way) -> bytes:
+            if way.direct is not None and way.keys is not None:
+                found = await way.direct.send("get_object", self._base + key, extra, (), 0, way.keys, way.how)
+                content, whole = found.body, "content-range" not in found.headers
+            else:
+                answer = await way.client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
+                content, whole = await _read(answer["Body"], way.how.moved), "ContentRange" not in answer
+                if len(content) != answer["ContentLength"]:
+                    cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
+                    raise StoreUnavailable("read an object", on=self._on(key), cause=cause)
+            if ranged and whole:
                 # A server without ranges sends the whole.
                 return content[offset : None if size_bytes is None else offset + size_bytes]
             return content
 
         try:
-            return await self._call("read an object", self._on(key), read)
+            return await self._caller.call("read an object", self._on(key), read)
         except StoreRejected as error:
             if code_of(error.__cause__) == "InvalidRange":
                 # It begins behind the end of the object.
@@ -158,8 +163,8 @@ class S3Store(Store):
             answer = await self._send("look at an object", key, "head_object")
         except StoreObjectMissing:
             # The answer to a HEAD has no body that would tell a missing object from a missing bucket.
-            if not self._bucket_seen:
-                await self._look_for_bucket()
+            if not self._caller.bucket_seen:
+                await self._caller.look_for_bucket()
             return None
         return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
 
@@ -196,7 +201,7 @@ class S3Store(Store):
 
     async def begin_multipart(self, key: str) -> str:
         check_key(key)
-        access = await self._clients.access()
+        access = await self._caller.access()
         extra = self._encryption(access)
         if access.checksums:
             extra |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
@@ -209,8 +214,8 @@ class S3Store(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         check_key(key)
         _, upload = self._upload("store a part", key, upload_id)
-        answer = await self._send("store a part", key, "upload_part", body, UploadId=upload, PartNumber=number)
-        return Part(number, answer["ETag"], body.size_bytes, body.crc32)
+        etag = await self._send_body("store a part", key, "upload_part", body, UploadId=upload, PartNumber=number)
+        return Part(number, etag, body.size_bytes, body.crc32)
 
     async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
         check_key(key)
@@ -265,78 +270,42 @@ class S3Store(Store):
                 return agreed, upload_id.removeprefix(agreed)
         raise StoreObjectMissing(attempted, on=self._on(key), cause="that is no id of an upload")
 
-    async def _look_for_bucket(self) -> None:
-        try:
-            await self._send_plain("look at the bucket", "", "head_bucket")
-        except StoreObjectMissing as error:
-            raise StoreMissing("look at the bucket", on=self._traits.url, cause="there is no such bucket") from error
-
-    async def _send(self, attempted: str, key: str, operation: str, body: Body | None = None, **params: Any) -> Any:
+    async def _send(self, attempted: str, key: str, operation: str, **params: Any) -> Any:
         """Send one request for a key."""
-        checksums = (await self._clients.access()).checksums
-
-        async def act(client: Any, moved: Moved) -> Any:
-            if body is not None:
-                params["Body"] = RequestBody(body, moved) if body.size_bytes else b""
-                if checksums:
-                    params["ChecksumCRC32"] = encode_crc32(body.crc32)
-            return await getattr(client, operation)(Bucket=self._bucket, Key=self._base + key, **params)
-
-        try:
-            return await self._call(attempted, self._on(key), act)
-        except StoreRejected as error:
-            if body is not None and code_of(error.__cause__) in _OTHER_BYTES:
-                raise _damaged(error, body) from error.__cause__
-            raise
+        return await self._send_plain(attempted, key, operation, Key=self._base + key, **params)
 
     async def _send_plain(self, attempted: str, on: str, operation: str, **params: Any) -> Any:
         """Send one request for the bucket."""
 
-        async def act(client: Any, moved: Moved) -> Any:
-            return await getattr(client, operation)(Bucket=self._bucket, **params)
+        async def act(way: Way) -> Any:
+            return await getattr(way.client, operation)(Bucket=self._bucket, **params)
 
-        return await self._call(attempted, self._on(on), act)
+        return await self._caller.call(attempted, self._on(on), act)
 
-    async def _call(self, attempted: str, on: str, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
-        """Run one request: under a deadline that every moved byte pushes on, with its failure translated."""
-        renewed = rerouted = False
-        while True:
-            used = None
-            try:
-                client = await self._clients.get()
-                used = await self._clients.credentials()
-                result = await self._bounded(attempted, on, client, act)
-            except FOREIGN as error:
-                if not renewed and credentials_refused(error):
-                    renewed = True
-                    try:
-                        if await self._clients.renew(used):
-                            continue
-                    except FOREIGN as other:
-                        raise translate(other, "renew the credentials of the store", on, self._clients.secrets) from other
-                if not rerouted and sent_elsewhere(error):
-                    # The bucket is in another region. A request without a body lets botocore find that out, and remember it.
-                    rerouted = True
-                    await self._look_for_bucket()
-                    continue
-                raise translate(error, attempted, on, self._clients.secrets) from error
-            self._bucket_seen = True
-            return result
+    async def _send_body(self, attempted: str, key: str, operation: str, body: Body, **params: Any) -> str:
+        """Send one request with a body; returns the etag of what is stored now."""
+        if (await self._caller.access()).checksums:
+            params["ChecksumCRC32"] = encode_crc32(body.crc32)
 
-    async def _bounded(self, attempted: str, on: str, client: Any, act: Callable[[Any, Moved], Awaitable[T]]) -> T:
-        # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
-        access = await self._clients.access()
-        limit_s = access.connect_timeout_s + access.read_timeout_s
-        with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
+        async def act(way: Way) -> str:
+            if way.direct is not None and way.keys is not None:
+                answer = await way.direct.send(operation, self._base + key, params, body.chunks, body.size_bytes, way.keys, way.how)
+                if not (etag := answer.headers.get("etag")):
+                    raise ConnectionError("the answer names no ETag: something else than the store has given it")
+                return etag
+            content = RequestBody(body, way.how) if body.size_bytes else b""
+            sent = await getattr(way.client, operation)(Bucket=self._bucket, Key=self._base + key, Body=content, **params)
+            return str(sent["ETag"])
 
-            def moved() -> None:
-                scope.deadline = anyio.current_time() + limit_s
-
-            return await act(client, moved)
-        raise StoreUnavailable(attempted, on=on, cause=f"nothing moved for {limit_s:.0f} s")
+        try:
+            return await self._caller.call(attempted, self._on(key), act)
+        except StoreRejected as error:
+            if code_of(error.__cause__) in _OTHER_BYTES:
+                raise _damaged(error, body) from error.__cause__
+            raise
 
 
-async def _read(stream: Any, moved: Moved) -> bytes:
+async def _read(stream: Any, moved: Callable[[], None]) -> bytes:
     pieces = []
     async with stream:
         while piece := await stream.read(READ_BYTES):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
-from ckpt_async.stores.contract import Body
+from ckpt_async.stores.contract import Body, Chunk
+from ckpt_async.stores.http_client import Sending
 
 __all__ = ["RequestBody"]
 
@@ -21,13 +22,13 @@ class RequestBody:
     ----------
     body : Body
         What is sent.
-    moved : callable
-        Called whenever the connection takes a piece: the sign that bytes move.
+    how : Sending
+        At which pace, and who is told.
     """
 
-    def __init__(self, body: Body, moved: Callable[[], None]) -> None:
+    def __init__(self, body: Body, how: Sending) -> None:
         self._body = body
-        self._moved = moved
+        self._how = how
         self._position = 0
 
     def __len__(self) -> int:
@@ -58,28 +59,30 @@ class RequestBody:
             start += len(chunk)
         return b"".join(pieces)
 
-    def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
-        return _Pieces(self._body.chunks, self._moved)
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return _Pieces(self._body.chunks, self._how)
 
 
-class _Pieces(AsyncIterator["bytes | memoryview"]):
+class _Pieces(AsyncIterator[Chunk]):
     # A class, not an async generator: one of those, left in the middle by a broken connection, needs a loop to be closed.
-    def __init__(self, chunks: tuple[bytes, ...], moved: Callable[[], None]) -> None:
+    def __init__(self, chunks: tuple[Chunk, ...], how: Sending) -> None:
         self._chunks = chunks
-        self._moved = moved
+        self._how = how
+        self._piece_bytes = min(PIECE_BYTES, how.piece_bytes)
         self._chunk = 0
         self._offset = 0
 
-    async def __anext__(self) -> bytes | memoryview:
-        self._moved()
+    async def __anext__(self) -> Chunk:
+        self._how.moved()
         while self._chunk < len(self._chunks):
             chunk = self._chunks[self._chunk]
             begin = self._offset
             if begin >= len(chunk):
                 self._chunk, self._offset = self._chunk + 1, 0
                 continue
-            self._offset = begin + PIECE_BYTES
-            if begin == 0 and len(chunk) <= PIECE_BYTES:
+            self._offset = begin + self._piece_bytes
+            await self._how.pace(min(self._piece_bytes, len(chunk) - begin))
+            if begin == 0 and len(chunk) <= self._piece_bytes:
                 return chunk
             # A slice of bytes would be a copy.
             return memoryview(chunk)[begin : self._offset]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
-import sys
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,20 +17,20 @@ from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
+from botocore.httpsession import create_urllib3_context, get_cert_path
 
+from ckpt_async.stores.http_client import open_socket
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
 from ckpt_async.stores.s3_errors import NO_CREDENTIALS
 from ckpt_async.words.errors import CheckpointError, StoreUnavailable
 
-__all__ = ["ClientKeeper", "FollowedCredentials", "client_config"]
+__all__ = ["ClientKeeper", "FollowedCredentials", "client_config", "tls_context"]
 
 FOLLOW_EVERY_S = 600.0
 # Before they expire, so that no request is signed with credentials that die on the way.
 EXPIRY_MARGIN_S = 120.0
 RETRY_SOON_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
-# The kernel takes no more than this beyond what is on the wire: progress is then seen as it is, not as the kernel's buffer fills.
-UNSENT_BYTES = 512 * 1024
 
 
 class FollowedCredentials(AioCredentials):  # type: ignore[misc]
@@ -62,10 +61,11 @@ class FollowedCredentials(AioCredentials):  # type: ignore[misc]
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """Return what the next request is signed with."""
-        async with self._lock:
-            if self._held is None or self._clock() >= self._fetch_at_s:
-                await self._follow()
-            frozen = _frozen(self._held)
+        if self._held is None or self._clock() >= self._fetch_at_s:
+            async with self._lock:
+                if self._held is None or self._clock() >= self._fetch_at_s:
+                    await self._follow()
+        frozen = _frozen(self._held)
         if frozen is None:
             raise NoCredentialsError
         return frozen
@@ -246,7 +246,7 @@ def client_config(access: S3Access) -> AioConfig:
         "connect_timeout": access.connect_timeout_s,
         "read_timeout": access.read_timeout_s,
         "retries": {"total_max_attempts": max(1, access.max_attempts), "mode": "standard"},
-        "connector_args": {"socket_factory": _open_socket},
+        "connector_args": {"socket_factory": open_socket},
         **access.client_params,
     }
     if access.anonymous:
@@ -267,15 +267,15 @@ def _warm_up(session: AioSession) -> None:
         loader.load_data(name)
 
 
-def _open_socket(address: tuple[Any, ...]) -> socket.socket:
-    """Make a TCP socket that keeps little unsent data and notices a dead peer."""
-    family, kind, protocol, _, _ = address
-    opened = socket.socket(family, kind, protocol)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        # What was sent and not acknowledged for so long is lost; without it the kernel tries for a quarter of an hour.
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
-    not_sent = getattr(socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform == "darwin" else None)
-    if not_sent is not None:
-        opened.setsockopt(socket.IPPROTO_TCP, not_sent, UNSENT_BYTES)
-    return opened
+def tls_context(verify: bool | str) -> ssl.SSLContext:
+    """Return what a connection trusts: what botocore would."""
+    context: ssl.SSLContext = create_urllib3_context()
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    bundle = AioSession().get_config_variable("ca_bundle") if verify is True else verify
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    context.load_verify_locations(get_cert_path(bundle or True))
+    return context

@@ -12,6 +12,7 @@ from botocore.parsers import ResponseParserError
 
 from ckpt_async.words.errors import (
     StoreAccessDenied,
+    StoreBusy,
     StoreError,
     StoreMissing,
     StoreObjectMissing,
@@ -36,11 +37,14 @@ _DENIED = _RENEWABLE | {
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized", "UnauthorizedAccess", "UnrecognizedClientException",
 }  # fmt: skip
 _BUSY = {
-    "429", "BandwidthLimitExceeded", "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted",
-    "RequestLimitExceeded", "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown",
+    "429", "503", "BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "ServiceUnavailable", "SlowDown",
     "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException",
 }  # fmt: skip
+_PASSING = {
+    "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted", "RequestTimeout", "RequestTimeoutException",
+}  # fmt: skip
 _NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
+_ELSEWHERE = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect"}
 _CONDITION = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
 #: There are none, or they are wrong: somebody must do something.
 NO_CREDENTIALS = (
@@ -71,7 +75,11 @@ def credentials_refused(error: BaseException) -> bool:
 
 
 def sent_elsewhere(error: BaseException) -> bool:
-    """Whether aiohttp was to send a body once more, to another place: it can't, and botocore, who can, never hears of it."""
+    """Whether the bucket is at another place, or is signed for in another region, which botocore can find out."""
+    if isinstance(error, boto.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in (301, 302, 307, 308) or code_of(error) in _ELSEWHERE
+    # aiohttp was to send a body once more, and can't; botocore, who can, never hears of it.
     inner = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
     return isinstance(inner, aiohttp.ClientPayloadError) and "redirect" in str(inner)
 
@@ -108,7 +116,9 @@ def translate_code(code: str, status: int, message: str, attempted: str, on: str
     cause = f"{code}: {message}" if message else code or f"HTTP status {status}"
     if code == "NoSuchBucket":
         return StoreMissing(attempted, on=on, cause=cause, hint=_HINT_BUCKET)
-    if code in _BUSY or status == 429 or (status >= 500 and code not in ("NotImplemented", "501")):
+    if code in _BUSY or status in (429, 503):
+        return StoreBusy(attempted, on=on, cause=cause)
+    if code in _PASSING or (status >= 500 and code not in ("NotImplemented", "501")):
         return StoreUnavailable(attempted, on=on, cause=cause)
     if code in _DENIED or status in (401, 403):
         return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)

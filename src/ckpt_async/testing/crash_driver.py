@@ -20,6 +20,8 @@ from typing import Any
 
 from ckpt_async import assembly
 from ckpt_async.stores import opening, retrying
+from ckpt_async.stores.contract import Store
+from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.testing.crash_hooks import Hooks
 from ckpt_async.testing.crash_plan import Journal, Plan, Steps
 from ckpt_async.testing.crash_scenario import FLUSH_TIMEOUT_S, Place, recover, run_task
@@ -54,7 +56,11 @@ def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
     if request.get("quiet"):
         plan = Plan("none", "none")  # Neither strikes nor tells every step.
     steps = Steps(plan, journal, place.folder, role, partner)
-    assembly.open_store = lambda address: StepStore(opening.open_store(address), steps)  # type: ignore[attr-defined]
+
+    def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
+        return StepStore(opening.open_store(address, pace), steps)
+
+    assembly.open_store = open_store  # type: ignore[attr-defined]
     # What a user waits for in a bad minute is not what a test is about.
     retrying.FIRST_BACKOFF_S, retrying.LAST_BACKOFF_S, uploader.ENTRY_RETRY_S = 0.005, 0.05, 0.02
     (assembly.open_reader.__kwdefaults__ or {})["give_up_after_s"] = SHORT_TIMEOUT_S * 2

@@ -70,12 +70,14 @@ class StepStore(Store):
             raise StoreUnavailable("reach the store", on=key, cause="reset by peer (as the test's plan says)")
         return result
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         """As the contract says."""
 
         async def act() -> ObjectInfo:
             before = await self._store.get(key, if_match=if_match) if if_match is not None else None
-            info = await self._store.put(key, body, if_match=if_match, if_absent=if_absent)
+            info = await self._store.put(key, body, if_match=if_match, if_absent=if_absent, durable=durable)
             if key.endswith(f"/{keys.LATEST}"):
                 self._watch(key, before, b"".join(body.chunks))
             return info
@@ -99,6 +101,10 @@ class StepStore(Store):
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         """As the contract says."""
         return await self._pass("copy", key, _WRITE, lambda: self._store.copy(key, source))
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """As the contract says."""
+        await self._pass("settle", keys[0] if keys else "", _WRITE, lambda: self._store.settle(keys))
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         """As the contract says."""

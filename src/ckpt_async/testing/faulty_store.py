@@ -111,9 +111,17 @@ class FaultyStore(Store):
             raise fault.error()
         return result if fault.after else await call()
 
-    async def put(self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
         """As the contract says."""
-        return await self._pass("put", [key], lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent))
+        return await self._pass(
+            "put", [key], lambda: self._store.put(key, body, if_match=if_match, if_absent=if_absent, durable=durable)
+        )
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """As the contract says."""
+        await self._pass("settle", keys, lambda: self._store.settle(keys))
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         """As the contract says."""

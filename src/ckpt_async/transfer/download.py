@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.disk.digests import crc32_combine, format_digest
+from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer import foreign
-from ckpt_async.transfer.budget import ByteBudget
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.partial import PARTIAL_PREFIX, PartialFolder
 from ckpt_async.transfer.upload import BUDGET_BYTES, REQUESTS_AT_ONCE
@@ -161,7 +161,7 @@ def hand_over(partial: str, target: str) -> None:
 
 async def _fetch(store: Store, record: CheckpointRecord, manifest: Manifest, partial: str) -> None:
     await anyio.to_thread.run_sync(_prepare, manifest, partial)
-    budget = ByteBudget(BUDGET_BYTES)
+    budget = Budget(BUDGET_BYTES)
     sums = [_FileSums(-(-file.size_bytes // RANGE_BYTES)) for file in manifest.files]
     # Made one by one: a manifest may claim any size, and the first range that is missing ends it.
     work = (piece for index, file in enumerate(manifest.files) for piece in _ranges(index, file))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from ckpt_async.stores.contract import Part
 from ckpt_async.transfer.plan import UploadPlan
 from ckpt_async.transfer.reading import FilePiece
 
-__all__ = ["NoteLog", "UploadNotes"]
+__all__ = ["NoteLog", "UploadNotes", "noted_part_bytes", "unfinished_uploads"]
 
 
 class NoteLog(Protocol):
@@ -23,6 +23,26 @@ class NoteLog(Protocol):
 
     def restart(self) -> None:
         """Forget all."""
+
+
+def noted_part_bytes(notes: Sequence[dict[str, Any]], store_url: str) -> int | None:
+    """Return the size of parts of the upload that was begun, where these notes are of one to that store."""
+    plan = notes[0].get("plan") if notes else None
+    return plan[1] if plan and plan[0] == store_url else None
+
+
+def unfinished_uploads(notes: Iterable[dict[str, Any]], store_url: str) -> list[tuple[str, str]]:
+    """Return the (key, upload id) pairs of the multipart uploads to that store that were begun, and neither joined nor ended."""
+    notes = list(notes)
+    if noted_part_bytes(notes, store_url) is None:
+        return []
+    open_uploads: dict[int, tuple[str, str]] = {}
+    for note in notes[1:]:
+        if "upload" in note and "key" in note:
+            open_uploads[note["object"]] = (note["key"], note["upload"])
+        elif note.get("complete") or note.get("forget"):
+            open_uploads.pop(note["object"], None)
+    return list(open_uploads.values())
 
 
 class UploadNotes:
@@ -110,9 +130,9 @@ class UploadNotes:
         self._take(note)
         self._log.append(note)
 
-    def began(self, index: int, upload_id: str) -> None:
+    def began(self, index: int, upload_id: str, key: str) -> None:
         """A multipart upload was begun."""
-        self._add({"object": index, "upload": upload_id})
+        self._add({"object": index, "upload": upload_id, "key": key})
 
     def stored(
         self, index: int, part: Part, pieces: Iterable[FilePiece], *, complete: bool = False, md5: str = "", copied: bool = False
@@ -137,6 +157,10 @@ class UploadNotes:
         """What was sent of an object is gone from the store."""
         self._forget(index)
         self._log.append({"object": index, "forget": True})
+
+    def restart(self) -> None:
+        """Forget all: a later upload begins anew."""
+        self._log.restart()
 
     def all_pieces(self) -> dict[int, list[FilePiece]]:
         """Return the pieces of every file, by the index of the file."""

@@ -41,37 +41,42 @@ class ReadPart:
     pieces: tuple[FilePiece, ...]
 
 
-def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceFile]) -> ReadPart:
+def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceFile], room: memoryview) -> ReadPart:
     """Read one part. Blocking: call it in a thread.
+
+    Parameters
+    ----------
+    room : memoryview
+        Where its bytes go: at least as long as the part.
 
     Raises
     ------
     SpoolDamaged
         A file of the snapshot is missing or shorter than it was.
     """
-    chunks: list[bytes] = []
     pieces: list[FilePiece] = []
-    whole = 0
+    whole = position = 0
     for segment, inside, length in planned.pieces(part):
+        target = room[position : position + length]
         if segment.file_index < 0:
-            read = [segment.literal[inside : inside + length]]
-            crc = zlib.crc32(read[0])
+            target[:] = segment.literal[inside : inside + length]
+            crc = zlib.crc32(target)
         else:
-            read, crc = _read(files[segment.file_index], inside, length)
+            crc = _read(files[segment.file_index], inside, target)
             pieces.append(FilePiece(segment.file_index, inside, length, crc))
-        if not chunks:
+        if not position:
             whole = crc
         elif length >= JOIN_FROM_BYTES:
             whole = crc32_combine(whole, crc, length)
         else:
-            for chunk in read:
-                whole = zlib.crc32(chunk, whole)
-        chunks.extend(read)
-    return ReadPart(Body(tuple(chunks), part.size_bytes, whole), tuple(pieces))
+            whole = zlib.crc32(target, whole)
+        position += length
+    return ReadPart(Body((room[:position],), part.size_bytes, whole), tuple(pieces))
 
 
-def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]:
-    """Read a run of bytes from the file that stands at the path; one that is replaced meanwhile is read again.
+def _read(file: SourceFile, inside: int, target: memoryview) -> int:
+    """Read a run of bytes from the file that stands at the path, and return its CRC-32; a file that is replaced meanwhile is read
+    again.
 
     What holds the place of a frozen file may be replaced by another with the same content, and be written to from then on: as long
     as it stands there it is right.
@@ -82,7 +87,7 @@ def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]
         except OSError as error:
             raise _unreadable(file, error.strerror or str(error)) from error
         try:
-            read = _read_open(descriptor, file.local_offset + inside, length)
+            done, crc = _read_open(descriptor, file.local_offset + inside, target)
             if os.fstat(descriptor).st_ino == os.stat(file.local_path).st_ino:
                 break
         except OSError as error:
@@ -91,28 +96,28 @@ def _read(file: SourceFile, inside: int, length: int) -> tuple[list[bytes], int]
             os.close(descriptor)
     else:
         raise _unreadable(file, f"it was replaced {READ_TRIES} times while it was read")
-    if missing_bytes := length - sum(map(len, read[0])):
+    if missing_bytes := len(target) - done:
         raise SpoolDamaged(
             "read a snapshot",
             on=file.local_path,
             cause=f"it ends {missing_bytes} bytes early inside {file.path!r}",
             hint="Something other than ckpt-async has changed the spool.",
         )
-    return read
+    return crc
 
 
-def _read_open(descriptor: int, position: int, length: int) -> tuple[list[bytes], int]:
-    """Return the bytes, fewer where the file ends, and their CRC-32."""
-    chunks = []
-    crc, left = 0, length
-    while left:
-        chunk = os.pread(descriptor, min(CHUNK_BYTES, left), position)
-        if not chunk:
+def _read_open(descriptor: int, position: int, target: memoryview) -> tuple[int, int]:
+    """Fill `target`; return how many bytes there were, fewer where the file ends, and their CRC-32."""
+    done = crc = 0
+    os.lseek(descriptor, position, os.SEEK_SET)
+    while done < len(target):
+        piece = target[done : done + CHUNK_BYTES]
+        size_bytes = os.readv(descriptor, [piece])
+        if not size_bytes:
             break
-        crc = zlib.crc32(chunk, crc)
-        chunks.append(chunk)
-        position, left = position + len(chunk), left - len(chunk)
-    return chunks, crc
+        crc = zlib.crc32(piece[:size_bytes], crc)
+        done += size_bytes
+    return done, crc
 
 
 def _unreadable(file: SourceFile, cause: str) -> SpoolDamaged:

@@ -93,7 +93,8 @@ def _content_of(planned: PlannedObject, files: Sequence[SourceFile]) -> str:
 class _Known:
     """The parts of one checkpoint, by what they can be recognised by."""
 
-    def __init__(self, parts: Iterable[StoredPart]) -> None:
+    def __init__(self, parts: Iterable[StoredPart], part_bytes: int) -> None:
+        self.part_bytes = part_bytes
         self.by_content: dict[tuple[bool, str, int, int], StoredPart] = {}
         self.by_sum: dict[tuple[bool, int, int, int], StoredPart] = {}
         for part in parts:
@@ -120,14 +121,25 @@ class StoredBefore:
         #: Whether the store has refused to copy, for a reason that does not pass.
         self.refused = False
 
-    def remember(self, record: CheckpointRecord, parts: Iterable[StoredPart]) -> None:
-        """Note what a committed checkpoint is made of; the last one of its name and format is forgotten."""
+    def remember(self, record: CheckpointRecord, parts: Iterable[StoredPart], part_bytes: int) -> None:
+        """Note what a committed checkpoint is made of; the last one of its name and format is forgotten.
+
+        Parameters
+        ----------
+        part_bytes : int
+            The size of its parts.
+        """
         kind = (record.name, record.storage_format)
         self._known.pop(kind, None)
-        self._known[kind] = _Known(parts)
+        self._known[kind] = _Known(parts, part_bytes)
         if len(self._known) > CHECKPOINTS_KNOWN:
             del self._known[next(iter(self._known))]
         self._gone.clear()
+
+    def part_bytes(self, record: CheckpointRecord) -> int | None:
+        """Return the size of the parts of the last checkpoint of this name and format: only parts of one size can be compared."""
+        known = self._known.get((record.name, record.storage_format))
+        return known.part_bytes if known is not None else None
 
     def with_content(self, content: str, *, whole: bool, part: PlannedPart) -> StoredPart | None:
         """Return a stored part with this content, in the same place of its file."""

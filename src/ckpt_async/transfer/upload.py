@@ -10,21 +10,27 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.disk.digests import format_digest
-from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store
-from ckpt_async.transfer.budget import ByteBudget
+from ckpt_async.stores.budget import Budget
+from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
-from ckpt_async.transfer.notes import NoteLog, UploadNotes
+from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_bytes_for
+from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
-from ckpt_async.transfer.reading import FilePiece, digest_of_pieces, read_part
+from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
-from ckpt_async.words.errors import SpoolDamaged, StoreObjectMissing, StoreRejected
+from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["UploadJob", "UploadResult", "upload"]
 
 #: Requests with data at a time; small objects need more of them than large parts, whose number the budget of bytes bounds.
-REQUESTS_AT_ONCE = 16
+REQUESTS_AT_ONCE = 32
+
+#: Parts up to this size are read several at a time, so many at most, and as many bytes in all.
+SMALL_BYTES = 128 * 1024
+SMALL_AT_ONCE = 16
 
 #: Bytes of parts in memory at a time.
 BUDGET_BYTES = 64 * 1024 * 1024
@@ -53,7 +59,7 @@ class UploadResult:
         By this call.
     copied_bytes : int
         What this call had the store copy instead.
-    stored : tuple of StoredPart
+    stored, part_bytes
         For `StoredBefore.remember`, once the checkpoint is committed.
     """
 
@@ -61,6 +67,16 @@ class UploadResult:
     sent_bytes: int
     copied_bytes: int
     stored: tuple[StoredPart, ...]
+    part_bytes: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A part to be sent, of the object with this index."""
+
+    index: int
+    planned: PlannedObject
+    part: PlannedPart
 
 
 class _Sender:
@@ -73,6 +89,7 @@ class _Sender:
         plan: UploadPlan,
         notes: UploadNotes,
         copying: Copying,
+        speed: LineSpeed,
         on_progress: Callable[[int], None],
     ) -> None:
         self._store = store
@@ -81,7 +98,9 @@ class _Sender:
         self._notes = notes
         self._copying = copying
         self._on_progress = on_progress
-        self._budget = ByteBudget(BUDGET_BYTES)
+        self._speed = speed
+        self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
+        self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
         self.copied_bytes = 0
@@ -92,9 +111,16 @@ class _Sender:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
         await self._at_once(self._copy_all, self._work())
+        self._speed.begin()
         await self._at_once(self._send_all, self._work())
         self.joining = True
         await self._at_once(self._join_all, self._unjoined())
+        try:
+            await self._store.settle([planned.key for planned in self._plan.objects])
+        except StoreError:
+            # What the store has of it is not known: all of it is sent again.
+            self._notes.restart()
+            raise
 
     async def _at_once(self, act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
         """Let a number of tasks take from `work` until it is used up."""
@@ -111,32 +137,60 @@ class _Sender:
         for index, planned in work:
             await self._join(index, planned)
 
-    def _work(self) -> Iterator[tuple[int, PlannedObject, PlannedPart]]:
+    def _work(self) -> Iterator[list[_Task]]:
+        """Parts that are not in the store yet; small ones together, for a thread costs more than reading them."""
+        small: list[_Task] = []
+        small_bytes = 0
         for index, planned in enumerate(self._plan.objects):
-            if index not in self._notes.complete:
-                noted = self._notes.parts.get(index, {})
-                yield from ((index, planned, part) for part in planned.parts if part.number not in noted)
+            if index in self._notes.complete:
+                continue
+            noted = self._notes.parts.get(index, {})
+            for part in planned.parts:
+                if part.number in noted:
+                    continue
+                if part.size_bytes > SMALL_BYTES:
+                    yield [_Task(index, planned, part)]
+                    continue
+                small.append(_Task(index, planned, part))
+                small_bytes += part.size_bytes
+                if len(small) == SMALL_AT_ONCE or small_bytes > SMALL_BYTES:
+                    yield small
+                    small, small_bytes = [], 0
+        if small:
+            yield small
 
-    async def _copy_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
+    async def _copy_all(self, work: Iterator[list[_Task]]) -> None:
         """Have copied what is known without a read; what can't be is sent with the rest."""
-        for index, planned, part in work:
-            same = self._copying.unread(planned, part)
+        for task in (task for tasks in work for task in tasks):
+            same = self._copying.unread(task.planned, task.part)
             if same is not None:
-                piece = FilePiece(planned.segments[0].file_index, part.offset, part.size_bytes, same.source.crc32)
-                await self._copy(index, planned, part, same, [piece])
+                first = task.planned.segments[0]
+                piece = FilePiece(first.file_index, task.part.offset, task.part.size_bytes, same.source.crc32)
+                await self._copy(task.index, task.planned, task.part, same, [piece])
 
-    async def _send_all(self, work: Iterator[tuple[int, PlannedObject, PlannedPart]]) -> None:
-        for index, planned, part in work:
-            async with self._budget.hold(part.size_bytes):
-                await self._send(index, planned, part)
+    async def _send_all(self, work: Iterator[list[_Task]]) -> None:
+        for tasks in work:
+            size_bytes = sum(task.part.size_bytes for task in tasks)
+            async with self._budget.hold(size_bytes):
+                room = self._buffers.lend(size_bytes)
+                for task, read in await anyio.to_thread.run_sync(self._read, tasks, room):
+                    await self._send(task.index, task.planned, task.part, read)
+                # Not where it failed: a connection that was given up may still hold on to it.
+                self._buffers.give_back(room)
 
-    async def _send(self, index: int, planned: PlannedObject, part: PlannedPart) -> None:
-        read = await anyio.to_thread.run_sync(read_part, planned, part, self._job.files)
+    def _read(self, tasks: list[_Task], room: memoryview) -> list[tuple[_Task, ReadPart]]:
+        found, position = [], 0
+        for task in tasks:
+            found.append((task, read_part(task.planned, task.part, self._job.files, room[position:])))
+            position += task.part.size_bytes
+        return found
+
+    async def _send(self, index: int, planned: PlannedObject, part: PlannedPart, read: ReadPart) -> None:
         same, md5 = await self._copying.read(planned, part, read.body)
         if same is not None and await self._copy(index, planned, part, same, read.pieces):
             return
         if len(planned.parts) == 1:
-            info = await self._store.put(planned.key, read.body)
+            info = await self._store.put(planned.key, read.body, durable=False)
             sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
             self._notes.stored(index, sent, read.pieces, complete=True, md5=md5)
         else:
@@ -144,6 +198,8 @@ class _Sender:
             sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
             self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
+        self._speed.acknowledged(part.size_bytes)
+        self._budget.limit = window_bytes_for(self._speed.bytes_per_s, BUDGET_BYTES)
         self._on_progress(self._notes.noted_bytes)
 
     async def _copy(
@@ -163,6 +219,8 @@ class _Sender:
             return False
         self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
         self.copied_bytes += part.size_bytes
+        # The time that the store takes for a copy says nothing of the line.
+        self._speed.begin()
         self._on_progress(self._notes.noted_bytes)
         return True
 
@@ -171,7 +229,7 @@ class _Sender:
             known = self._notes.upload_ids.get(index)
             if known is None:
                 known = await self._store.begin_multipart(planned.key)
-                self._notes.began(index, known)
+                self._notes.began(index, known, planned.key)
             return known
 
     async def _join(self, index: int, planned: PlannedObject) -> None:
@@ -202,6 +260,7 @@ async def upload(
     on_progress: Callable[[int], None],
     on_plan: Callable[[int], None],
     before: StoredBefore | None = None,
+    speed: LineSpeed | None = None,
 ) -> UploadResult:
     """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
 
@@ -217,6 +276,8 @@ async def upload(
         Called once with the bytes that it will have in the end.
     before : StoredBefore, optional
         What the store has already: the same bytes are copied there and not sent.
+    speed : LineSpeed, optional
+        What earlier uploads have learnt about the line, and this one goes on with.
 
     Raises
     ------
@@ -225,15 +286,16 @@ async def upload(
     SpoolDamaged
         The frozen files are not what they were.
     """
-    plan = await anyio.to_thread.run_sync(make_plan, job.record, job.files, job.directories, store.traits)
-    on_plan(plan.total_bytes)
+    speed = speed or LineSpeed()
     before = before if before is not None else StoredBefore()
+    plan = await anyio.to_thread.run_sync(_plan, job, log, store.traits, speed, before)
+    on_plan(plan.total_bytes)
     sent_bytes = copied_bytes = 0
     for last_try in (False, True):
         notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
         # A second try copies nothing: what the store refused may have been a copy.
         copying = Copying(store, before if not last_try else StoredBefore(), job.files)
-        sender = _Sender(store, job, plan, notes, copying, on_progress)
+        sender = _Sender(store, job, plan, notes, copying, speed, on_progress)
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
@@ -252,7 +314,15 @@ async def upload(
     # In a thread: the digests of 50,000 files take their time.
     manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
     stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
-    return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored)
+    return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored, plan.part_bytes)
+
+
+def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed, before: StoredBefore) -> UploadPlan:
+    """What an earlier worker has begun goes on with parts of the same size, whatever the line gives now; so does what may hold
+    parts of the checkpoint before it.
+    """
+    part_bytes = noted_part_bytes(log.read(), traits.url) or before.part_bytes(job.record) or part_bytes_for(speed.bytes_per_s)
+    return make_plan(job.record, job.files, job.directories, traits, part_bytes)
 
 
 def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
