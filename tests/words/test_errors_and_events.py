@@ -59,6 +59,7 @@ MESSAGES: list[events.Event | events.Command] = [
     events.EntryFailed("0001", StoreUnavailable("x", cause="line\nbreak").to_wire()),
     events.Trouble(3, StoreUnavailable("x").to_wire()),
     events.Trouble(0),
+    events.LinksGuarded("0000"),
     events.AdoptionEnded("0000", 2, {"error": "x"}),
     events.Notice("a sentence"),
     events.Wake(),
