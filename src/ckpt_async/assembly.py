@@ -12,6 +12,7 @@ from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.opening import check_address, open_store
+from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged, StoreError
 from ckpt_async.words.events import Event
@@ -21,7 +22,7 @@ from ckpt_async.worker.handle import WorkerHandle
 from ckpt_async.worker.sidecar_client import SidecarClient
 from ckpt_async.worker.thread import ThreadWorker
 
-__all__ = ["Reader", "make_store", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"]
+__all__ = ["Reader", "StoresOfWorker", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"]
 
 #: Requests to a store at once.
 REQUESTS_AT_ONCE = 32
@@ -32,14 +33,26 @@ READ_GIVE_UP_S = 120.0
 TellTrouble = Callable[[int, "StoreError | None"], None]
 
 
-def _stack(address: StoreAddress, tell_trouble: TellTrouble, give_up_after_s: float | None) -> Store:
+def _stack(address: StoreAddress, tell_trouble: TellTrouble, give_up_after_s: float | None, pace: Pace = UNPACED) -> Store:
     """A call that backs off holds no slot: the limit is inside."""
-    return Retrying(Limiting(open_store(address), REQUESTS_AT_ONCE), on_trouble=tell_trouble, give_up_after_s=give_up_after_s)
+    bare = open_store(address, pace)
+    return Retrying(Limiting(bare, REQUESTS_AT_ONCE), on_trouble=tell_trouble, give_up_after_s=give_up_after_s)
 
 
-def make_store(header: SpoolHeader, tell_trouble: TellTrouble) -> Store:
-    """Return the store of a spool, for a worker: it retries without end, for the worker has a deadline of its own."""
-    return _stack(header.address, tell_trouble, None)
+class StoresOfWorker:
+    """Makes the stores of one worker: they retry without end, for the worker has a deadline of its own.
+
+    All share the cap on bandwidth, which is that of the worker's own spool: it is the first that is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+
+    def __call__(self, header: SpoolHeader, tell_trouble: TellTrouble) -> Store:
+        """Return the store of a spool."""
+        if self._pace is None:
+            self._pace = Pace(header.settings.max_bandwidth_bytes_per_s)
+        return _stack(header.address, tell_trouble, None, self._pace)
 
 
 def open_reader(address: StoreAddress, *, say: Callable[[str], None] = print, give_up_after_s: float = READ_GIVE_UP_S) -> Reader:
@@ -91,7 +104,7 @@ def open_checkpointer(
     UnsupportedStore
         There is no store for the address.
     SpoolBusy
-        The same attempt runs already, in another process.
+        The same attempt is open already, in another process or in this one.
     """
     check_address(address)
     durable.make_private_folder(scratch_root)
@@ -142,7 +155,13 @@ def open_for_child(
             cause="the task has ended, or runs on another machine" if ended else error.strerror or str(error),
             hint="Save while the task waits for this process." if ended else "Mend the disk, or set spool_dir to another one.",
         ) from error
-    settings = Settings(async_upload=False, worker="thread", flush_timeout_s=spool.header().settings.flush_timeout_s)
+    of_parent = spool.header().settings
+    settings = Settings(
+        async_upload=False,
+        worker="thread",
+        max_bandwidth_bytes_per_s=of_parent.max_bandwidth_bytes_per_s,
+        flush_timeout_s=of_parent.flush_timeout_s,
+    )
     return _open(child_spool_folder(of_task, version), SpoolHeader(address, settings, version_start=version), identity, say)
 
 
@@ -177,7 +196,7 @@ def _open(folder: str, header: SpoolHeader, identity: TaskIdentity, say: Callabl
         # Without async_upload the training stands still while a save is uploaded: a process of its own would only cost its start.
         # What an earlier attempt left goes out beside the training in any case.
         if settings.worker == "thread" or not (settings.async_upload or older_attempts(spool.folder)):
-            return ThreadWorker(spool.folder, make_store, on_event, on_death)
+            return ThreadWorker(spool.folder, StoresOfWorker(), on_event, on_death)
         return SidecarClient(spool.folder, on_event, on_death)
 
     try:

@@ -16,7 +16,7 @@ from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
-from ckpt_async.progress import readable_bytes, readable_seconds
+from ckpt_async.progress import summary_line
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
@@ -107,7 +107,7 @@ class Checkpointer:
         """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise. A worker that is
         ready already is told of at once.
         """
-        self._worker.add_listener(callback)
+        self._worker.listeners.add(callback)
 
     # Saving
 
@@ -175,7 +175,7 @@ class Checkpointer:
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
             with self._spool_errors():
                 reference = self._take(tree, name, frozen_metadata, latest, storage_format)
-        self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
+        self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
         if not self.settings.async_upload:
@@ -374,8 +374,8 @@ class Checkpointer:
         finally:
             self._worker.shut_down()
             self._spool.task_lock.release()
-        if self.settings.async_upload:
-            self._say_summary()
+        if self.settings.async_upload and (line := summary_line(self.stats)):
+            self._say(line)
 
     def end_keeping(self) -> None:
         """Delete what `Settings.keep_local` has kept, in this attempt and in earlier ones, and keep nothing more: there will be no
@@ -385,17 +385,6 @@ class Checkpointer:
         for folder in older_attempts(self._spool.folder):
             if end_keeping(Spool(folder)):
                 remove_dead_spool(folder)
-
-    def _say_summary(self) -> None:
-        """The one line that a task which went well says of its checkpoints."""
-        stats = self.stats
-        if stats.committed:
-            saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
-            self._say(
-                f"{saves} with {readable_bytes(stats.saved_bytes)} in the store; save() held the training up for "
-                f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
-                f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
-            )
 
     def _check_outside(self, path: str) -> None:
         """A folder that holds the spool would be saved into itself, more of it each time."""

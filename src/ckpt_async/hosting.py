@@ -9,7 +9,7 @@ import socket
 import anyio
 import anyio.to_thread
 
-from ckpt_async.assembly import make_store
+from ckpt_async.assembly import StoresOfWorker
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool
 from ckpt_async.transfer.groups import plain_task_group
@@ -53,7 +53,7 @@ class Host:
         self._connection = connection
         self._task_pid = task_pid
         self._writer: asyncio.StreamWriter | None = None
-        self._runtime = WorkerRuntime(spool, make_store, self._emit, guard)
+        self._runtime = WorkerRuntime(spool, StoresOfWorker(), self._emit, guard)
         self._linger_s = 0.0
         self._orphaned = False
 

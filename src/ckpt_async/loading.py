@@ -29,22 +29,21 @@ class Damages:
 
     Attributes
     ----------
-    of_checkpoints : list of CheckpointError
-        The damages of what could have been loaded.
+    stored : list of CheckpointDamaged
+        The checkpoints of the store that could not be loaded. What was never there is none of them: a power failure leaves such,
+        and to fail because of it would stop every retry until somebody removes the spool by hand.
     """
 
     def __init__(self, say: Callable[[str], None], *, strict: bool) -> None:
         self._say = say
         self.strict = strict
-        self.of_checkpoints: list[CheckpointError] = []
+        self.stored: list[CheckpointDamaged] = []
 
-    def note(self, what: str, damage: CheckpointError, *, of_checkpoint: bool = False) -> None:
+    def note(self, what: str, damage: CheckpointError) -> None:
         """Name one, or raise it."""
         if self.strict:
             raise damage
         self._say(f"{what}: {damage}")
-        if of_checkpoint:
-            self.of_checkpoints.append(damage)
 
 
 @dataclass
@@ -75,7 +74,8 @@ class Loading:
         try:
             self.reader.load_record(record, self.target)
         except CheckpointDamaged as damage:
-            self.damages.note("A checkpoint is damaged, an older one is tried", damage, of_checkpoint=True)
+            self.damages.note("A checkpoint is damaged, an older one is tried", damage)
+            self.damages.stored.append(damage)
             return False
         return True
 
@@ -96,9 +96,7 @@ class Loading:
                 with self._partial() as folder:
                     restore_left(one, folder, way)
             except SpoolDamaged as damage:
-                self.damages.note(
-                    "A save that was left on this machine is damaged, an older one is tried", damage, of_checkpoint=True
-                )
+                self.damages.note("A save that was left on this machine is damaged, an older one is tried", damage)
                 continue
             return one.record
         return None

@@ -58,10 +58,10 @@ def resume(
     Raises
     ------
     CheckpointDamaged
-        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision. With `strict`: the
-        newest can't.
+        The store has checkpoints, and none of them can be loaded: training from zero must be the user's decision. With
+        `strict`: the newest can't.
     SpoolDamaged, SnapshotFailed
-        Likewise, of what lies on this machine.
+        With `strict`: likewise, of what lies on this machine.
     """
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
@@ -134,8 +134,8 @@ def _load_newest(sources: list[_Source], loading: Loading, say: Callable[[str], 
             return restored
     if trouble is not None:
         raise trouble
-    if loading.damages.of_checkpoints:
-        raise loading.damages.of_checkpoints[0]
+    if loading.damages.stored:
+        raise loading.damages.stored[0]
     return None
 
 

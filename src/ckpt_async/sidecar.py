@@ -20,6 +20,7 @@ import sys
 from ckpt_async.spool.spool import OWN_A_SPOOL, Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.guard import Guard
+from ckpt_async.worker.priority import yield_the_disk
 
 __all__ = ["main"]
 
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> int:
             guard = _start_guard(folder, int(arguments[3]))
         # On Linux that is a matter of each thread: the guard, for which a writer may be waiting, keeps its priority.
         os.nice(NICENESS)
+        yield_the_disk()
         import anyio
 
         from ckpt_async.hosting import Host

@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
+from ckpt_async.leftovers import attempt_of, refusal, refused_attempt
+from ckpt_async.listeners import Listeners
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, StoreError, WorkerDied, from_wire
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
 from ckpt_async.words.events import (
     Close,
     Command,
@@ -24,7 +26,6 @@ from ckpt_async.words.events import (
     Notice,
     Press,
     Retry,
-    WorkerReady,
 )
 from ckpt_async.worker.handle import WorkerHandle
 
@@ -59,9 +60,7 @@ class Supervisor:
     def __init__(
         self, ledger: Ledger, make_worker: MakeWorker, header: SpoolHeader, spool: Spool, say: Callable[[str], None]
     ) -> None:
-        self._listeners: list[Callable[[object], None]] = []
-        self._listening = threading.Lock()
-        self._ready: WorkerReady | None = None
+        self.listeners = Listeners(say)
         self._ledger = ledger
         self._header = header
         self._spool = spool
@@ -114,7 +113,7 @@ class Supervisor:
         elif isinstance(event, Notice) and event.text not in self._notices:
             self._notices.add(event.text)
             self._say(event.text)
-        self.tell_listeners(event)
+        self.listeners.tell(event)
 
     def _say_lost(self, event: EntryFailed) -> None:
         """A save that can't be tried again is told at once, and once."""
@@ -123,38 +122,13 @@ class Supervisor:
             self._told_lost.add(event.entry)
             self._say(f"A save is lost: {error}")
 
-    def add_listener(self, listener: Callable[[object], None]) -> None:
-        """Pass all events on to a listener, first of all that the worker is ready where it has been so for some time."""
-        with self._listening:
-            self._listeners.append(listener)
-            ready = self._ready
-        if ready is not None:
-            self._tell(ready, [listener])
-
-    def tell_listeners(self, event: Event) -> None:
-        """Pass an event on."""
-        with self._listening:
-            if isinstance(event, WorkerReady):
-                self._ready = event
-            listeners = list(self._listeners)
-        self._tell(event, listeners)
-
-    def _tell(self, event: Event, listeners: list[Callable[[object], None]]) -> None:
-        """A listener that raises is told of and left out from then on: saving must not depend on it."""
-        for listener in listeners:
-            try:
-                listener(event)
-            except Exception as error:
-                self._listeners.remove(listener)
-                self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")
-
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""
         with self._starting:
             if self._ending:
                 return
             self._deaths += 1
-            self._ready = None
+            self.listeners.worker_died()
             self._catch_up()
             words = self._worker.last_words()
             if self._deaths <= MAX_DEATHS:
@@ -196,7 +170,7 @@ class Supervisor:
             for event in news:
                 self._ledger.apply(event)
         for event in news:
-            self.tell_listeners(event)
+            self.listeners.tell(event)
 
     def _set_fatal(self, error: CheckpointError) -> None:
         with self._ledger.lock:
@@ -291,30 +265,18 @@ class Supervisor:
         if refused is not None:
             raise refused
 
-    def _say_left(self) -> StoreError | None:
-        """Say what earlier attempts left and could not be stored; return what is to be raised of it instead.
-
-        The store's refusal is, where nothing newer of the task is in the store; unless a save of this attempt failed too, which is
-        raised then. What is damaged can't be mended by a new try.
+    def _say_left(self) -> CheckpointError | None:
+        """Say what earlier attempts left and could not be stored; return what is to be raised of it instead. A save of this attempt
+        that failed is raised before it.
         """
         left = dict(self._ledger.adoption_errors)
-        refused = [attempt for attempt, error in left.items() if isinstance(error, StoreError)]
-        raised = max(refused) if refused and not self._ledger.has_stored_latest and not self._ledger.failures() else None
+        raised = refused_attempt(left, superseded=self._ledger.has_stored_latest) if not self._ledger.failures() else None
         for attempt, error in left.items():
-            # The spool of a child process has more digits behind those of its attempt.
             if attempt != raised:
-                self._say(f"What attempt {int(attempt[:4])} left could not be stored: {error}")
+                self._say(f"What attempt {attempt_of(attempt)} left could not be stored: {error}")
         if raised is None:
             return None
-        error = left[raised]
-        assert isinstance(error, StoreError)
-        folder = os.path.join(os.path.dirname(self._spool.folder), raised)
-        return type(error)(
-            error.attempted,
-            on=error.on,
-            cause=f"{error.cause} (what attempt {int(raised[:4])} left is not in the store, and nothing newer of the task is)",
-            hint=f"{error.hint} It is kept in {folder}; the next flush(), or the next attempt, tries again.".strip(),
-        )
+        return refusal(left[raised], raised, os.path.join(os.path.dirname(self._spool.folder), raised))
 
     def failures(self, *, told_again: bool) -> list[CheckpointReference]:
         """Return the failed saves that `raise_failures` tells of."""

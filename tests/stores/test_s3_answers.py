@@ -19,6 +19,7 @@ from ckpt_async.stores.s3_errors import translate, translate_code
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.words.errors import (
     StoreAccessDenied,
+    StoreBusy,
     StoreError,
     StoreMissing,
     StoreObjectMissing,
@@ -50,14 +51,14 @@ def store_at(endpoint_url: str, **more: object) -> S3Store:
         ("InvalidToken", 400, StoreAccessDenied),
         ("SomethingNew", 403, StoreAccessDenied),
         ("SomethingNew", 401, StoreAccessDenied),
-        ("SlowDown", 503, StoreUnavailable),
-        ("SlowDown", 0, StoreUnavailable),
+        ("SlowDown", 503, StoreBusy),
+        ("SlowDown", 0, StoreBusy),
         ("InternalError", 500, StoreUnavailable),
         # Inside an answer with the status 200.
         ("InternalError", 200, StoreUnavailable),
         ("RequestTimeout", 400, StoreUnavailable),
-        ("TooManyRequests", 429, StoreUnavailable),
-        ("SomethingNew", 429, StoreUnavailable),
+        ("TooManyRequests", 429, StoreBusy),
+        ("SomethingNew", 429, StoreBusy),
         ("SomethingNew", 502, StoreUnavailable),
         ("NotImplemented", 501, StoreRejected),
         ("NoSuchKey", 404, StoreObjectMissing),
@@ -103,8 +104,8 @@ async def get(store: S3Store) -> object:
     ("script", "kind", "text"),
     [
         ([error_answer(403, "AccessDenied")], StoreAccessDenied, "AccessDenied"),
-        ([error_answer(503, "SlowDown")], StoreUnavailable, "SlowDown"),
-        ([Answer(503, b"<html>no XML, from a proxy")], StoreUnavailable, "503"),
+        ([error_answer(503, "SlowDown")], StoreBusy, "SlowDown"),
+        ([Answer(503, b"<html>no XML, from a proxy")], StoreBusy, "503"),
         ([Answer(500)], StoreUnavailable, "500"),
         ([error_answer(404, "NoSuchBucket")], StoreMissing, "NoSuchBucket"),
         ([error_answer(400, "InvalidRequest", f"your keys are {KEY} and {SECRET}")], StoreRejected, "InvalidRequest"),

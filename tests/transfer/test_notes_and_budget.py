@@ -4,8 +4,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Part
-from ckpt_async.transfer.budget import ByteBudget
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.notes import UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, Segment, UploadPlan
@@ -24,25 +24,35 @@ def plan_of(objects: int = 2, part_bytes: int = 10) -> UploadPlan:
 
 
 def state(notes: UploadNotes) -> tuple[object, ...]:
-    return notes.upload_ids, notes.parts, notes.complete, notes.all_pieces(), notes.noted_bytes
+    return (
+        notes.upload_ids,
+        notes.parts,
+        notes.complete,
+        notes.all_pieces(),
+        notes.noted_bytes,
+        notes.etags,
+        notes.md5s,
+        notes.copied,
+    )
 
 
 def test_a_replayed_log_is_the_state_that_was_written() -> None:
     log = ListLog()
     notes = UploadNotes(log, plan_of(), "s3://b")
-    notes.began(0, "up")
-    notes.sent(0, Part(1, "e1", 10, 1), [FilePiece(0, 0, 10, 1)])
-    notes.sent(0, Part(2, "e2", 10, 2), [FilePiece(0, 10, 10, 2)])
-    notes.sent(0, Part(2, "e3", 10, 3), [FilePiece(0, 10, 10, 3)])
-    notes.sent(1, Part(1, "e", 10, 1), [FilePiece(1, 0, 10, 1)], complete=True)
+    notes.began(0, "up", "k")
+    notes.stored(0, Part(1, "e1", 10, 1), [FilePiece(0, 0, 10, 1)])
+    notes.stored(0, Part(2, "e2", 10, 2), [FilePiece(0, 10, 10, 2)])
+    notes.stored(0, Part(2, "e3", 10, 3), [FilePiece(0, 10, 10, 3)], md5="m", copied=True)
+    notes.stored(1, Part(1, "e", 10, 1), [FilePiece(1, 0, 10, 1)], complete=True)
     again = UploadNotes(log, plan_of(), "s3://b")
     assert state(again) == state(notes)
     assert notes.noted_bytes == 30 and notes.parts[0][2].etag == "e3"
     assert sorted(notes.all_pieces()[0], key=lambda piece: piece.offset)[1].crc32 == 3
     notes.forget(0)
+    assert not notes.copied and not notes.md5s
     assert notes.noted_bytes == 10 and 0 not in notes.upload_ids and 0 not in notes.all_pieces()
-    notes.began(0, "up2")
-    notes.completed(0)
+    notes.began(0, "up2", "k")
+    notes.completed(0, "whole")
     assert state(UploadNotes(log, plan_of(), "s3://b")) == state(notes)
 
 
@@ -50,11 +60,11 @@ def test_a_replayed_log_is_the_state_that_was_written() -> None:
 def test_any_beginning_of_a_log_is_a_state(keep: int) -> None:
     log = ListLog()
     notes = UploadNotes(log, plan_of(), "s3://b")
-    notes.began(0, "up")
+    notes.began(0, "up", "k")
     for number in (1, 2):
-        notes.sent(0, Part(number, "e", 10, 1), [FilePiece(0, 10 * number - 10, 10, 1)])
-    notes.completed(0)
-    notes.sent(1, Part(1, "e", 10, 1), [], complete=True)
+        notes.stored(0, Part(number, "e", 10, 1), [FilePiece(0, 10 * number - 10, 10, 1)])
+    notes.completed(0, "whole")
+    notes.stored(1, Part(1, "e", 10, 1), [], complete=True)
     del log.lines[keep:]
     begun = UploadNotes(log, plan_of(), "s3://b")
     assert begun.parts.keys() <= begun.upload_ids.keys() | begun.complete
@@ -65,8 +75,8 @@ def test_any_beginning_of_a_log_is_a_state(keep: int) -> None:
 def test_notes_of_another_plan_are_not_used_and_their_uploads_are_given_up(plan: UploadPlan, url: str) -> None:
     log = ListLog()
     notes = UploadNotes(log, plan_of(), "s3://b")
-    notes.began(0, "up")
-    notes.sent(0, Part(1, "e", 10, 1), [])
+    notes.began(0, "up", "k")
+    notes.stored(0, Part(1, "e", 10, 1), [])
     changed = UploadNotes(log, plan, url)
     assert changed.abandoned == [(0, "up")]
     assert (changed.upload_ids, changed.parts, changed.noted_bytes) == ({}, {}, 0)
@@ -77,22 +87,22 @@ def test_an_archive_of_many_files_is_noted_in_linear_time() -> None:
     # 50,000 pieces of one object: searching a list for each of them took minutes.
     log = ListLog()
     notes = UploadNotes(log, plan_of(1), "s3://b")
-    notes.sent(0, Part(1, "e", 10, 1), [FilePiece(index, 0, 1, 0) for index in range(50_000)])
+    notes.stored(0, Part(1, "e", 10, 1), [FilePiece(index, 0, 1, 0) for index in range(50_000)])
     assert len(notes.all_pieces()) == 50_000
 
 
-# ByteBudget
+# Budget
 
 
 async def test_never_more_is_held_than_allowed_and_everybody_gets_a_turn() -> None:
-    budget = ByteBudget(100)
+    budget = Budget(100)
     most = 0
     done: list[int] = []
 
     async def worker(size_bytes: int) -> None:
         nonlocal most
         async with budget.hold(size_bytes):
-            most = max(most, budget.held_bytes)
+            most = max(most, budget.held)
             await anyio.lowlevel.checkpoint()
         done.append(size_bytes)
 
@@ -100,11 +110,11 @@ async def test_never_more_is_held_than_allowed_and_everybody_gets_a_turn() -> No
         async with anyio.create_task_group() as group:
             for number in range(200):
                 group.start_soon(worker, number % 131)
-    assert most <= 100 and len(done) == 200 and budget.held_bytes == 0
+    assert most <= 100 and len(done) == 200 and budget.held == 0
 
 
 async def test_first_come_first_served_so_that_a_large_one_does_not_starve() -> None:
-    budget = ByteBudget(10)
+    budget = Budget(10)
     order: list[str] = []
 
     async def worker(name: str, size_bytes: int, *, begun: anyio.Event) -> None:
@@ -121,12 +131,12 @@ async def test_first_come_first_served_so_that_a_large_one_does_not_starve() -> 
                     await begun.wait()
                 await anyio.lowlevel.checkpoint()
                 assert order == []
-    assert order == ["large", "small", "larger", "nothing"] and budget.held_bytes == 0
+    assert order == ["large", "small", "larger", "nothing"] and budget.held == 0
 
 
 @pytest.mark.parametrize("granted_first", [False, True])
 async def test_whoever_is_cancelled_while_waiting_holds_nothing_and_blocks_nobody(granted_first: bool) -> None:
-    budget = ByteBudget(10)
+    budget = Budget(10)
     served = anyio.Event()
     scope = anyio.CancelScope()
 
@@ -154,15 +164,15 @@ async def test_whoever_is_cancelled_while_waiting_holds_nothing_and_blocks_nobod
             # With granted_first the bytes were granted in this moment, to a task that is cancelled before it runs.
             scope.cancel()
             await served.wait()
-    assert budget.held_bytes == 0
+    assert budget.held == 0
 
 
 async def test_an_error_inside_gives_the_bytes_back() -> None:
-    budget = ByteBudget(10)
+    budget = Budget(10)
     with pytest.raises(ZeroDivisionError):
         async with budget.hold(10):
             raise ZeroDivisionError
-    assert budget.held_bytes == 0
+    assert budget.held == 0
 
 
 # plain_task_group

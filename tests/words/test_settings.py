@@ -41,6 +41,8 @@ from ckpt_async.words.settings import Settings, coerce_settings, read_size, sett
         ("max_pending_bytes", [1]),
         ("max_lag", 0),
         ("max_lag", "soon"),
+        ("max_bandwidth", 0),
+        ("max_bandwidth", "fast"),
         ("on_full", "drop"),
         ("on_full", "BLOCK"),
         ("on_full", None),
@@ -79,10 +81,11 @@ def test_texts_of_a_command_line_mean_what_they_say() -> None:
         "max_pending_bytes": "20GB",
         "max_lag": "600",
         "on_full": "drop_oldest",
+        "max_bandwidth": "200 MB/s",
         "flush_timeout": "90",
         "spool_dir": "None",
     }
-    assert coerce_settings(texts) == Settings(True, "thread", 3, 20 * 10**9, 600.0, "drop_oldest", 90.0, None)
+    assert coerce_settings(texts) == Settings(True, "thread", 3, 20 * 10**9, 600.0, "drop_oldest", 200 * 10**6, 90.0, None)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("True", True), ("1", True), (1, True), ("False", False), ("0", False), (0, False)])

@@ -184,7 +184,8 @@ def _left_by(task_folder: str, url: str, identity: TaskIdentity) -> tuple[list[L
             if spool.header().address.url != url:
                 continue
         except SpoolDamaged as error:
-            damaged.append(error)
+            if spool.waiting():  # Else its own worker has emptied and removed it in this moment.
+                damaged.append(error)
             continue
         saves, damages = _saves_in(attempt, wanted)
         found += saves

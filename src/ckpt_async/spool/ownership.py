@@ -97,11 +97,14 @@ class FileLock:
         Raises
         ------
         SpoolBusy
-            Another process holds it.
+            It is held already.
         """
         if not self.try_acquire():
             raise SpoolBusy(
-                attempted, on=self.path, cause="another live process owns it", hint="Wait until that process has ended, or end it."
+                attempted,
+                on=self.path,
+                cause="it is owned already, by another live process or by this one",
+                hint="Wait until that process has ended, or end it; in this process, close what is open.",
             )
 
     def release(self) -> None:

@@ -12,11 +12,29 @@ import json
 import os
 from typing import Any
 
-__all__ = ["PART_LOG_FILE", "PartLog"]
+__all__ = ["PART_LOG_FILE", "PartLog", "read_notes"]
 
 PART_LOG_FILE = "parts.log"
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def read_notes(path: str) -> list[dict[str, Any]]:
+    """Return the notes of a part log in the order of writing; none where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    notes = []
+    for line in lines[:-1]:
+        try:
+            note = json.loads(line)
+        except ValueError:
+            break  # Cut off by a crash, and continued by a later worker: what follows can't be trusted to be in order.
+        if isinstance(note, dict):
+            notes.append(note)
+    return notes
 
 
 class PartLog:
@@ -35,20 +53,7 @@ class PartLog:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the notes in the order of writing."""
-        try:
-            with open(self._path, "rb") as file:
-                lines = file.read().split(b"\n")
-        except FileNotFoundError:
-            return []
-        notes = []
-        for line in lines[:-1]:
-            try:
-                note = json.loads(line)
-            except ValueError:
-                break  # Cut off by a crash, and continued by a later worker: what follows can't be trusted to be in order.
-            if isinstance(note, dict):
-                notes.append(note)
-        return notes
+        return read_notes(self._path)
 
     def append(self, note: dict[str, Any]) -> None:
         """Write one note; it survives the death of this process, unless the disk is full: then this one and all later ones are

@@ -12,6 +12,7 @@
       active/ID/        its upload has begun
       kept/ID/          in the store, and kept for a next attempt; see `ckpt_async.spool.kept`
       trash/ID/         being deleted
+      abandoned/        notes of uploads that were given up after they had begun
       private/          copies that a guard is making of linked files
 """
 
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_async.disk import durable
+from ckpt_async.spool.abandoned import keep_notes
 from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
 from ckpt_async.spool.part_log import PART_LOG_FILE
@@ -43,6 +45,8 @@ HEADER_FILE = "spool.json"
 COUNTER_FILE = "counter"
 
 _HELD = (EntryState.READY, EntryState.ACTIVE, EntryState.READY)
+
+_READ_TRIES = 3
 
 _ENTRY_ID = re.compile(r"[0-9]{10,}")
 
@@ -210,22 +214,25 @@ class Spool:
     def finish(self, entry: str) -> None:
         """Remove an entry that is in the store."""
         if self._move(entry, EntryState.ACTIVE, EntryState.TRASH):
-            self._delete_trash(entry)
+            self._delete_trash(entry, stored=True)
 
-    def _delete_trash(self, entry: str) -> None:
+    def _delete_trash(self, entry: str, *, stored: bool = False) -> None:
         # It has left the spool with the rename, whatever becomes of its files: `clean`, or the end of the spool, deletes the rest.
         with contextlib.suppress(OSError):
+            if not stored:
+                keep_notes(self.folder, self._path(EntryState.TRASH, entry))
             durable.remove_tree(self._path(EntryState.TRASH, entry))
 
     def clean(self) -> None:
         """Delete what a crash left half made or half deleted. Call it only while no task saves into the spool."""
-        for state in (EntryState.STAGING, EntryState.TRASH):
-            for name in self._names(state):
-                durable.remove_tree(self._path(state, name))
+        for name in self._names(EntryState.STAGING):
+            durable.remove_tree(self._path(EntryState.STAGING, name))
+        self.clean_trash()
 
     def clean_trash(self) -> None:
         """Delete what a crash left half deleted."""
         for name in self._names(EntryState.TRASH):
+            keep_notes(self.folder, self._path(EntryState.TRASH, name))
             durable.remove_tree(self._path(EntryState.TRASH, name))
 
     # Both sides
@@ -291,8 +298,10 @@ class Spool:
         SpoolDamaged
             The description can't be read.
         """
-        for _ in range(3):
-            # A transition between looking and reading moves the folder away: look again.
+        trouble: OSError | None = None
+        for _ in range(_READ_TRIES):
+            # A transition between looking and reading moves the folder away: look again. And what a disk refuses once (a volume in
+            # the network) must not make a retry pass its newest save by.
             path = os.path.join(self.entry_folder(entry), ENTRY_FILE)
             try:
                 with open(path, "rb") as file:
@@ -300,7 +309,9 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise SpoolDamaged("read a saved checkpoint", on=path, cause=error.strerror or str(error)) from error
+                trouble = error
+        if trouble is not None:
+            raise SpoolDamaged("read a saved checkpoint", on=path, cause=trouble.strerror or str(trouble)) from trouble
         if os.path.isdir(os.path.dirname(path)):
             raise SpoolDamaged("read a saved checkpoint", on=path, cause="the file is missing")
         raise FileNotFoundError(path)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import anyio.to_thread
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.local_copies import LocalCopies
 from ckpt_async.stores.local_errors import translate_os_error
 from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
 from ckpt_async.stores.local_uploads import LocalUploads, write_body
-from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed
+from ckpt_async.stores.pacing import UNPACED, Pace
 
 __all__ = ["LocalStore"]
 
@@ -37,14 +37,18 @@ class LocalStore(Store):
         The folder. It must exist when the store is used; it is never made.
     url : str, optional
         The address as users see it; the root if left out.
+    pace : Pace
+        For what is written; a body is written in one go.
     """
 
-    def __init__(self, root: str, url: str | None = None) -> None:
+    def __init__(self, root: str, url: str | None = None, pace: Pace = UNPACED) -> None:
         self._root = os.path.abspath(root)
         self._files = LocalFiles(self._root)
         self._uploads = LocalUploads(self._files)
+        self._copies = LocalCopies(self._files, self._uploads)
+        self._pace = pace
         self._threads: anyio.CapacityLimiter | None = None
-        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000)
+        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000, far=False)
 
     @property
     def traits(self) -> StoreTraits:
@@ -78,7 +82,11 @@ class LocalStore(Store):
             finally:
                 os.close(descriptor)
 
+        await self._pace.take(body.size_bytes)
         return await self._run("store an object", key, store)
+
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        return await self._run("copy an object", key, lambda: self._copies.copy(key, source))
 
     async def settle(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -88,10 +96,7 @@ class LocalStore(Store):
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         def read() -> bytes:
-            with self._open(key) as descriptor:
-                found = os.fstat(descriptor)
-                if if_match is not None and etag_of(found) != if_match:
-                    raise StorePreconditionFailed("read an object", on=self._on(key), cause="it is not the expected one")
+            with self._files.opened("read an object", key, if_match) as (descriptor, found):
                 left = max(0, found.st_size - offset)
                 return _read(descriptor, offset, left if size_bytes is None else min(size_bytes, left))
 
@@ -99,29 +104,13 @@ class LocalStore(Store):
 
     async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
         def read() -> int:
-            with self._open(key) as descriptor:
+            with self._files.opened("read an object", key) as (descriptor, _):
                 done = 0
                 while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
                     done += count
                 return done
 
         return await self._run("read an object", key, read)
-
-    @contextlib.contextmanager
-    def _open(self, key: str) -> Iterator[int]:
-        try:
-            # Without waiting: a fifo in the place of a file would hold the thread for ever.
-            descriptor = os.open(self._files.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            if not os.path.isdir(self._root):
-                raise
-            raise StoreObjectMissing("read an object", on=self._on(key)) from None
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreObjectMissing("read an object", on=self._on(key), cause="it is no file")
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     async def head(self, key: str) -> ObjectInfo | None:
         def look() -> ObjectInfo | None:
@@ -154,7 +143,11 @@ class LocalStore(Store):
         return await self._run("begin an upload", key, lambda: self._uploads.begin(key))
 
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        await self._pace.take(body.size_bytes)
         return await self._run("store a part", key, lambda: self._uploads.put_part(key, upload_id, number, offset, body))
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        return await self._run("copy a part", key, lambda: self._copies.copy_part(key, upload_id, number, offset, source))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         return await self._run("complete an upload", key, lambda: self._uploads.complete(key, upload_id, parts))

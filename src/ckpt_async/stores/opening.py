@@ -7,6 +7,7 @@ import importlib.util
 from urllib.parse import unquote, urlsplit
 
 from ckpt_async.stores.contract import Store
+from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.words.errors import UnsupportedStore
 from ckpt_async.words.settings import StoreAddress
 
@@ -34,8 +35,15 @@ def check_address(address: StoreAddress) -> None:
         open_store(address)
 
 
-def open_store(address: StoreAddress) -> Store:
+def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
     """Return the bare store of an address: without limits and repetitions, not entered yet. Connects to nothing.
+
+    Parameters
+    ----------
+    address : StoreAddress
+        Where it is.
+    pace : Pace
+        For what is sent.
 
     Raises
     ------
@@ -45,23 +53,23 @@ def open_store(address: StoreAddress) -> Store:
     url = address.url
     scheme, separator, _ = url.partition("://")
     if not separator:
-        return _open_folder(url, url)
+        return _open_folder(url, url, pace)
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
             raise UnsupportedStore("open a store", on=_shown(url), cause="a file URL names another machine", hint=SUPPORTED)
-        return _open_folder(unquote(parts.path), url)
+        return _open_folder(unquote(parts.path), url, pace)
     if scheme == "s3":
-        return _open_s3(address)
+        return _open_s3(address, pace)
     raise UnsupportedStore("open a store", on=_shown(url), cause=f"there is no store for {scheme}://", hint=SUPPORTED)
 
 
-def _open_folder(path: str, url: str) -> Store:
+def _open_folder(path: str, url: str, pace: Pace) -> Store:
     if not path:
         raise UnsupportedStore("open a store", on=repr(url), cause="the address is empty", hint=SUPPORTED)
     from ckpt_async.stores.local import LocalStore
 
-    return LocalStore(path, url)
+    return LocalStore(path, url, pace)
 
 
 def _bucket_and_prefix(url: str) -> tuple[str, str]:
@@ -81,11 +89,12 @@ def _shown(url: str) -> str:
     return f"{scheme}://...@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
-def _open_s3(address: StoreAddress) -> Store:
+def _open_s3(address: StoreAddress, pace: Pace) -> Store:
     bucket, prefix = _bucket_and_prefix(address.url)
     # aiobotocore takes a quarter of a second to import: only those who need S3 pay for it.
     from ckpt_async.stores.s3 import S3Store
     from ckpt_async.stores.s3_access import S3Access, load_access
 
     # Called with the first request: in a thread, for it may import much, and repeated like a request where it fails.
-    return S3Store(bucket, prefix, functools.partial(load_access, address.access) if address.access else S3Access())
+    access = functools.partial(load_access, address.access) if address.access else S3Access()
+    return S3Store(bucket, prefix, access, pace)

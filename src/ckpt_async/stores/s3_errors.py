@@ -12,6 +12,7 @@ from botocore.parsers import ResponseParserError
 
 from ckpt_async.words.errors import (
     StoreAccessDenied,
+    StoreBusy,
     StoreError,
     StoreMissing,
     StoreObjectMissing,
@@ -36,9 +37,11 @@ _DENIED = _RENEWABLE | {
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized", "UnauthorizedAccess", "UnrecognizedClientException",
 }  # fmt: skip
 _BUSY = {
-    "429", "BandwidthLimitExceeded", "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted",
-    "RequestLimitExceeded", "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown",
+    "429", "503", "BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "ServiceUnavailable", "SlowDown",
     "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException",
+}  # fmt: skip
+_PASSING = {
+    "IncompleteBody", "InternalError", "InternalFailure", "OperationAborted", "RequestTimeout", "RequestTimeoutException",
 }  # fmt: skip
 _NO_OBJECT = {"404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
 _ELSEWHERE = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect"}
@@ -113,7 +116,9 @@ def translate_code(code: str, status: int, message: str, attempted: str, on: str
     cause = f"{code}: {message}" if message else code or f"HTTP status {status}"
     if code == "NoSuchBucket":
         return StoreMissing(attempted, on=on, cause=cause, hint=_HINT_BUCKET)
-    if code in _BUSY or status == 429 or (status >= 500 and code not in ("NotImplemented", "501")):
+    if code in _BUSY or status in (429, 503):
+        return StoreBusy(attempted, on=on, cause=cause)
+    if code in _PASSING or (status >= 500 and code not in ("NotImplemented", "501")):
         return StoreUnavailable(attempted, on=on, cause=cause)
     if code in _DENIED or status in (401, 403):
         return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)

@@ -12,8 +12,8 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ckpt_async.disk.digests import crc32_combine, format_digest
+from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Store
-from ckpt_async.transfer.budget import ByteBudget
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.ranges import RANGE_BYTES, Piece, RangeRead, WantedFile, pieces_of, plan_reads
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
@@ -82,7 +82,7 @@ class _Fetch:
         self._folder = folder
         self._on = on
         self._reads = plan_reads(files)
-        self._budget = ByteBudget(BUDGET_BYTES)
+        self._budget = Budget(BUDGET_BYTES)
         self._buffers: list[memoryview] = []
         self._sums: dict[int, dict[int, tuple[int, int]]] = {}
 

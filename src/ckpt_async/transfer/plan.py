@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from ckpt_async.stores.contract import StoreTraits
+from ckpt_async.transfer.line_speed import PART_BYTES
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["PlannedObject", "PlannedPart", "Segment", "SourceFile", "UploadPlan", "make_plan", "tar_size_bytes"]
 
 MIB = 1024 * 1024
-
-#: The usual part: large enough that requests cost nothing, small enough that several fit into memory. See docs/tuning.md.
-PART_BYTES = 16 * MIB
 
 #: The share of a store's limit on parts that a plan uses at most.
 PARTS_SHARE = 0.9
@@ -36,6 +34,8 @@ class SourceFile:
         Relative to the saved folder.
     local_path, local_offset
         Where its bytes lie.
+    content : str
+        Files with one name here hold the same bytes; empty where nothing is known.
     """
 
     path: str
@@ -44,6 +44,7 @@ class SourceFile:
     mtime_ns: int
     local_path: str
     local_offset: int
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class PlannedObject:
     parts: tuple[PlannedPart, ...]
     starts: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self.parts[-1].offset + self.parts[-1].size_bytes
+
     def pieces(self, part: PlannedPart) -> list[tuple[Segment, int, int]]:
         """Return the (segment, offset in it, length) triples that make up a part."""
         found = []
@@ -124,14 +130,26 @@ class UploadPlan:
         return sum(part.size_bytes for planned in self.objects for part in planned.parts)
 
 
-def make_plan(record: CheckpointRecord, files: Sequence[SourceFile], directories: Sequence[str], traits: StoreTraits) -> UploadPlan:
-    """Plan the upload of a checkpoint. The same input gives the same plan, so that a later worker can take an upload up again."""
+def make_plan(
+    record: CheckpointRecord,
+    files: Sequence[SourceFile],
+    directories: Sequence[str],
+    traits: StoreTraits,
+    part_bytes: int = PART_BYTES,
+) -> UploadPlan:
+    """Plan the upload of a checkpoint. The same input gives the same plan, so that a later worker can take an upload up again.
+
+    Parameters
+    ----------
+    part_bytes : int
+        The size of parts that is wanted; that of the plan may differ where the store has other bounds.
+    """
     if record.storage_format == "tar":
         segments, tar_offsets = _tar_segments(files, directories)
         size_bytes = sum(segment.size_bytes for segment in segments)
-        part_bytes = _part_bytes(size_bytes, traits)
+        part_bytes = _part_bytes(size_bytes, traits, part_bytes)
         return UploadPlan((_object(record.key, segments, part_bytes),), tuple(tar_offsets), part_bytes)
-    part_bytes = _part_bytes(max((file.size_bytes for file in files), default=0), traits)
+    part_bytes = _part_bytes(max((file.size_bytes for file in files), default=0), traits, part_bytes)
     objects = tuple(
         _object(f"{record.key}/{file.path}", [Segment(file.size_bytes, index)], part_bytes) for index, file in enumerate(files)
     )
@@ -155,10 +173,10 @@ def _tar_header_bytes(path: str, size_bytes: int) -> int:
     return len(info.tobuf(tarfile.PAX_FORMAT))
 
 
-def _part_bytes(largest_bytes: int, traits: StoreTraits) -> int:
+def _part_bytes(largest_bytes: int, traits: StoreTraits, wanted_bytes: int) -> int:
     needed = -(-largest_bytes // max(1, int(traits.max_parts * PARTS_SHARE)))
     rounded = -(-needed // MIB) * MIB
-    return max(traits.min_part_bytes, min(traits.max_part_bytes, max(PART_BYTES, rounded)))
+    return max(traits.min_part_bytes, min(traits.max_part_bytes, max(wanted_bytes, rounded)))
 
 
 def _object(key: str, segments: Sequence[Segment], part_bytes: int) -> PlannedObject:

@@ -21,6 +21,7 @@ __all__ = [
     "SpoolBusy",
     "SpoolDamaged",
     "StoreAccessDenied",
+    "StoreBusy",
     "StoreError",
     "StoreMissing",
     "StoreObjectMissing",
@@ -134,6 +135,10 @@ class StoreUnavailable(StoreError):
     """No answer, a timeout, a reset, throttling, an internal error: the same call may succeed later."""
 
     transient = True
+
+
+class StoreBusy(StoreUnavailable):
+    """The store asks for fewer requests at a time."""
 
 
 class StoreObjectMissing(StoreError):

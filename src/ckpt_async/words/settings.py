@@ -65,6 +65,8 @@ class Settings:
     on_full : str
         What ``save()`` does at these limits: ``"block"`` waits, ``"drop_oldest"`` gives up the oldest save whose upload has not
         begun, ``"raise"`` raises SaveRefused. For `max_lag_s` nothing is given up: that would bring nothing into the store.
+    max_bandwidth_bytes_per_s : int or None
+        How fast the worker sends at most, all of its uploads together; None: as fast as it can.
     flush_timeout_s : float
         How long ``flush()``, and the end of a task, wait for uploads; also how long a sidecar goes on by itself once its task
         is gone.
@@ -88,6 +90,7 @@ class Settings:
     max_pending_bytes: int | None = None
     max_lag_s: float | None = None
     on_full: str = "block"
+    max_bandwidth_bytes_per_s: int | None = None
     flush_timeout_s: float = 3600.0
     spool_dir: str | None = None
     durability: str = "process"
@@ -189,6 +192,17 @@ def read_size(name: str, value: object) -> int:
     return size
 
 
+def read_rate(name: str, value: object) -> int:
+    """Read bytes per second: as `read_size` reads bytes, and text such as ``"200MB/s"``.
+
+    Raises
+    ------
+    InvalidArgument
+        It is none, or not above 0.
+    """
+    return read_size(name, value.strip().removesuffix("/s") if isinstance(value, str) else value)
+
+
 def _as_folder(name: str, value: object) -> str:
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return os.path.abspath(os.path.expanduser(os.fspath(value)))
@@ -204,6 +218,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "max_pending_bytes": ("max_pending_bytes", read_size, True),
     "max_lag": ("max_lag_s", _as_seconds, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
+    "max_bandwidth": ("max_bandwidth_bytes_per_s", read_rate, True),
     "flush_timeout": ("flush_timeout_s", _as_seconds, False),
     "spool_dir": ("spool_dir", _as_folder, True),
     "durability": ("durability", _one_of(DURABILITIES), False),

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.neighbours import older_attempts, remove_spool
 from ckpt_async.spool.spool import OWN_A_SPOOL, Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
@@ -162,7 +163,7 @@ class WorkerRuntime:
             await self._guard_links(folder)
             self._emit(LinksGuarded(attempt))
             await anyio.to_thread.run_sync(spool.clean)
-            if not spool.waiting():
+            if not spool.waiting() and not abandoned_logs(folder):
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
             header = await anyio.to_thread.run_sync(spool.header)
@@ -171,10 +172,11 @@ class WorkerRuntime:
                 uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
                 uploader.close()
                 await uploader.run()
-            if (failure_to_tell := uploader.failure_to_tell) is not None:
-                left, error = len(spool.waiting()), failure_to_tell.to_wire()
-                # What is lost is told once; no later attempt could do more.
-                await anyio.to_thread.run_sync(uploader.remove_lost)
+                if (failure_to_tell := uploader.failure_to_tell) is not None:
+                    left, error = len(spool.waiting()), failure_to_tell.to_wire()
+                    # What is lost is told once; no later attempt could do more.
+                    await anyio.to_thread.run_sync(uploader.remove_lost)
+                    await uploader.end_abandoned()
             if not spool.waiting():
                 await anyio.to_thread.run_sync(remove_spool, spool)
         except FileNotFoundError:

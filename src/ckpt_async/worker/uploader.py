@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -10,14 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 import anyio
 import anyio.to_thread
 
+from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.kept import keep
-from ckpt_async.spool.part_log import PartLog
+from ckpt_async.spool.part_log import PartLog, read_notes
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import check_links, torn_error
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
+from ckpt_async.transfer.line_speed import LineSpeed
+from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.plan import SourceFile
+from ckpt_async.transfer.unchanged import StoredBefore
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
@@ -87,6 +92,8 @@ class Uploader:
         self._closing = False
         self._newest_first = False
         self._told_of_store = False
+        self._before = StoredBefore(lambda text: emit(Notice(text)))
+        self._speed = LineSpeed()
         self._current: tuple[str, anyio.CancelScope] | None = None
 
     def wake(self) -> None:
@@ -129,6 +136,7 @@ class Uploader:
         await anyio.to_thread.run_sync(self._spool.clean_trash)
         while True:
             self._wake = anyio.Event()
+            await self.end_abandoned()
             entry = choose_entry(self._spool.waiting(), self._failed, newest_first=self._newest_first)
             if entry is not None:
                 await self._handle(entry)
@@ -136,6 +144,20 @@ class Uploader:
                 return
             else:
                 await self._wake.wait()
+
+    async def end_abandoned(self) -> None:
+        """End in the store what was begun there for saves that were given up: it would be kept, and paid for, without end."""
+        for path in abandoned_logs(self._spool.folder):
+            notes = await anyio.to_thread.run_sync(read_notes, path)
+            for key, upload_id in unfinished_uploads(notes, self._store.traits.url):
+                try:
+                    await self._store.abort_multipart(key, upload_id)
+                except StoreError as error:
+                    if error.transient:
+                        return  # Tried again with the next entry.
+                    self._emit(Notice(f"The unfinished upload of a save that was given up stays in the store: {error}"))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     async def _handle(self, name: str) -> None:
         """Upload one entry; turn its failure into an event."""
@@ -178,13 +200,22 @@ class Uploader:
         try:
             await anyio.to_thread.run_sync(check_links, entry, folder)
             try:
-                result = await upload(self._store, _job_of(entry, folder), log, on_progress=progress.report, on_plan=progress.plan)
+                result = await upload(
+                    self._store,
+                    _job_of(entry, folder),
+                    log,
+                    on_progress=progress.report,
+                    on_plan=progress.plan,
+                    before=self._before,
+                    speed=self._speed,
+                )
             except SpoolDamaged as error:
                 # A guard that comes too late removes the file.
                 raise torn_error(folder, name) or error from error
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.record.latest)
+            self._before.remember(entry.record, result.stored, result.part_bytes)
             self._tell_of_store()
         finally:
             log.close()
@@ -192,7 +223,8 @@ class Uploader:
             await anyio.to_thread.run_sync(self._retire, entry)
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
+        took_s = time.monotonic() - started_s
+        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes))
 
     def _retire(self, entry: Entry) -> None:
         if not (self._keep and entry.record.latest and keep(self._spool, entry, self._keep)):
@@ -231,7 +263,15 @@ class _Progress:
 def _job_of(entry: Entry, folder: str) -> UploadJob:
     """Translate an entry into the terms of a transfer, which knows nothing of spools."""
     files = tuple(
-        SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, os.path.join(folder, file.stored_in), file.offset)
+        SourceFile(
+            file.path,
+            file.size_bytes,
+            file.mode,
+            file.mtime_ns,
+            os.path.join(folder, file.stored_in),
+            file.offset,
+            file.content,
+        )
         for file in entry.snapshot.files
     )
     return UploadJob(entry.record, files, entry.snapshot.directories)

@@ -70,6 +70,8 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     on_full : str, default "block"
         What `save()` does when that many wait: "block", it waits; "drop_oldest", it gives up the oldest one whose upload has not
         begun and which a later save of the same name replaces; "raise", it raises SaveRefused.
+    max_bandwidth : int or str, optional, default None
+        How many bytes per second uploads take at most, for example "200MB". Default: no cap.
     flush_timeout : float, default 3600
         How many seconds the end of the step waits for uploads.
     spool_dir : str, optional, default None

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, object] = {
     "max_pending_bytes": None,
     "max_lag": None,
     "on_full": "block",
+    "max_bandwidth": None,
     "flush_timeout": 3600.0,
     "spool_dir": None,
     "durability": "process",
