@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ pytest_plugins = ["tests.fixtures_s3"]
 
 LEAK_DEADLINE_S = float(os.environ.get("CKPT_ASYNC_LEAK_DEADLINE_S", "5"))
 BLOCKING_LIMIT_S = 0.25
+
+IN_MEMORY = "/dev/shm"
 
 # Linux names what a descriptor points to; macOS only numbers them.
 _FD_FOLDER = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
@@ -32,6 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def anyio_backend() -> str:
     """The engine runs on asyncio alone: aiobotocore knows nothing else."""
     return "asyncio"
+
+
+@pytest.fixture
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the system has that, for tests that sync much: the seconds that a disk takes for it show nothing."""
+    if not os.access(IN_MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ckpt-async-test-", dir=IN_MEMORY))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

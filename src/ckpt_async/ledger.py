@@ -64,7 +64,11 @@ class Ledger:
     def __init__(self, adopting: Iterable[str] = (), unguarded: Iterable[str] = ()) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
+        #: Both in the order of the saves. All of them, and those without which an answer would be another: what a save
+        #: costs must not grow with the number of those before it.
         self._references: dict[str, CheckpointReference] = {}
+        self._live: dict[str, CheckpointReference] = {}
+        self._newest_stored = ""
         self._adopting = set(adopting)
         self._unguarded = set(unguarded)
         self.adoption_errors: dict[str, CheckpointError] = {}
@@ -81,13 +85,14 @@ class Ledger:
         reference = CheckpointReference(record, state)
         with self.lock:
             state.given_up = self._given_up
-            self._references[entry] = reference
+            self._references[entry] = self._live[entry] = reference
         return reference
 
     def cancel(self, entry: str) -> None:
         """Take a save back that could not be published."""
         with self.lock:
             self._references.pop(entry, None)
+            self._live.pop(entry, None)
             self._changed.notify_all()
 
     def settle_dropped(self, entry: str, reason: str) -> None:
@@ -95,6 +100,7 @@ class Ledger:
         with self.lock:
             state = self._references[entry].state
             state.status, state.reason = Status.DROPPED, reason
+            self._let_go()
             state.wake()
             self._changed.notify_all()
 
@@ -136,8 +142,20 @@ class Ledger:
                 reference = self._references.get(event.entry)
                 if reference is not None and reference.status != Status.DROPPED:
                     _apply_to(reference.state, event)
+                    if reference.status == Status.COMMITTED:
+                        self._newest_stored = max(self._newest_stored, event.entry)
+                        self._let_go()
                     reference.state.wake()
             self._changed.notify_all()
+
+    def _let_go(self) -> None:
+        """Let the oldest saves go that are settled: they supersede none that waits, and their progress is in the store."""
+        for entry, reference in list(self._live.items()):
+            state = reference.state
+            if state.status == Status.COMMITTED or (state.status == Status.DROPPED and entry < self._newest_stored):
+                del self._live[entry]
+            elif not (state.lost or state.passed_by):
+                return
 
     def reopen_failed(self) -> bool:
         """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""
@@ -153,7 +171,7 @@ class Ledger:
     def unsettled(self) -> list[str]:
         """Return the entries of the saves of which news is to be expected."""
         with self.lock:
-            return [entry for entry, reference in self._references.items() if not reference.state.settled]
+            return [entry for entry, reference in self._live.items() if not reference.state.settled]
 
     @property
     def unguarded(self) -> tuple[str, ...]:
@@ -179,7 +197,7 @@ class Ledger:
     def outstanding(self) -> Outstanding:
         """Return what is not settled."""
         with self.lock:
-            open_states = [reference.state for reference in self._references.values() if not reference.state.settled]
+            open_states = [reference.state for reference in self._live.values() if not reference.state.settled]
             return Outstanding(
                 len(open_states),
                 sum(max(0, state.total_bytes - state.done_bytes) for state in open_states),
@@ -199,7 +217,7 @@ class Ledger:
     def failures(self, *, lost: bool = True) -> list[CheckpointReference]:
         """Return the saves that the store refuses, and, unless that is not asked for, those that are lost: see `SaveState.lost`."""
         with self.lock:
-            failed = [reference for reference in self._references.values() if reference.status == Status.FAILED]
+            failed = [reference for reference in self._live.values() if reference.status == Status.FAILED]
             return [reference for reference in failed if lost or not reference.state.lost]
 
     def references(self) -> list[CheckpointReference]:
@@ -215,8 +233,7 @@ class Ledger:
         with self.lock:
             found = []
             later = {(name, False), (name, latest)}
-            for entry in sorted(self._references, reverse=True):
-                reference = self._references[entry]
+            for entry, reference in reversed(self._live.items()):
                 kind = reference.record.name, reference.record.latest
                 if reference.status == Status.QUEUED and kind in later:
                     found.append(Queued(entry, reference.state.size_bytes))
@@ -225,7 +242,7 @@ class Ledger:
             return tuple(reversed(found))
 
     def _kept(self) -> list[SaveState]:
-        states = [reference.state for reference in self._references.values()]
+        states = [reference.state for reference in self._live.values()]
         return [state for state in states if state.status not in (Status.COMMITTED, Status.DROPPED) and not state.lost]
 
     def held(self) -> tuple[int, int]:
@@ -246,8 +263,8 @@ class Ledger:
         oldest_s: float | None = None
         with self.lock:
             stored_later = False
-            for entry in sorted(self._references, reverse=True):
-                state = self._references[entry].state
+            for reference in reversed(self._live.values()):
+                state = reference.state
                 if state.status == Status.COMMITTED:
                     stored_later = True
                 elif state.status == Status.DROPPED:
@@ -276,6 +293,7 @@ class Ledger:
                 failed=sum(state.status == Status.FAILED for state in states),
                 saved_bytes=sum(state.size_bytes for state in states),
                 sent_bytes=sum(state.sent_bytes for state in states),
+                copied_bytes=sum(state.copied_bytes for state in states),
                 blocked_s=sum(state.blocked_s for state in states),
                 waited_s=self._waited_s,
                 upload_s=sum(state.upload_s for state in states),
@@ -289,6 +307,6 @@ def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommi
         state.done_bytes = event.done_bytes
     elif isinstance(event, EntryCommitted):
         state.status, state.error, state.done_bytes = Status.COMMITTED, None, state.total_bytes
-        state.sent_bytes, state.upload_s = event.sent_bytes, event.seconds
+        state.sent_bytes, state.copied_bytes, state.upload_s = event.sent_bytes, event.copied_bytes, event.seconds
     else:
         state.status, state.error = Status.FAILED, from_wire(event.error)

@@ -13,7 +13,7 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.transfer.download import check_target, hand_over
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord, supersedes
 
@@ -54,7 +54,7 @@ def resume(
     Raises
     ------
     CheckpointDamaged
-        There are checkpoints, and none of them can be loaded: training from zero must be the user's decision.
+        The store has checkpoints, and none of them can be loaded: training from zero must be the user's decision.
     """
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
@@ -102,7 +102,7 @@ class _Source:
 
 def _load_newest(sources: list[_Source], reader: Reader, target: str, say: Callable[[str], None]) -> CheckpointRecord | None:
     """Try what the store has and what the spools hold, source by source, newest first, until one is good."""
-    damages: list[CheckpointError] = []
+    damages: list[CheckpointDamaged] = []
     trouble: StoreError | None = None
     for source in sources:
         left = source.left
@@ -110,7 +110,7 @@ def _load_newest(sources: list[_Source], reader: Reader, target: str, say: Calla
             for record in source.stored if trouble is None else ():
                 newer = [one for one in left if supersedes(one.record, record)]
                 left = [one for one in left if one not in newer]
-                if (restored := _from_spool(newer, target, say, damages)) is not None:
+                if (restored := _from_spool(newer, target, say)) is not None:
                     return restored
                 try:
                     reader.load_record(record, target)
@@ -121,7 +121,7 @@ def _load_newest(sources: list[_Source], reader: Reader, target: str, say: Calla
         except StoreError as error:
             # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
             trouble = error
-        if (restored := _from_spool(left, target, say, damages)) is not None:
+        if (restored := _from_spool(left, target, say)) is not None:
             if trouble is not None:
                 say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
             return restored
@@ -164,10 +164,11 @@ def _of_scope(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]
             yield record
 
 
-def _from_spool(
-    left: list[LeftSave], target: str, say: Callable[[str], None], damages: list[CheckpointError]
-) -> CheckpointRecord | None:
+def _from_spool(left: list[LeftSave], target: str, say: Callable[[str], None]) -> CheckpointRecord | None:
     """Load the newest of these that is whole.
+
+    One that is damaged is no reason to fail: it was never in the store, and a power failure leaves such. To fail would stop every
+    retry until somebody removes the spool by hand.
 
     Raises
     ------
@@ -183,7 +184,6 @@ def _from_spool(
             hand_over(partial.path, target)
         except SpoolDamaged as damage:
             say(f"A save that was left on this machine is damaged, an older one is tried: {damage}")
-            damages.append(damage)
             continue
         finally:
             partial.remove()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +19,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> Iterator[CrashPoints]:
-    with CrashPoints(str(tmp_path)) as harness:
+def harness(quick_folder: Path) -> Iterator[CrashPoints]:
+    with CrashPoints(str(quick_folder), parallel=4) as harness:
         yield harness
 
 
 @pytest.mark.parametrize(
     ("worker", "stage", "every"),
-    [("thread", "task", 90), ("thread", "retry", 150), ("process", "task", 90)],
-    ids=["thread", "thread-retry", "process"],
+    [("thread", "task", 90), ("thread", "retry", 150), ("process", "task", 90), ("process", "retry", 100)],
+    ids=["thread", "thread-retry", "process", "process-retry"],
 )
 def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker: str, stage: str, every: int) -> None:
     points = harness.points(worker, stage)
@@ -37,7 +36,7 @@ def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker:
     broken = [f"{outcome.point}\n" + "\n".join(outcome.violations) for outcome in outcomes if outcome.violations]
     assert not broken, "\n\n".join(broken)
     # Threads race: a few points may not be met. Were it many, the test would have tested nothing.
-    assert sum(outcome.struck for outcome in outcomes) > 0.8 * len(outcomes)
+    assert sum(outcome.struck for outcome in outcomes) > 0.6 * len(outcomes)
 
 
 # The harness must find what it looks for: each of these is a promise that somebody has broken on purpose.
@@ -102,9 +101,8 @@ def test_the_table_counts() -> None:
     assert rows[1][-5:] == ["2", "1", "1", "1", "0"] == rows[-1][-5:]
 
 
-def test_a_run_that_survived_leaves_nothing(harness: CrashPoints, tmp_path: Path) -> None:
+def test_a_run_that_survived_leaves_nothing(harness: CrashPoints, quick_folder: Path) -> None:
     points = [point for point in harness.points("thread") if point.kind == "thread: tear"][:1]
     (outcome,) = harness.run(points)
     assert outcome.struck and not outcome.violations
-    assert not os.listdir(tmp_path)
-    shutil.rmtree(tmp_path)
+    assert not os.listdir(quick_folder)

@@ -17,10 +17,12 @@ from ckpt_async.stores.contract import Body
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.transfer.upload import upload
-from ckpt_async.words.errors import StoreUnavailable
+from ckpt_async.words.errors import SpoolDamaged, StoreUnavailable
 from ckpt_async.words.events import Wake
 from ckpt_async.words.settings import Settings, StoreAddress
 from ckpt_async.worker.thread import ThreadWorker
+from tests.engine.desk import write_tree
+from tests.spool.parts import content, save
 from tests.transfer.parts import job_of
 
 
@@ -69,6 +71,32 @@ def test_a_number_is_given_once_where_the_counter_was_cut_off(tmp_path: Path, mo
             spool.next_version(1, 3)
     disk.is_full = False
     assert [spool.next_version(1, 3) for _ in range(2)] == [1, 4]
+
+
+@pytest.mark.parametrize(("refused", "read"), [(1, True), (9, False)])
+@pytest.mark.parametrize("name", ["entry.json", "pack"])
+def test_what_the_disk_refuses_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refused: int, read: bool
+) -> None:
+    spool = Spool.create(str(tmp_path / "spool"), SpoolHeader(StoreAddress("unused"), Settings(), 0, 1))
+    entry = save(spool, write_tree(tmp_path / "data", {"step": b"1"}))
+    refusals = iter(range(refused))
+
+    def refusing(original: Any) -> Any:
+        def act(path: Any, *more: Any, **named: Any) -> Any:
+            if str(path).endswith(name) and next(refusals, None) is not None:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return original(path, *more, **named)
+
+        return act
+
+    monkeypatch.setattr("builtins.open", refusing(open))
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    if read:
+        assert content(spool, entry, tmp_path / "target") == {"step": b"1"}
+    else:
+        with pytest.raises(SpoolDamaged, match="Input/output"):
+            content(spool, entry, tmp_path / "target")
 
 
 @pytest.mark.anyio

@@ -129,6 +129,44 @@ def test_what_a_dead_attempt_left_may_be_overwritten_once_the_next_one_is_open(d
     assert desk.content(saved) == before
 
 
+def test_an_orphan_that_gives_up_leaves_no_link(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    before = read_tree(tree)
+    with paused(seaweed):
+        task = desk.task(flush_timeout_s=0.5)
+        sidecar = desk.orphan(task.do("sidecar"))
+        saved = task.do("save", path=str(tree))
+        task.kill()
+        wait_for(lambda: not alive(sidecar), "the sidecar has given up")
+    # Nobody guards it from now on: what the sidecar did last was to copy it.
+    (kept,) = desk.scratch.glob("*/0000/*/0000000000/f000001")
+    assert kept.stat().st_nlink == 1
+    plain(tree / "model")
+    later = desk.open(1)
+    target = desk.target()
+    assert later.resume("fresh", str(target)) is not None and read_tree(target) == before
+    later.flush()
+    assert desk.content(saved) == before
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.skipif("CKPT_ASYNC_LEASE_EXPIRY" not in os.environ, reason="takes fs.lease-break-time, 45 s; see docs/faults.md")
+def test_a_writer_that_the_kernel_lets_through_tears_nothing(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    checkpointer = desk.open()
+    (sidecar,) = desk.sidecars()
+    with paused(seaweed):
+        lost = checkpointer.save(tree)
+        os.kill(sidecar, signal.SIGSTOP)
+        plain(tree / "model")  # waits for a guard that does not come
+        os.kill(sidecar, signal.SIGCONT)
+    with pytest.raises(SnapshotFailed, match="the copy was too slow"):
+        checkpointer.flush()
+    later = checkpointer.save(tree)
+    with pytest.raises(SnapshotFailed):
+        checkpointer.close(timeout_s=30)
+    assert lost.status == "failed" and desk.content(later) == read_tree(tree)
+    assert [record.version_id for record in desk.records()] == [1]
 def test_the_opening_does_not_wait_for_ever_for_a_guard(
     desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

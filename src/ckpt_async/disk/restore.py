@@ -20,6 +20,9 @@ _RESTORE = "restore the files of a checkpoint"
 # A link is replaced once, by its private copy.
 _RESTORE_TRIES = 3
 
+# What a disk refuses once (a volume in the network) must not make a retry pass its newest save by.
+_OPEN_TRIES = 3
+
 
 def restore_snapshot(snapshot: Snapshot, folder: str, target: str) -> None:
     """Write the files of a snapshot, as independent copies, with their modes and times; folders too, empty ones included.
@@ -80,12 +83,15 @@ def _restore_from(source: str, files: list[SnapshotFile], target: str) -> None:
 
 
 def _open_holder(source: str) -> int:
-    try:
-        return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise SpoolDamaged(_RESTORE, on=printable(source), cause=error.strerror or str(error)) from error
+    for tries_left in reversed(range(_OPEN_TRIES)):
+        try:
+            return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not tries_left:
+                raise SpoolDamaged(_RESTORE, on=printable(source), cause=error.strerror or str(error)) from error
+    raise AssertionError("not reached")
 
 
 def _check_target(target: str) -> None:

@@ -45,6 +45,8 @@ COUNTER_FILE = "counter"
 
 _HELD = (EntryState.READY, EntryState.ACTIVE, EntryState.READY)
 
+_READ_TRIES = 3
+
 _ENTRY_ID = re.compile(r"[0-9]{10,}")
 
 
@@ -295,8 +297,10 @@ class Spool:
         SpoolDamaged
             The description can't be read.
         """
-        for _ in range(3):
-            # A transition between looking and reading moves the folder away: look again.
+        trouble: OSError | None = None
+        for _ in range(_READ_TRIES):
+            # A transition between looking and reading moves the folder away: look again. And what a disk refuses once (a volume in
+            # the network) must not make a retry pass its newest save by.
             path = os.path.join(self.entry_folder(entry), ENTRY_FILE)
             try:
                 with open(path, "rb") as file:
@@ -304,7 +308,9 @@ class Spool:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise SpoolDamaged("read a saved checkpoint", on=path, cause=error.strerror or str(error)) from error
+                trouble = error
+        if trouble is not None:
+            raise SpoolDamaged("read a saved checkpoint", on=path, cause=trouble.strerror or str(trouble)) from trouble
         if os.path.isdir(os.path.dirname(path)):
             raise SpoolDamaged("read a saved checkpoint", on=path, cause="the file is missing")
         raise FileNotFoundError(path)

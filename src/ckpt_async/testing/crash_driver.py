@@ -1,4 +1,4 @@
-"""The program in which runs happen: everything is imported once, then each run is a forked child that may be killed.
+"""The program in which runs happen: everything is imported once, then each process of a run is a forked child that may be killed.
 
 Reads one request a line from its input and writes one answer a line. Started by `ckpt_async.testing.crash_points`.
 """
@@ -6,6 +6,8 @@ Reads one request a line from its input and writes one answer a line. Started by
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import select
@@ -14,18 +16,22 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from ckpt_async import assembly
+import anyio
+import anyio.lowlevel
+
+from ckpt_async import assembly, sidecar
 from ckpt_async.stores import opening, retrying
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.testing.crash_hooks import Hooks
 from ckpt_async.testing.crash_plan import Journal, Plan, Steps
-from ckpt_async.testing.crash_scenario import FLUSH_TIMEOUT_S, Place, recover, run_task
-from ckpt_async.testing.crash_sidecar import PLAN_VARIABLE
+from ckpt_async.testing.crash_scenario import FLUSH_TIMEOUT_S, SAVES, Place, content_of, recover, run_task
+from ckpt_async.testing.crash_sidecar import Nursery, Sidecar, start_sidecar
 from ckpt_async.testing.crash_store import StepStore
 from ckpt_async.words.settings import StoreAddress
 from ckpt_async.worker import sidecar_client, uploader
@@ -36,7 +42,10 @@ __all__ = ["main", "prepare"]
 SHORT_TIMEOUT_S = 1.0
 
 #: No child may take longer than this.
-CHILD_TIMEOUT_S = 90.0
+CHILD_TIMEOUT_S = 240.0
+
+#: What the engine imports when it needs it.
+IMPORTED_LATE = ("ckpt_async.hosting", "ckpt_async.stores.local")
 
 
 def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
@@ -53,8 +62,9 @@ def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
     place = _place(request)
     journal = Journal(place.journal)
     plan = Plan.from_json(request["plan"]) if request["plan"] else None
-    if request.get("quiet"):
-        plan = Plan("none", "none")  # Neither strikes nor tells every step.
+    quiet = bool(request.get("quiet"))
+    if quiet:
+        plan = Plan("none", "none")  # Neither strikes nor tells every step; the store is watched all the same.
     steps = Steps(plan, journal, place.folder, role, partner)
 
     def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
@@ -67,7 +77,8 @@ def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
     roots = {"spool": place.scratch, "target": place.target("")}
     if "://" not in place.address.url:
         roots["store"] = place.address.url
-    Hooks(steps, roots).install()
+    if not quiet:
+        Hooks(steps, roots).install()
     return journal
 
 
@@ -75,61 +86,55 @@ def _place(request: dict[str, Any]) -> Place:
     return Place(request["folder"], StoreAddress(**request["address"]))
 
 
-class _Sidecars:
-    """Starts `crash_sidecar` wherever the engine starts a sidecar."""
-
-    def __init__(self, request: str) -> None:
-        self._request = request
-        self.pids: list[int] = []
-
-    def start(self, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
-        command = ["ckpt_async.testing.crash_sidecar" if word == "ckpt_async.sidecar" else word for word in command]
-        more["env"] = {**more["env"], PLAN_VARIABLE: self._request}
-        process = subprocess.Popen(command, **more)
-        self.pids.append(process.pid)
-        return process
-
-    def newest(self) -> int:
-        return self.pids[-1] if self.pids else 0
-
-
-def _be_task(request: dict[str, Any]) -> None:
+def _be_task(request: dict[str, Any], nursery: Nursery) -> None:
     text = json.dumps(request)
-    sidecars = _Sidecars(text)
-    in_process = request["worker"] == "process"
-    journal = prepare(text, "task" if in_process else "", sidecars.newest)
+    asking = nursery.for_task()
+    newest = [0]
+    journal = prepare(text, "task" if request["worker"] == "process" else "", lambda: newest[0])
 
-    def start(command: list[str], **more: Any) -> subprocess.Popen[bytes]:
-        process = sidecars.start(command, **more)
-        journal.note("sidecar", pid=process.pid)
-        return process
+    def start(command: list[str], *, stderr: int, pass_fds: Sequence[int], **_more: Any) -> Sidecar:
+        sidecar = start_sidecar(asking, text, command, stderr=stderr, pass_fds=pass_fds)
+        newest[0] = sidecar.pid
+        return sidecar
 
     replaced = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
     sidecar_client.__dict__["subprocess"] = replaced
     lasting = bool(request["plan"]) and json.loads(request["plan"])["lasting"]
     timeout_s = SHORT_TIMEOUT_S if lasting else FLUSH_TIMEOUT_S
-    if request["what"] == "retry":
-        run_task(_place(request), request["worker"], timeout_s, journal, attempt=1)
-    else:
-        run_task(_place(request), request["worker"], timeout_s, journal)
+    run_task(_place(request), request["worker"], timeout_s, journal, attempt=1 if request["what"] == "retry" else 0)
 
 
-def _be_recovery(request: dict[str, Any]) -> None:
+def _be_sidecar(text: str, arguments: list[str]) -> int:
+    task_pid = int(arguments[2])
+    prepare(text, "worker", lambda: task_pid)
+    return sidecar.main(arguments)
+
+
+def _be_recovery(request: dict[str, Any], _nursery: Nursery) -> None:
     journal = prepare(json.dumps({**request, "plan": "", "quiet": True}), "", lambda: 0)
-    journal.note(
-        "result",
-        violations=recover(
-            _place(request),
-            journal,
-            attempt=request["attempt"],
-            may_tear=Plan.from_json(request["plan"]).action == "kill-worker" if request["plan"] else False,
-        ),
-    )
+    violations = recover(_place(request), journal, attempt=request["attempt"], may_tear=_may_tear(request))
+    journal.note("result", violations=violations)
 
 
-def _in_child(act: Callable[[dict[str, Any]], None], request: dict[str, Any]) -> tuple[bool, int]:
-    """Run it in a forked child; returns whether it ended in time, and its status (below 0: the signal)."""
+def _may_tear(request: dict[str, Any]) -> bool:
+    """Whether a sidecar was killed that guarded links: all runs in which the retry is what goes wrong begin with that."""
+    actions = [Plan.from_json(request[plan]).action for plan in ("plan", "retry_plan") if request.get(plan)]
+    return request["worker"] == "process" and any(action in ("kill-worker", "kill-both") for action in actions)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a child ended: whether in time, its status (below 0: the signal), and the sidecars that it had."""
+
+    in_time: bool
+    status: int
+    sidecars: tuple[int, ...]
+
+
+def _in_child(act: Callable[[dict[str, Any], Nursery], None], request: dict[str, Any]) -> _Ended:
+    """Run it in a forked child, and its sidecars beside it."""
     reading, writing = os.pipe()
+    nursery = Nursery(_be_sidecar)
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -139,20 +144,28 @@ def _in_child(act: Callable[[dict[str, Any]], None], request: dict[str, Any]) ->
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             for number, descriptor in ((0, null), (1, log), (2, log)):
                 os.dup2(descriptor, number)
-            act(request)
+            act(request, nursery)
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(status)
-    os.close(writing)
     # Only the child holds the other end: it becomes readable when the child is gone.
-    ended = bool(select.select([reading], [], [], CHILD_TIMEOUT_S)[0])
+    os.close(writing)
+    waited_for: list[Any] = [reading, nursery.for_driver()]
+    deadline_s = time.monotonic() + CHILD_TIMEOUT_S
+    ended = False
+    while not ended and (left_s := deadline_s - time.monotonic()) > 0:
+        ready = select.select(waited_for, [], [], left_s)[0]
+        if any(one is not reading for one in ready) and not nursery.serve():
+            del waited_for[1:]
+        ended = reading in ready
     os.close(reading)
+    nursery.close()
     if not ended:
         os.kill(pid, signal.SIGKILL)
-    return ended, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return _Ended(ended, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), tuple(nursery.pids))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -160,27 +173,29 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     began_s = time.monotonic()
     place = _place(request)
     violations: list[str] = []
-    ended, status = _in_child(_be_task, request)
-    if not ended:
+    task = _in_child(_be_task, request)
+    sidecars = task.sidecars
+    if not task.in_time:
         violations.append(f"no end: the task did not end within {CHILD_TIMEOUT_S:.0f} s")
     attempt = 1
     if request["what"] == "recovery":
         # What goes wrong goes wrong in the retry of a task that was killed before.
-        ended, status = _in_child(_be_task, {**request, "what": "retry", "plan": request["retry_plan"]})
+        task = _in_child(_be_task, {**request, "what": "retry", "plan": request["retry_plan"]})
+        sidecars += task.sidecars
         attempt = 2
     lines = Journal.read(place.journal)
     plan = request["plan"] if attempt == 1 else request["retry_plan"]
     struck = any(line["what"] == "struck" and line["step"] in plan for line in lines)
-    if ended and status != 0 and not (status == -signal.SIGKILL and struck):
-        violations.append(f"the task ended with status {status}: {_log(place)}")
-    ended, status = _in_child(_be_recovery, {**request, "attempt": attempt})
+    if task.in_time and task.status != 0 and not (task.status == -signal.SIGKILL and struck):
+        violations.append(f"the task ended with status {task.status}: {_log(place)}")
+    retry = _in_child(_be_recovery, {**request, "attempt": attempt})
     lines = Journal.read(place.journal)
     results = [line["violations"] for line in lines if line["what"] == "result"]
     if results:
         violations += results[-1]
     else:
-        violations.append(f"the retry ended with status {status} {'' if ended else '(too late)'}: {_log(place)}")
-    violations += _end_sidecars(lines)
+        violations.append(f"the retry ended with status {retry.status} {'' if retry.in_time else '(too late)'}: {_log(place)}")
+    violations += _end_sidecars(sidecars)
     return {
         "struck": struck or not plan,
         "violations": violations,
@@ -190,31 +205,26 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _end_sidecars(lines: list[dict[str, Any]]) -> list[str]:
+def _end_sidecars(pids: Sequence[int]) -> list[str]:
     """No sidecar may live on once the retry is done; returns what is wrong with that."""
     wrong = []
-    for line in lines:
-        if line["what"] == "sidecar":
-            deadline_s = time.monotonic() + CHILD_TIMEOUT_S / 3
-            while _alive(line["pid"]) and time.monotonic() < deadline_s:
-                time.sleep(0.01)
-            if _alive(line["pid"]):
-                wrong.append(f"no end: sidecar {line['pid']} is still alive")
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(line["pid"], signal.SIGKILL)
+    for pid in pids:
+        deadline_s = time.monotonic() + CHILD_TIMEOUT_S / 3
+        while _alive(pid) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        if _alive(pid):
+            wrong.append(f"no end: sidecar {pid} is still alive")
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
     return wrong
 
 
 def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    """Whether a child of ours still runs; one that has ended is waited for."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
         return False
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(") ")[2][0] not in "ZX"
-    return True
 
 
 def _log(place: Place) -> str:
@@ -223,8 +233,21 @@ def _log(place: Place) -> str:
     return ""
 
 
+def _warm_up() -> None:
+    """Do once what each child would else do for itself: import what is imported late, and make the contents of the saves."""
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
+    anyio.run(anyio.lowlevel.checkpoint)
+    for number in range(3 * SAVES):
+        content_of(number)
+    # What is there now is never looked at again by a collector, so that children share it.
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> int:
     """Answer requests until the input ends."""
+    _warm_up()
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
     return 0

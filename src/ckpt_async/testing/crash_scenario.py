@@ -5,14 +5,15 @@ of it. Every claim that the engine makes meanwhile is written down, and checked 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ckpt_async.assembly import open_checkpointer, open_reader
@@ -43,16 +44,20 @@ __all__ = [
 ]
 
 #: How long the flush of a run may take where nothing lasting goes wrong.
-FLUSH_TIMEOUT_S = 20.0
+FLUSH_TIMEOUT_S = 60.0
 
 #: How much longer than its deadline a wait may take on a busy machine.
-GRACE_S = 5.0
+GRACE_S = 10.0
 
 #: Of each attempt.
 SAVES = 3
 
 #: From this number on, every third save has a file that is sent in several parts also where parts have their usual size.
 LARGE_FROM = 1000
+
+#: The file that never changes: a later save has the store copy it.
+FROZEN = "base.bin"
+FROZEN_BYTES = 1024 * 1024 + 11
 
 FORMATS = ("files", "tar", "files", "tar")
 
@@ -97,8 +102,11 @@ class Place:
 DYING_KEY = keys.data_key(Place("", StoreAddress("")).identity(0), "model", 1)
 
 
+@functools.lru_cache(maxsize=32)
 def content_of(number: int) -> dict[str, bytes]:
-    """Return the files of a save: small ones, which are packed, and one of several parts. Lengths change from save to save."""
+    """Return the files of a save: small ones, which are packed, one of several parts, and one that never changes. Of the others
+    the lengths change from save to save.
+    """
     chosen = random.Random(number)  # noqa: S311 - the same files each time
     model_bytes = (18 if number >= LARGE_FROM and number % 3 == 0 else 1) * 1024 * 1024
     return {
@@ -107,16 +115,21 @@ def content_of(number: int) -> dict[str, bytes]:
         "optimizer/state.bin": chosen.randbytes(3000 + 17 * number),
         "optimizer/deep/rng.bin": chosen.randbytes(200),
         "model.bin": chosen.randbytes(model_bytes + 4321 * (number % 100 + 1)),
+        FROZEN: random.Random(FROZEN).randbytes(FROZEN_BYTES),  # noqa: S311 - likewise
     }
 
 
 def write_content(folder: str, number: int) -> None:
-    """Overwrite the training's files in place, as a training loop does."""
+    """Overwrite the training's files in place, as a training loop does; what is frozen is written once, long ago."""
     for path, content in content_of(number).items():
         target = os.path.join(folder, path)
+        if path == FROZEN and os.path.exists(target):
+            continue
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
             file.write(content)
+        if path == FROZEN:
+            os.utime(target, ns=(10**18, 10**18))
     os.makedirs(os.path.join(folder, "logs"), exist_ok=True)
 
 
@@ -172,13 +185,11 @@ def run_task(place: Place, worker: str, flush_timeout_s: float, journal: Journal
         opened.add_listener(lambda event: ready.set() if isinstance(event, WorkerReady) else None)
         ready.wait(GRACE_S)
     if attempt:
-        saved = saves_of(Journal.read(place.journal))
-        for violation in tried("resume", lambda: resume(opened, place, saved), flush_timeout_s + 30) or []:
-            journal.note("violation", text=violation)
+        tried("resume", lambda: resume(opened, place, journal), flush_timeout_s + 30)
     references: list[CheckpointReference] = []
     for number in range(first, first + SAVES):
         write_content(place.data, number)
-        reference = tried(f"save {number}", partial(save, opened, place, number), flush_timeout_s)
+        reference = tried(f"save {number}", functools.partial(save, opened, place, number), flush_timeout_s)
         if reference is not None:
             journal.note("saved", number=number, version=reference["version_id"], key=reference["key"])
             references.append(reference)
@@ -251,26 +262,13 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
     """
     number = attempt * SAVES if number is None else number
     said: list[str] = []
-    lines = Journal.read(place.journal)
-    saved = saves_of(lines)
-    if may_tear and (torn := _told_torn(lines, saved)):
-        journal.note("torn", numbers=sorted(torn))
-        saved = {number: key for number, key in saved.items() if number not in torn}
-    violations = [line["text"] for line in lines if line["what"] == "violation"]
-    visible, before, wrong = check_store(place, said.append)
-    violations += wrong
-    done = {line["call"] for line in lines if line["what"] == "done"}
-    if done & {"flush", "close"}:
-        missing = sorted(number for number, key in saved.items() if key not in visible)
-        # What the retry of a retry adopts in vain is told by a line, and left for the next one.
-        told = any(line["what"] == "said" and "could not be stored" in line["line"] for line in lines)
-        if missing and not told:
-            violations.append(f"silent: {' and '.join(sorted(done & {'flush', 'close'}))} said well, the store lacks {missing}")
+    saved = saves_of(Journal.read(place.journal))
+    before, latest_before, violations = check_store(place, said.append)
 
     opened: Checkpointer | None = None
     try:
         opened = place.open(attempt, "thread", FLUSH_TIMEOUT_S, said.append)
-        violations += resume(opened, place, saved)
+        resume(opened, place, journal)
         write_content(place.data, number)
         last = save(opened, place, number)
         opened.flush()
@@ -279,44 +277,70 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         if opened is not None:
             with contextlib.suppress(CheckpointError):
                 opened.close(timeout_s=GRACE_S)
+        violations += _broken_in(Journal.read(place.journal), saved, set(), before)
         return [*violations, f"lost: the retry failed: {type(error).__name__}: {error}", *said]
+    lines = Journal.read(place.journal)
+    torn = _told_torn(lines, said, saved) if may_tear else set()
+    if torn:
+        journal.note("torn", numbers=sorted(torn))
+    violations += _broken_in(lines, saved, torn, before)
     saved[number] = last["key"]
-    visible, after, wrong = check_store(place, said.append)
+    after, latest_after, wrong = check_store(place, said.append)
     violations += wrong
-    lost = sorted(number for number, key in saved.items() if key not in visible)
+    lost = sorted(number for number, key in saved.items() if key not in after and number not in torn)
     if lost:
         violations.append(f"lost: {lost} of {sorted(saved)} are not in the store after the retry")
-    if after is None or after.key != last["key"] or (before is not None and before.order > after.order):
-        violations.append(f"latest names {after.key if after else None} after the retry saved {last['key']}")
+    moved_back = latest_before is not None and latest_after is not None and latest_before.order > latest_after.order
+    if latest_after is None or latest_after.key != last["key"] or moved_back:
+        violations.append(f"latest names {latest_after.key if latest_after else None} after the retry saved {last['key']}")
     left = _left(place.scratch)
     if left:
         violations.append(f"not emptied: {left}")
-    journal.note("recovered", visible=sorted(visible.values()))
+    journal.note("recovered", visible=sorted(after.values()))
     return violations + [f"said: {line}" for line in said if violations]
 
 
-def _told_torn(lines: list[dict[str, Any]], saved: dict[int, str]) -> set[int]:
+def _broken_in(lines: list[dict[str, Any]], saved: dict[int, str], torn: set[int], visible: dict[str, int]) -> list[str]:
+    """Return the promises that were broken by what the journal tells, `visible` being what the store had after all of that."""
+    violations = [line["text"] for line in lines if line["what"] == "violation"]
+    for line in lines:
+        if line["what"] == "resumed":
+            expected = max(set(line["acknowledged"]) - torn, default=-1)
+            if expected > (-1 if line["number"] is None else line["number"]):
+                violations.append(f"lost: a retry resumes from {line['number']}, acknowledged were {line['acknowledged']}")
+    done = {line["call"] for line in lines if line["what"] == "done"}
+    missing = sorted(number for number, key in saved.items() if key not in visible and number not in torn)
+    # What the retry of a retry adopts in vain is told by a line, and left for the next one.
+    told = any(line["what"] == "said" and "could not be stored" in line["line"] for line in lines)
+    if done & {"flush", "close"} and missing and not told:
+        violations.append(f"silent: {' and '.join(sorted(done & {'flush', 'close'}))} said well, the store lacks {missing}")
+    return violations
+
+
+def _told_torn(lines: list[dict[str, Any]], said: list[str], saved: dict[int, str]) -> set[int]:
     """Return the numbers of the saves that were named as ones that could not be kept."""
-    told = [line["error"].get("attempted", "") for line in lines if line["what"] == "raised"]
-    told += [line["line"] for line in lines if line["what"] == "said"]
-    versions = {number: int(key.rpartition(".")[2]) for number, key in saved.items()}
-    return {number for number in saved if any(f"keep what was saved as number {versions[number]}" in text for text in told)}
+    errors = [line["error"] for line in lines if line["what"] == "raised"]
+    told = [f"{error.get('attempted', '')} ({error.get('on', '')})" for error in errors]
+    told += said + [line["line"] for line in lines if line["what"] == "said"]
+    torn = set()
+    for number, key in saved.items():
+        _, attempt, _, version = os.path.basename(key).split(".")
+        words = re.compile(rf"keep what was saved as number {version} \(\S*/{int(attempt):04d}/")
+        if any(words.search(text) for text in told):
+            torn.add(number)
+    return torn
 
 
-def resume(opened: Checkpointer, place: Place, saved: dict[int, str]) -> list[str]:
-    """Load the newest checkpoint, as a retry does; returns what is wrong with it."""
+def resume(opened: Checkpointer, place: Place, journal: Journal) -> None:
+    """Load the newest checkpoint, as a retry does, and note in the journal which one it is."""
+    saved = saves_of(Journal.read(place.journal))
     target = place.target("resumed")
     shutil.rmtree(target, ignore_errors=True)
     record = opened.resume("fresh", target)
-    if record is None:
-        return [f"lost: the retry resumes from nothing, acknowledged were {sorted(saved)}"] if saved else []
-    number = record.metadata["number"]
-    violations = []
-    if wrong := difference(target, number):
-        violations.append(f"lost: the retry resumes from something else: {wrong}")
-    if saved and number < max(saved):
-        violations.append(f"lost: the retry resumes from save {number}, acknowledged were {sorted(saved)}")
-    return violations
+    number = None if record is None else record.metadata["number"]
+    if number is not None and (wrong := difference(target, number)):
+        journal.note("violation", text=f"lost: the retry resumes from something else: {wrong}")
+    journal.note("resumed", number=number, acknowledged=sorted(saved))
 
 
 def _left(scratch: str) -> list[str]:

@@ -55,10 +55,8 @@ def be_task(place: Place, attempt: int) -> None:
 
     opened = place.open(attempt, "process", FLUSH_TIMEOUT_S, lambda line: journal.note("said", line=line))
     opened.add_listener(tell_pid)
-    saved = saves_of(Journal.read(place.journal))
     if attempt:
-        for violation in resume(opened, place, saved):
-            journal.note("violation", text=violation)
+        resume(opened, place, journal)
     try:
         _train(opened, place, journal, attempt)
     finally:
