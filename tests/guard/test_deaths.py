@@ -167,6 +167,8 @@ def test_a_writer_that_the_kernel_lets_through_tears_nothing(desk: Desk, seaweed
         checkpointer.close(timeout_s=30)
     assert lost.status == "failed" and desk.content(later) == read_tree(tree)
     assert [record.version_id for record in desk.records()] == [1]
+
+
 def test_the_opening_does_not_wait_for_ever_for_a_guard(
     desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
