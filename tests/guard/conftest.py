@@ -76,8 +76,16 @@ def killed_with_its_sidecar(desk: Desk, *trees: Path) -> list[dict[str, object]]
     os.kill(sidecar, signal.SIGSTOP)
     task.kill()
     os.kill(sidecar, signal.SIGKILL)
-    wait_for(lambda: not alive(sidecar), "the sidecar is dead")
+    wait_for(lambda: not alive(sidecar) and _threads(sidecar) <= 1, "the sidecar is dead, with all of its threads")
     return saved
+
+
+def _threads(pid: int) -> int:
+    """How many threads of a process still hold what it has open: its first one may have ended before the others."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager
