@@ -293,6 +293,7 @@ class Ledger:
                 failed=sum(state.status == Status.FAILED for state in states),
                 saved_bytes=sum(state.size_bytes for state in states),
                 sent_bytes=sum(state.sent_bytes for state in states),
+                copied_bytes=sum(state.copied_bytes for state in states),
                 blocked_s=sum(state.blocked_s for state in states),
                 waited_s=self._waited_s,
                 upload_s=sum(state.upload_s for state in states),
@@ -306,6 +307,6 @@ def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommi
         state.done_bytes = event.done_bytes
     elif isinstance(event, EntryCommitted):
         state.status, state.error, state.done_bytes = Status.COMMITTED, None, state.total_bytes
-        state.sent_bytes, state.upload_s = event.sent_bytes, event.seconds
+        state.sent_bytes, state.copied_bytes, state.upload_s = event.sent_bytes, event.copied_bytes, event.seconds
     else:
         state.status, state.error = Status.FAILED, from_wire(event.error)

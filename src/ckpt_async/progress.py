@@ -82,8 +82,9 @@ def summary_line(stats: Stats) -> str:
     if not stats.committed:
         return ""
     saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
+    copied = f", {readable_bytes(stats.copied_bytes)} of it not sent again" if stats.copied_bytes else ""
     return (
-        f"{saves} with {readable_bytes(stats.saved_bytes)} in the store; save() held the training up for "
+        f"{saves} with {readable_bytes(stats.saved_bytes)} in the store{copied}; save() held the training up for "
         f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
         f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
     )

@@ -49,8 +49,8 @@ class SaveState:
         Whether its failure has been raised.
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
-    sent_bytes : int
-        What went over the line.
+    sent_bytes, copied_bytes : int
+        What went over the line, and what did not: the store copied it, for it had not changed since an earlier save.
     durable : bool
         Whether it has been synced, for ``durability="machine"``.
     not_durable : CheckpointError or None
@@ -69,6 +69,7 @@ class SaveState:
     total_bytes: int = 0
     done_bytes: int = 0
     sent_bytes: int = 0
+    copied_bytes: int = 0
     blocked_s: float = 0.0
     upload_s: float = 0.0
     error: CheckpointError | None = None
@@ -246,8 +247,8 @@ class Stats:
     ----------
     saves, committed, dropped, failed : int
         Saves taken; in the store; given up; refused by the store.
-    saved_bytes, sent_bytes : int
-        Taken by ``save()``; sent over the line.
+    saved_bytes, sent_bytes, copied_bytes : int
+        Taken by ``save()``; sent over the line; not sent again, because the store had them from an earlier save.
     blocked_s : float
         Seconds that the training was held up by ``save()``: snapshots and waiting.
     waited_s : float
@@ -262,6 +263,7 @@ class Stats:
     failed: int = 0
     saved_bytes: int = 0
     sent_bytes: int = 0
+    copied_bytes: int = 0
     blocked_s: float = 0.0
     waited_s: float = 0.0
     upload_s: float = 0.0

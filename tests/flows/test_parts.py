@@ -359,6 +359,9 @@ class TestText:
         assert rows[0] == "2 saved; the step waited 1.00 s in `save()`."
         assert rows[4].startswith("| 1 | a\\|b | 1.5 kB | uploading |") and rows[4].endswith("| 0.50 s | 2 packed |  |")
         assert rows[5].startswith("| 0 | a\\|b | 1.5 kB | committed |") and rows[5].endswith("| 0.50 s | 2 packed | 2.00 s |")
+        copied = reference(0)
+        copied.state.copied_bytes = 1000
+        assert table_text([copied]).endswith("| 2.00 s, 1 kB not sent again |")
         assert table_text([]) == "No checkpoint has been saved yet."
         assert len(table_text([reference(number) for number in range(150)]).splitlines()) == 4 + 100 + 2
 

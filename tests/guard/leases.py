@@ -44,6 +44,9 @@ class Mapping:
     def write(self, offset: int, content: bytes) -> None:
         ctypes.memmove(self._address + offset, content, len(content))
 
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        return ctypes.string_at(self._address + offset, size_bytes)
+
     def __enter__(self) -> Mapping:
         return self
 

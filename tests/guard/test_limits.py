@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping as Mapping_, Sequence
+from collections.abc import Iterator, Mapping as Mapping_
 from pathlib import Path
 
 import pytest
 
 from ckpt_async import InvalidArgument, StoreAddress, coerce_settings
 from ckpt_async.disk.lease import BREAK_SIGNAL, Lease, LeaseRefused, RefusedBecause, file_system_of
-from ckpt_async.disk.linking import Guarded
+from ckpt_async.disk.linking import FileState, Guarded
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
@@ -37,6 +37,7 @@ from tests.guard.writers import SIZE, plain
 
 MIB = 1024 * 1024
 LIMIT = 700
+STATE = FileState(1, 1, 1, 1)
 
 
 def _spool(folder: Path) -> Spool:
@@ -45,12 +46,13 @@ def _spool(folder: Path) -> Spool:
     return spool
 
 
-def _staged(spool: Spool, version: int, sources: list[Path]) -> tuple[str, list[str]]:
+def _staged(spool: Spool, version: int, sources: list[Path]) -> tuple[str, dict[str, FileState]]:
     folder = Path(spool.stage(version))
-    names = [f"f{number:06d}" for number in range(1, len(sources) + 1)]
-    for name, source in zip(names, sources, strict=True):
-        os.link(source, folder / name)
-    return folder.name, names
+    states = {}
+    for number, source in enumerate(sources, 1):
+        states[f"f{number:06d}"] = FileState.of(source.stat())
+        os.link(source, folder / f"f{number:06d}")
+    return folder.name, states
 
 
 def _sources(folder: Path, count: int, size: int = 10) -> list[Path]:
@@ -106,8 +108,8 @@ class GuardHere:
         self.links = GuardedLinks(100, lambda job: None)
         self.reasons: list[str] = []
 
-    def guard(self, folder: str, names: Sequence[str], *, patience_s: float) -> Mapping_[str, Guarded | str]:
-        answers = self.links.take(self._spool, os.path.basename(folder), names)
+    def guard(self, folder: str, links: Mapping_[str, FileState], *, patience_s: float) -> Mapping_[str, Guarded | str]:
+        answers = self.links.take(self._spool, os.path.basename(folder), links)
         self.reasons += [answer for answer in answers.values() if isinstance(answer, str)]
         return answers
 
@@ -162,7 +164,7 @@ def test_a_file_system_that_was_not_tried_is_refused(tmp_path: Path, monkeypatch
     entry, names = _staged(spool, 0, _sources(tmp_path, 1))
     monkeypatch.setattr(guarded, "file_system_of", lambda descriptor: "nfs4")
     links = GuardedLinks(10, lambda job: None)
-    assert links.take(spool, entry, names) == {names[0]: "leases have not been tried on this file system (nfs4)"}
+    assert links.take(spool, entry, names) == {"f000001": "leases have not been tried on this file system (nfs4)"}
     links.close()
     with open("/proc/self/status") as file:
         assert file_system_of(file.fileno()) == "proc"
@@ -186,7 +188,7 @@ def test_more_files_than_leases(tmp_path: Path) -> None:
     try:
         answers = links.take(spool, entry, names)
         assert [isinstance(answer, Guarded) for answer in answers.values()] == [True] * 3 + [False] * 2
-        assert "3 files are guarded already" in str(answers[names[3]])
+        assert "3 files are guarded already" in str(answers["f000004"])
         # A second save of the same files needs no more leases.
         again, names = _staged(spool, 1, sources[:3])
         assert all(isinstance(answer, Guarded) for answer in links.take(spool, again, names).values())
@@ -242,14 +244,14 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
         with ours.makefile("rwb") as lines, sidecar:
             assert json.loads(lines.readline()) == {"ready": ""}
             for request in (
-                {"guard": "../../../etc", "names": ["passwd"]},
-                {"guard": "0000000000", "names": ["../../spool.json"]},
+                {"guard": "../../../etc", "links": {"passwd": [1, 1, 1, 1]}},
+                {"guard": "0000000000", "links": {"../../spool.json": [1, 1, 1, 1]}},
                 {"holds": "../ready"},
             ):
                 lines.write(json.dumps(request).encode() + b"\n")
                 lines.flush()
                 assert json.loads(lines.readline()) == {"error": "no such request"}
-            lines.write(b'{"guard": "0000000000", "names": ["f000001"]}\n')
+            lines.write(b'{"guard": "0000000000", "links": {"f000001": [1, 1, 1, 1]}}\n')
             lines.flush()
             assert "can't be opened" in json.loads(lines.readline())["files"]["f000001"]
             worker.close()
@@ -259,19 +261,19 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
 def test_a_guard_that_does_not_answer_is_none() -> None:
     client, theirs = GuardClient.pair()
     with theirs:
-        assert "still starting" in str(client.guard("/s/0000000000", ["f000001"], patience_s=0.01)["f000001"])
+        assert "still starting" in str(client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01)["f000001"])
         theirs.sendall(b'{"ready": ""}\n')
         begun_s = time.monotonic()
-        assert client.guard("/s/0000000000", ["f000001"], patience_s=0.01) == {"f000001": "the uploader does not answer"}
+        assert client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01) == {"f000001": "the uploader does not answer"}
         assert time.monotonic() - begun_s < 20
-        assert client.guard("/s/0000000000", ["f000001"], patience_s=0.01) == {"f000001": "the uploader does not answer"}
+        assert client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01) == {"f000001": "the uploader does not answer"}
         assert not client.holds("/s/0000000000")
     client.close()
     client.close()
     client, theirs = GuardClient.pair()
     with theirs:
         theirs.sendall(b'{"ready": "no signalfd here"}\n')
-        assert client.guard("/s/0000000000", ["f000001"], patience_s=5) == {"f000001": "no signalfd here"}
+        assert client.guard("/s/0000000000", {"f000001": STATE}, patience_s=5) == {"f000001": "no signalfd here"}
     client.close()
 
 
@@ -293,13 +295,13 @@ def test_an_entry_that_is_being_written_to_is_not_taken_twice(tmp_path: Path) ->
     try:
         entry, names = _staged(spool, 0, [source])
         before = source.read_bytes()
-        assert isinstance(links.take(spool, entry, names)[names[0]], Guarded)
+        assert isinstance(links.take(spool, entry, names)["f000001"], Guarded)
         writer = subprocess.Popen([sys.executable, "-c", f"open({str(source)!r}, 'wb').write(b'new')"])
         deadline_s = time.monotonic() + 30
         while not jobs and time.monotonic() < deadline_s:
             links.broken(None)
         later, names = _staged(spool, 1, [source])
-        assert links.take(spool, later, names) == {names[0]: "a program is about to write to it"}
+        assert links.take(spool, later, names) == {"f000001": "a program is about to write to it"}
         links.copied(jobs[0], copy_aside(jobs[0]))
         assert writer.wait(30) == 0
         assert source.read_bytes() == b"new"

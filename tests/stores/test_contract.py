@@ -64,7 +64,8 @@ class TestMemoryWithFaults(StoreContract):
 
         def make() -> Store:
             operations = (
-                "put", "get", "head", "list", "delete", "begin_multipart", "put_part", "complete_multipart", "abort_multipart",
+                "put", "copy", "get", "head", "list", "delete", "begin_multipart", "put_part", "copy_part", "complete_multipart",
+                "abort_multipart",
             )  # fmt: skip
             faulty = FaultyStore(MemoryStore(objects), [Fault(name, calls=range(1, 100_000, 5)) for name in operations])
 

@@ -24,25 +24,35 @@ def plan_of(objects: int = 2, part_bytes: int = 10) -> UploadPlan:
 
 
 def state(notes: UploadNotes) -> tuple[object, ...]:
-    return notes.upload_ids, notes.parts, notes.complete, notes.all_pieces(), notes.noted_bytes
+    return (
+        notes.upload_ids,
+        notes.parts,
+        notes.complete,
+        notes.all_pieces(),
+        notes.noted_bytes,
+        notes.etags,
+        notes.md5s,
+        notes.copied,
+    )
 
 
 def test_a_replayed_log_is_the_state_that_was_written() -> None:
     log = ListLog()
     notes = UploadNotes(log, plan_of(), "s3://b")
     notes.began(0, "up", "k")
-    notes.sent(0, Part(1, "e1", 10, 1), [FilePiece(0, 0, 10, 1)])
-    notes.sent(0, Part(2, "e2", 10, 2), [FilePiece(0, 10, 10, 2)])
-    notes.sent(0, Part(2, "e3", 10, 3), [FilePiece(0, 10, 10, 3)])
-    notes.sent(1, Part(1, "e", 10, 1), [FilePiece(1, 0, 10, 1)], complete=True)
+    notes.stored(0, Part(1, "e1", 10, 1), [FilePiece(0, 0, 10, 1)])
+    notes.stored(0, Part(2, "e2", 10, 2), [FilePiece(0, 10, 10, 2)])
+    notes.stored(0, Part(2, "e3", 10, 3), [FilePiece(0, 10, 10, 3)], md5="m", copied=True)
+    notes.stored(1, Part(1, "e", 10, 1), [FilePiece(1, 0, 10, 1)], complete=True)
     again = UploadNotes(log, plan_of(), "s3://b")
     assert state(again) == state(notes)
     assert notes.noted_bytes == 30 and notes.parts[0][2].etag == "e3"
     assert sorted(notes.all_pieces()[0], key=lambda piece: piece.offset)[1].crc32 == 3
     notes.forget(0)
+    assert not notes.copied and not notes.md5s
     assert notes.noted_bytes == 10 and 0 not in notes.upload_ids and 0 not in notes.all_pieces()
     notes.began(0, "up2", "k")
-    notes.completed(0)
+    notes.completed(0, "whole")
     assert state(UploadNotes(log, plan_of(), "s3://b")) == state(notes)
 
 
@@ -52,9 +62,9 @@ def test_any_beginning_of_a_log_is_a_state(keep: int) -> None:
     notes = UploadNotes(log, plan_of(), "s3://b")
     notes.began(0, "up", "k")
     for number in (1, 2):
-        notes.sent(0, Part(number, "e", 10, 1), [FilePiece(0, 10 * number - 10, 10, 1)])
-    notes.completed(0)
-    notes.sent(1, Part(1, "e", 10, 1), [], complete=True)
+        notes.stored(0, Part(number, "e", 10, 1), [FilePiece(0, 10 * number - 10, 10, 1)])
+    notes.completed(0, "whole")
+    notes.stored(1, Part(1, "e", 10, 1), [], complete=True)
     del log.lines[keep:]
     begun = UploadNotes(log, plan_of(), "s3://b")
     assert begun.parts.keys() <= begun.upload_ids.keys() | begun.complete
@@ -66,7 +76,7 @@ def test_notes_of_another_plan_are_not_used_and_their_uploads_are_given_up(plan:
     log = ListLog()
     notes = UploadNotes(log, plan_of(), "s3://b")
     notes.began(0, "up", "k")
-    notes.sent(0, Part(1, "e", 10, 1), [])
+    notes.stored(0, Part(1, "e", 10, 1), [])
     changed = UploadNotes(log, plan, url)
     assert changed.abandoned == [(0, "up")]
     assert (changed.upload_ids, changed.parts, changed.noted_bytes) == ({}, {}, 0)
@@ -77,7 +87,7 @@ def test_an_archive_of_many_files_is_noted_in_linear_time() -> None:
     # 50,000 pieces of one object: searching a list for each of them took minutes.
     log = ListLog()
     notes = UploadNotes(log, plan_of(1), "s3://b")
-    notes.sent(0, Part(1, "e", 10, 1), [FilePiece(index, 0, 1, 0) for index in range(50_000)])
+    notes.stored(0, Part(1, "e", 10, 1), [FilePiece(index, 0, 1, 0) for index in range(50_000)])
     assert len(notes.all_pieces()) == 50_000
 
 

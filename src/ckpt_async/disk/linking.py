@@ -16,7 +16,17 @@ from ckpt_async.disk.clone import CloneMethod, clone_stable
 from ckpt_async.disk.scan import ScannedFile, printable
 from ckpt_async.words.errors import SnapshotFailed
 
-__all__ = ["LINK_MIN_BYTES", "Guarded", "LinkGuard", "LinkResult", "link_files", "link_is_intact", "make_private", "may_be_shared"]
+__all__ = [
+    "LINK_MIN_BYTES",
+    "FileState",
+    "Guarded",
+    "LinkGuard",
+    "LinkResult",
+    "link_files",
+    "link_is_intact",
+    "make_private",
+    "may_be_shared",
+]
 
 #: Smaller files are packed even where they could be linked. µs a file, linked and guarded against packed (ext4): 45 against
 #: 20 at 10 KiB, 30 at 64 KiB, 85 at 256 KiB, 300 at 1 MiB. And a link costs a descriptor, and a copy when it is overwritten.
@@ -31,6 +41,21 @@ _COPIED_TIME_UNITS_NS = (1, 100, 1_000, 1_000_000_000)
 
 
 @dataclass(frozen=True)
+class FileState:
+    """What the file system says of a file. Writing to it, linking it, and setting its rights or times move its ctime."""
+
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileState:
+        """Return the state in the answer of the system."""
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True)
 class Guarded:
     """A link that a guard holds, with the state of its file, which can't change any more.
 
@@ -38,26 +63,30 @@ class Guarded:
     ----------
     inode : int
         Its number, by which a link that was made private later is told from one that was not.
+    content : str
+        A name for the file's bytes: links with one name hold the same.
     """
 
     inode: int
     size_bytes: int
     mode: int
     mtime_ns: int
+    content: str
 
 
 class LinkGuard(Protocol):
     """Takes links into its care. Its methods never raise, and never take long: what does not answer is no guard."""
 
-    def guard(self, folder: str, names: Sequence[str], *, patience_s: float) -> Mapping[str, Union[Guarded, str]]:
+    def guard(self, folder: str, links: Mapping[str, FileState], *, patience_s: float) -> Mapping[str, Union[Guarded, str]]:
         """Guard links in a folder of the spool.
 
         Parameters
         ----------
         folder : str
             An entry's, still in ``staging``.
-        names : sequence of str
-            Of links in it. A name that is refused without an answer from the guard itself must not be used again.
+        links : mapping of str to FileState
+            By the names of links in it: the states of their files before they were linked, which changes a file's ctime. A name
+            that is refused without an answer from the guard itself must not be used again.
         patience_s : float
             How long to wait for a guard that is still starting.
 
@@ -104,12 +133,14 @@ def link_files(files: Sequence[ScannedFile], folder: str, guard: LinkGuard) -> L
     """
     result = LinkResult()
     named: dict[str, ScannedFile] = {}
+    states: dict[str, FileState] = {}
     target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for file in files:
             result.names_used += 1
             name = f"f{result.names_used:06d}"
             try:
+                states[name] = FileState.of(os.stat(file.absolute))
                 # With a folder's descriptor Python asks for the target of a symbolic link; without one it links the link itself.
                 os.link(file.absolute, name, dst_dir_fd=target, follow_symlinks=True)
             except OSError as error:
@@ -121,7 +152,7 @@ def link_files(files: Sequence[ScannedFile], folder: str, guard: LinkGuard) -> L
             return result
         size_bytes = sum(file.size_bytes for file in named.values())
         patience_s = min(_MAX_PATIENCE_S, size_bytes / _COPY_BYTES_PER_S)
-        answers = guard.guard(folder, list(named), patience_s=patience_s)
+        answers = guard.guard(folder, {name: states[name] for name in named}, patience_s=patience_s)
         for name, file in named.items():
             answer = answers.get(name, "the guard has not answered")
             if isinstance(answer, Guarded):

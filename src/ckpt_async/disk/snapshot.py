@@ -70,6 +70,8 @@ class SnapshotFile:
         Where the content starts in it, in bytes.
     inode : int
         Of the original, where `stored_in` is a link to it that a guard may have made private since; else 0.
+    content : str
+        Of a link, the guard's name for its bytes: files with one name hold the same. Else empty.
     """
 
     path: str
@@ -79,11 +81,12 @@ class SnapshotFile:
     stored_in: str
     offset: int
     inode: int = 0
+    content: str = ""
 
     def to_row(self) -> list[Any]:
         """Return the file for a JSON object."""
         row = [self.path, self.size_bytes, self.mode, self.mtime_ns, self.stored_in, self.offset]
-        return [*row, self.inode] if self.inode else row
+        return [*row, self.inode, self.content] if self.inode else row
 
     def is_intact(self, found: os.stat_result) -> bool:
         """Return whether the file inside the snapshot is what it was, as far as its state tells."""
@@ -167,9 +170,9 @@ def _count(number: object) -> int:
 
 def _file_of(row: Any, source: str) -> SnapshotFile:
     path, size_bytes, mode, mtime_ns, stored_in, offset, *linked = row
-    if len(linked) > 1 or (linked and stored_in == PACK):
+    if len(linked) not in (0, 2) or (linked and stored_in == PACK):
         raise ValueError(f"{row!r} is no file")
-    inode = linked[0] if linked else 0
+    inode, content = linked or (0, "")
     if not isinstance(mtime_ns, int) or isinstance(mtime_ns, bool):
         raise TypeError(f"{mtime_ns!r} is not a time")  # times before 1970 are negative
     if not isinstance(stored_in, str) or not (stored_in == PACK or _OWN_FILE.fullmatch(stored_in)):
@@ -178,7 +181,7 @@ def _file_of(row: Any, source: str) -> SnapshotFile:
         raise ValueError(f"{stored_in} holds one file, yet it starts at {offset!r}")
     mode = _count(mode) & 0o777
     path = check_relative_path(path, source)
-    return SnapshotFile(path, _count(size_bytes), mode, mtime_ns, stored_in, _count(offset), _count(inode))
+    return SnapshotFile(path, _count(size_bytes), mode, mtime_ns, stored_in, _count(offset), _count(inode), str(content))
 
 
 def take_snapshot(tree: ScannedTree, folder: str, *, way: str = "auto", guard: LinkGuard | None = None) -> Snapshot:
@@ -267,7 +270,7 @@ class _Taking:
     def _link(self, file: ScannedFile, name: str, state: Guarded) -> SnapshotFile:
         self._left_bytes -= file.size_bytes
         self._count(LINKED)
-        return SnapshotFile(file.path, state.size_bytes, state.mode, state.mtime_ns, name, 0, state.inode)
+        return SnapshotFile(file.path, state.size_bytes, state.mode, state.mtime_ns, name, 0, state.inode, state.content)
 
     def _packed(self, file: ScannedFile) -> SnapshotFile:
         if self._pack < 0:

@@ -21,7 +21,7 @@ from typing import Union
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "Chunk", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+__all__ = ["Body", "Chunk", "CopySource", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
 
 #: A run of bytes. A memoryview shows bytes of a caller, who changes them only after the call that took it has returned or raised.
 Chunk = Union[bytes, memoryview]
@@ -84,6 +84,27 @@ class Part:
 
 
 @dataclass(frozen=True)
+class CopySource:
+    """Bytes that the store has already, to be stored once more without being sent.
+
+    Attributes
+    ----------
+    key, etag : str
+        Of the object that holds them; one with another etag is another object.
+    offset, size_bytes : int
+        Where in it they lie.
+    crc32 : int
+        Their sum, as it was when they were sent; a store that computes one compares it.
+    """
+
+    key: str
+    etag: str
+    offset: int
+    size_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
 class StoreTraits:
     """What a store can do and likes.
 
@@ -98,6 +119,8 @@ class StoreTraits:
     conditional_writes : bool
         Whether `put` honours its conditions against other writers. Where it does not, it looks first and then writes, and
         another writer may come in between. A store may learn of that with its first conditional write.
+    far : bool
+        Whether sending bytes to it takes longer than an MD5 over them.
     """
 
     url: str
@@ -105,6 +128,7 @@ class StoreTraits:
     max_part_bytes: int
     max_parts: int
     conditional_writes: bool = True
+    far: bool = True
 
 
 class Store(abc.ABC):
@@ -142,6 +166,20 @@ class Store(abc.ABC):
         ------
         StorePreconditionFailed
             The condition does not hold; nothing was written. Of several writers with one condition exactly one succeeds.
+        """
+
+    @abc.abstractmethod
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        """Store an object with the content of another one, all of which `source` is. Neither depends on the other afterwards.
+
+        Raises
+        ------
+        StoreObjectMissing
+            There is no such object (any more).
+        StorePreconditionFailed
+            It is not the one that `source` names.
+        StoreRejected
+            The store can't copy, or what it made is not what was asked for: then `put` must replace it.
         """
 
     @abc.abstractmethod
@@ -197,6 +235,10 @@ class Store(abc.ABC):
         StoreObjectMissing
             The upload is not known (any more).
         """
+
+    @abc.abstractmethod
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        """Store one part with bytes of another object; else as `put_part`, and it raises what `copy` and `put_part` do."""
 
     @abc.abstractmethod
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 from ckpt_async.stores.budget import Budget
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.words.errors import StoreBusy
 
 __all__ = ["Limiting", "fewer", "more"]
@@ -88,6 +88,10 @@ class Limiting(Store):
         async with self._turn():
             await self._store.settle(keys)
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        async with self._turn():
+            return await self._store.copy(key, source)
+
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         async with self._turn():
             return await self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match)
@@ -111,6 +115,10 @@ class Limiting(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         async with self._turn():
             return await self._store.put_part(key, upload_id, number, offset, body)
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        async with self._turn():
+            return await self._store.copy_part(key, upload_id, number, offset, source)
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         async with self._turn():

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.local_copies import LocalCopies
 from ckpt_async.stores.local_errors import translate_os_error
 from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
 from ckpt_async.stores.local_uploads import LocalUploads, write_body
 from ckpt_async.stores.pacing import UNPACED, Pace
-from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed
 
 __all__ = ["LocalStore"]
 
@@ -45,9 +45,10 @@ class LocalStore(Store):
         self._root = os.path.abspath(root)
         self._files = LocalFiles(self._root)
         self._uploads = LocalUploads(self._files)
+        self._copies = LocalCopies(self._files, self._uploads)
         self._pace = pace
         self._threads: anyio.CapacityLimiter | None = None
-        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000)
+        self._traits = StoreTraits(url=url or self._root, min_part_bytes=1, max_part_bytes=1 << 30, max_parts=1_000_000, far=False)
 
     @property
     def traits(self) -> StoreTraits:
@@ -84,6 +85,9 @@ class LocalStore(Store):
         await self._pace.take(body.size_bytes)
         return await self._run("store an object", key, store)
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        return await self._run("copy an object", key, lambda: self._copies.copy(key, source))
+
     async def settle(self, keys: Sequence[str]) -> None:
         for key in keys:
             check_key(key)
@@ -92,23 +96,9 @@ class LocalStore(Store):
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         def read() -> bytes:
-            try:
-                # Without waiting: a fifo in the place of a file would hold the thread for ever.
-                descriptor = os.open(self._files.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError):
-                if not os.path.isdir(self._root):
-                    raise
-                raise StoreObjectMissing("read an object", on=self._on(key)) from None
-            try:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
-                    raise StoreObjectMissing("read an object", on=self._on(key), cause="it is no file")
-                if if_match is not None and etag_of(found) != if_match:
-                    raise StorePreconditionFailed("read an object", on=self._on(key), cause="it is not the expected one")
+            with self._files.opened("read an object", key, if_match) as (descriptor, found):
                 left = max(0, found.st_size - offset)
                 return _read(descriptor, offset, left if size_bytes is None else min(size_bytes, left))
-            finally:
-                os.close(descriptor)
 
         return await self._run("read an object", key, read)
 
@@ -145,6 +135,9 @@ class LocalStore(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         await self._pace.take(body.size_bytes)
         return await self._run("store a part", key, lambda: self._uploads.put_part(key, upload_id, number, offset, body))
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        return await self._run("copy a part", key, lambda: self._copies.copy_part(key, upload_id, number, offset, source))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         return await self._run("complete an upload", key, lambda: self._uploads.complete(key, upload_id, parts))

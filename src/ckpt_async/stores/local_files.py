@@ -14,7 +14,13 @@ from typing import TypeVar
 
 from ckpt_async.disk import durable
 from ckpt_async.stores.contract import ObjectInfo, check_key
-from ckpt_async.words.errors import InvalidArgument, StorePreconditionFailed, StoreRejected, StoreUnavailable
+from ckpt_async.words.errors import (
+    InvalidArgument,
+    StoreObjectMissing,
+    StorePreconditionFailed,
+    StoreRejected,
+    StoreUnavailable,
+)
 
 __all__ = ["LocalFiles", "etag_of"]
 
@@ -77,6 +83,35 @@ class LocalFiles:
         path = os.path.realpath(self.path(key))
         self._check_inside(path, key)
         return path
+
+    @contextlib.contextmanager
+    def opened(self, attempted: str, key: str, if_match: str | None = None) -> Iterator[tuple[int, os.stat_result]]:
+        """Open the file of a key for reading; yield a descriptor and its state.
+
+        Raises
+        ------
+        StoreObjectMissing
+            There is none.
+        StorePreconditionFailed
+            Its etag is not `if_match`.
+        """
+        on = os.path.join(self.root, key)
+        try:
+            # Without waiting: a fifo in the place of a file would hold the thread for ever.
+            descriptor = os.open(self.real_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(self.root):
+                raise
+            raise StoreObjectMissing(attempted, on=on) from None
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise StoreObjectMissing(attempted, on=on, cause="it is no file")
+            if if_match is not None and etag_of(found) != if_match:
+                raise StorePreconditionFailed(attempted, on=on, cause="it is not the expected one")
+            yield descriptor, found
+        finally:
+            os.close(descriptor)
 
     def is_inside(self, path: str) -> bool:
         """Whether a path without symbolic links is the root or below it."""

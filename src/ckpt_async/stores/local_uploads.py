@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckpt_async.stores.contract import Body, ObjectInfo, Part
@@ -70,10 +70,18 @@ class LocalUploads:
 
     def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         """Write a part to its place, then note it."""
+        return self.write_part(
+            key, upload_id, number, offset, body.size_bytes, body.crc32, lambda data: write_body(data, offset, body)
+        )
+
+    def write_part(
+        self, key: str, upload_id: str, number: int, offset: int, size_bytes: int, crc32: int, write: Callable[[int], None]
+    ) -> Part:
+        """Have `write` put a part to its place in the file whose descriptor it is given, then note it."""
         data_path, list_path = self._find("store a part", key, upload_id)
         if number < 1 or offset < 0:
             raise StoreRejected("store a part", on=key, cause=f"number {number}, offset {offset}: they count from 1 and 0")
-        part = Part(number, f"{body.crc32:08x}-{body.size_bytes:x}-{secrets.token_hex(4)}", body.size_bytes, body.crc32)
+        part = Part(number, f"{crc32:08x}-{size_bytes:x}-{secrets.token_hex(4)}", size_bytes, crc32)
         line = {
             "number": number,
             "etag": part.etag,
@@ -85,7 +93,7 @@ class LocalUploads:
         try:
             data = os.open(data_path, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                write_body(data, offset, body)
+                write(data)
             finally:
                 os.close(data)
             notes = os.open(list_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import anyio.lowlevel
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed, StoreRejected
 
 __all__ = ["MemoryObjects", "MemoryStore"]
@@ -75,6 +75,20 @@ class MemoryStore(Store):
             raise StorePreconditionFailed("store an object", on=key, cause="the object there is not the expected one")
         return self._objects.write(key, b"".join(body.chunks))
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        check_key(key)
+        await anyio.lowlevel.checkpoint()
+        return self._objects.write(key, self._bytes_of(source))
+
+    def _bytes_of(self, source: CopySource) -> bytes:
+        check_key(source.key)
+        if source.key not in self._objects.contents:
+            raise StoreObjectMissing("copy an object", on=source.key)
+        content, info = self._objects.contents[source.key]
+        if info.etag != source.etag or source.offset + source.size_bytes > info.size_bytes:
+            raise StorePreconditionFailed("copy an object", on=source.key, cause="it is not the expected one")
+        return content[source.offset : source.offset + source.size_bytes]
+
     async def settle(self, keys: Sequence[str]) -> None:
         return None
 
@@ -117,10 +131,18 @@ class MemoryStore(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         check_key(key)
         await anyio.lowlevel.checkpoint()
+        return self._put_part(key, upload_id, number, b"".join(body.chunks), body.crc32)
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        check_key(key)
+        await anyio.lowlevel.checkpoint()
+        return self._put_part(key, upload_id, number, self._bytes_of(source), source.crc32)
+
+    def _put_part(self, key: str, upload_id: str, number: int, content: bytes, crc32: int) -> Part:
         upload = self._upload("store a part", key, upload_id)
         self._objects.writes += 1
-        part = Part(number, f"part-{self._objects.writes}", body.size_bytes, body.crc32)
-        upload.parts[number] = b"".join(body.chunks)
+        part = Part(number, f"part-{self._objects.writes}", len(content), crc32)
+        upload.parts[number] = content
         upload.named[number] = part
         return part
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.words.errors import StoreError, StoreUnavailable
 
 __all__ = ["Retrying", "TroubleReport", "backoff_bound_s"]
@@ -164,6 +164,9 @@ class Retrying(Store):
         # Not repeated: a disk that has failed to keep something says so once.
         await self._store.settle(keys)
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        return await self._repeat(lambda: self._store.copy(key, source))
+
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         return await self._repeat(lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match))
 
@@ -181,6 +184,9 @@ class Retrying(Store):
 
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         return await self._repeat(lambda: self._store.put_part(key, upload_id, number, offset, body))
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        return await self._repeat(lambda: self._store.copy_part(key, upload_id, number, offset, source))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         return await self._repeat(lambda: self._store.complete_multipart(key, upload_id, parts))

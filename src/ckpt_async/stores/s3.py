@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_body import RequestBody
 from ckpt_async.stores.s3_calls import Caller, Way
+from ckpt_async.stores.s3_copy import copied_etag, source_params, tells_content
 from ckpt_async.stores.s3_errors import code_of, translate_code
 from ckpt_async.words.errors import (
     StoreError,
@@ -102,6 +103,21 @@ class S3Store(Store):
         found = await self.head(key)
         if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
             raise StorePreconditionFailed("store an object", on=self._on(key), cause="the object there is not the expected one")
+
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        check_key(key)
+        check_key(source.key)
+        attempted, access = "copy an object", await self._caller.access()
+        extra = self._encryption(access) | ({"ChecksumAlgorithm": "CRC32"} if access.checksums else {})
+        answer = await self._send(attempted, key, "copy_object", **source_params(self._bucket, self._base, source), **extra)
+        result = answer.get("CopyObjectResult")
+        info = ObjectInfo(key, source.size_bytes, copied_etag(result, source, attempted, self._on(key)))
+        if not tells_content(result, info.etag, source):
+            found = await self.head(key)
+            if found is None or found.size_bytes != source.size_bytes:
+                cause = f"the copy has {'no' if found is None else found.size_bytes} bytes, its original {source.size_bytes}"
+                raise StoreRejected(attempted, on=self._on(key), cause=cause)
+        return info
 
     async def settle(self, keys: Sequence[str]) -> None:
         return None
@@ -200,6 +216,16 @@ class S3Store(Store):
         _, upload = self._upload("store a part", key, upload_id)
         etag = await self._send_body("store a part", key, "upload_part", body, UploadId=upload, PartNumber=number)
         return Part(number, etag, body.size_bytes, body.crc32)
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        check_key(key)
+        check_key(source.key)
+        _, upload = self._upload("copy a part", key, upload_id)
+        params = source_params(self._bucket, self._base, source)
+        params["CopySourceRange"] = f"bytes={source.offset}-{source.offset + source.size_bytes - 1}"
+        answer = await self._send("copy a part", key, "upload_part_copy", UploadId=upload, PartNumber=number, **params)
+        etag = copied_etag(answer.get("CopyPartResult"), source, "copy a part", self._on(key))
+        return Part(number, etag, source.size_bytes, source.crc32)
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         check_key(key)

@@ -55,6 +55,10 @@ SAVES = 3
 #: From this number on, every third save has a file that is sent in several parts also where parts have their usual size.
 LARGE_FROM = 1000
 
+#: The file that never changes: a later save has the store copy it.
+FROZEN = "base.bin"
+FROZEN_BYTES = 1024 * 1024 + 11
+
 FORMATS = ("files", "tar", "files", "tar")
 
 
@@ -100,7 +104,9 @@ DYING_KEY = keys.data_key(Place("", StoreAddress("")).identity(0), "model", 1)
 
 @functools.lru_cache(maxsize=32)
 def content_of(number: int) -> dict[str, bytes]:
-    """Return the files of a save: small ones, which are packed, and one of several parts. Lengths change from save to save."""
+    """Return the files of a save: small ones, which are packed, one of several parts, and one that never changes. Of the others
+    the lengths change from save to save.
+    """
     chosen = random.Random(number)  # noqa: S311 - the same files each time
     model_bytes = (18 if number >= LARGE_FROM and number % 3 == 0 else 1) * 1024 * 1024
     return {
@@ -109,16 +115,21 @@ def content_of(number: int) -> dict[str, bytes]:
         "optimizer/state.bin": chosen.randbytes(3000 + 17 * number),
         "optimizer/deep/rng.bin": chosen.randbytes(200),
         "model.bin": chosen.randbytes(model_bytes + 4321 * (number % 100 + 1)),
+        FROZEN: random.Random(FROZEN).randbytes(FROZEN_BYTES),  # noqa: S311 - likewise
     }
 
 
 def write_content(folder: str, number: int) -> None:
-    """Overwrite the training's files in place, as a training loop does."""
+    """Overwrite the training's files in place, as a training loop does; what is frozen is written once, long ago."""
     for path, content in content_of(number).items():
         target = os.path.join(folder, path)
+        if path == FROZEN and os.path.exists(target):
+            continue
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
             file.write(content)
+        if path == FROZEN:
+            os.utime(target, ns=(10**18, 10**18))
     os.makedirs(os.path.join(folder, "logs"), exist_ok=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.testing.crash_plan import Steps
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError, StoreAccessDenied, StoreUnavailable
@@ -98,6 +98,10 @@ class StepStore(Store):
         if not supersedes(new, old):
             self._steps.journal.note("violation", text=f"the pointer {key} moved from {old.order} back to {new.order}")
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        """As the contract says."""
+        return await self._pass("copy", key, _WRITE, lambda: self._store.copy(key, source))
+
     async def settle(self, keys: Sequence[str]) -> None:
         """As the contract says."""
         await self._pass("settle", keys[0] if keys else "", _WRITE, lambda: self._store.settle(keys))
@@ -127,6 +131,10 @@ class StepStore(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         """As the contract says."""
         return await self._pass("put_part", key, _WRITE, lambda: self._store.put_part(key, upload_id, number, offset, body))
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        """As the contract says."""
+        return await self._pass("copy_part", key, _WRITE, lambda: self._store.copy_part(key, upload_id, number, offset, source))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         """As the contract says."""

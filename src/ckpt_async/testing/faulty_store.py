@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.words.errors import StoreError, StoreUnavailable
 
 __all__ = ["Fault", "FaultyStore", "unavailable"]
@@ -123,6 +123,10 @@ class FaultyStore(Store):
         """As the contract says."""
         await self._pass("settle", keys, lambda: self._store.settle(keys))
 
+    async def copy(self, key: str, source: CopySource) -> ObjectInfo:
+        """As the contract says."""
+        return await self._pass("copy", [key], lambda: self._store.copy(key, source))
+
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         """As the contract says."""
         return await self._pass("get", [key], lambda: self._store.get(key, offset=offset, size_bytes=size_bytes, if_match=if_match))
@@ -146,6 +150,10 @@ class FaultyStore(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         """As the contract says."""
         return await self._pass("put_part", [key], lambda: self._store.put_part(key, upload_id, number, offset, body))
+
+    async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
+        """As the contract says."""
+        return await self._pass("copy_part", [key], lambda: self._store.copy_part(key, upload_id, number, offset, source))
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:
         """As the contract says."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from ckpt_async.stores.contract import Body, ObjectInfo, Part, Store
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store
 from ckpt_async.words.errors import InvalidArgument, StoreObjectMissing, StorePreconditionFailed, StoreRejected
 
 __all__ = ["BAD_KEYS", "MakeStore", "StoreContract"]
@@ -102,10 +103,12 @@ class StoreContract:
 
     @pytest.mark.parametrize("key", BAD_KEYS)
     async def test_bad_keys(self, make_store: MakeStore, key: str) -> None:
-        body, part = Body.of(b"x"), Part(1, "etag", 1, 0)
+        body, part, source = Body.of(b"x"), Part(1, "etag", 1, 0), CopySource("good", '"etag"', 0, 1, 0)
         async with make_store() as store:
             for call in (
                 partial(store.put, key, body),
+                partial(store.copy, key, source),
+                partial(store.copy_part, key, "0" * 24, 1, 0, source),
                 partial(store.get, key),
                 partial(store.head, key),
                 partial(store.delete, ["good", key]),
@@ -406,6 +409,64 @@ class StoreContract:
             await other.abort_multipart("m", upload_id)
             assert await store.head("m") == info
             assert await store.get("m") == b"".join(contents)
+
+    async def test_a_copy_stands_by_itself(self, make_store: MakeStore) -> None:
+        content = os.urandom(300_000)
+        async with make_store() as store, make_store() as other:
+            info = await store.put("from/a b/ü", Body.of(content))
+            source = CopySource(info.key, info.etag, 0, len(content), zlib.crc32(content))
+            for _ in range(2):
+                copied = await store.copy("to/k", source)
+                assert await other.head("to/k") == copied and copied.size_bytes == len(content)
+            # Neither what becomes of the original nor of the copy is seen in the other.
+            assert await other.get("to/k") == content
+            again = await store.copy("to/again", source)
+            await other.put("to/k", Body.of(b"other"))
+            assert await store.get(info.key) == content
+            await other.delete([info.key])
+            assert await store.get("to/again") == content
+            assert await store.list("to/") == [again, await store.head("to/k")]
+
+    async def test_what_can_not_be_copied(self, make_store: MakeStore) -> None:
+        async with make_store() as store:
+            info = await store.put("a", Body.of(b"content"))
+            await store.put("there", Body.of(b"before"))
+            good = CopySource("a", info.etag, 0, 7, zlib.crc32(b"content"))
+            upload_id = await store.begin_multipart("m")
+            for source, expected in (
+                (replace(good, key="none"), StoreObjectMissing),
+                (replace(good, etag='"00000000000000000000000000000000"'), StorePreconditionFailed),
+            ):
+                with pytest.raises(expected):
+                    await store.copy("there", source)
+                with pytest.raises(expected):
+                    await store.copy_part("m", upload_id, 1, 0, source)
+            with pytest.raises(InvalidArgument):
+                await store.copy("there", replace(good, key="../a"))
+            assert await store.get("there") == b"before"
+            await store.abort_multipart("m", upload_id)
+            with pytest.raises(StoreObjectMissing):
+                await store.copy_part("m", upload_id, 1, 0, good)
+
+    async def test_parts_that_are_copied_and_parts_that_are_sent(self, make_store: MakeStore) -> None:
+        async with make_store() as store, make_store() as other:
+            size_bytes = max(1000, store.traits.min_part_bytes)
+            old = os.urandom(2 * size_bytes + 17)
+            info = await store.put("old", Body.of(old))
+            upload_id = await store.begin_multipart("new")
+            fresh = os.urandom(size_bytes)
+            parts = [
+                await other.put_part("new", upload_id, 2, size_bytes, Body.of(fresh)),
+                await store.copy_part("new", upload_id, 1, 0, self._source(info, old, 0, size_bytes)),
+                await store.copy_part("new", upload_id, 3, 2 * size_bytes, self._source(info, old, 2 * size_bytes, 17)),
+            ]
+            await store.delete(["old"])
+            assert await store.complete_multipart("new", upload_id, parts) == await other.head("new")
+            assert await other.get("new") == old[:size_bytes] + fresh + old[2 * size_bytes :]
+
+    @staticmethod
+    def _source(info: ObjectInfo, content: bytes, offset: int, size_bytes: int) -> CopySource:
+        return CopySource(info.key, info.etag, offset, size_bytes, zlib.crc32(content[offset : offset + size_bytes]))
 
     async def test_giving_an_upload_up(self, make_store: MakeStore) -> None:
         async with make_store() as store, make_store() as other:

@@ -64,6 +64,12 @@ class UploadNotes:
         self.upload_ids: dict[int, str] = {}
         self.parts: dict[int, dict[int, Part]] = {}
         self.complete: set[int] = set()
+        #: Of the objects that were joined from parts.
+        self.etags: dict[int, str] = {}
+        #: By object and part, where they were computed.
+        self.md5s: dict[tuple[int, int], str] = {}
+        #: The objects in which a part was copied inside the store.
+        self.copied: set[int] = set()
         #: Of each object, by file and offset: an archive has one for every file in it, so a list would be searched too long.
         self.pieces: dict[int, dict[tuple[int, int], FilePiece]] = {}
         #: Multipart uploads that a changed plan left behind: (object index, upload id). They are ended before anything is sent.
@@ -102,6 +108,12 @@ class UploadNotes:
                 # A part that was sent twice was read twice; the later read is what the store has.
                 known = self.pieces.setdefault(index, {})
                 known[file_index, offset] = FilePiece(file_index, offset, size_bytes, crc32)
+        if "md5" in note:
+            self.md5s[index, note["part"][0]] = note["md5"]
+        if note.get("copied"):
+            self.copied.add(index)
+        if "etag" in note:
+            self.etags[index] = note["etag"]
         if note.get("complete"):
             self.complete.add(index)
 
@@ -110,6 +122,9 @@ class UploadNotes:
         self.noted_bytes -= sum(part.size_bytes for part in self.parts.pop(index, {}).values())
         self.pieces.pop(index, None)
         self.complete.discard(index)
+        self.etags.pop(index, None)
+        self.copied.discard(index)
+        self.md5s = {part: md5 for part, md5 in self.md5s.items() if part[0] != index}
 
     def _add(self, note: dict[str, Any]) -> None:
         self._take(note)
@@ -119,20 +134,24 @@ class UploadNotes:
         """A multipart upload was begun."""
         self._add({"object": index, "upload": upload_id, "key": key})
 
-    def sent(self, index: int, part: Part, pieces: Iterable[FilePiece], *, complete: bool = False) -> None:
-        """A part is in the store; with `complete`, it was the whole object."""
+    def stored(
+        self, index: int, part: Part, pieces: Iterable[FilePiece], *, complete: bool = False, md5: str = "", copied: bool = False
+    ) -> None:
+        """A part is in the store; with `complete`, it was the whole object. `md5` is empty where it was not computed."""
         self._add(
             {
                 "object": index,
                 "part": [part.number, part.etag, part.size_bytes, part.crc32],
                 "pieces": [[piece.file_index, piece.offset, piece.size_bytes, piece.crc32] for piece in pieces],
                 "complete": complete,
+                **({"md5": md5} if md5 else {}),
+                **({"copied": True} if copied else {}),
             }
         )
 
-    def completed(self, index: int) -> None:
-        """The parts were joined."""
-        self._add({"object": index, "complete": True})
+    def completed(self, index: int, etag: str) -> None:
+        """The parts were joined into an object with this etag."""
+        self._add({"object": index, "complete": True, "etag": etag})
 
     def forget(self, index: int) -> None:
         """What was sent of an object is gone from the store."""

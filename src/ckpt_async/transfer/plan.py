@@ -34,6 +34,8 @@ class SourceFile:
         Relative to the saved folder.
     local_path, local_offset
         Where its bytes lie.
+    content : str
+        Files with one name here hold the same bytes; empty where nothing is known.
     """
 
     path: str
@@ -42,6 +44,7 @@ class SourceFile:
     mtime_ns: int
     local_path: str
     local_offset: int
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class PlannedObject:
     segments: tuple[Segment, ...]
     parts: tuple[PlannedPart, ...]
     starts: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self.parts[-1].offset + self.parts[-1].size_bytes
 
     def pieces(self, part: PlannedPart) -> list[tuple[Segment, int, int]]:
         """Return the (segment, offset in it, length) triples that make up a part."""

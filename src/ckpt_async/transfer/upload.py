@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,13 +11,14 @@ import anyio.to_thread
 
 from ckpt_async.disk.digests import format_digest
 from ckpt_async.stores.budget import Budget
-from ckpt_async.stores.contract import ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_bytes_for
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
-from ckpt_async.transfer.reading import ReadPart, digest_of_pieces, read_part
+from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
+from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
 from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
@@ -56,10 +57,17 @@ class UploadResult:
         With the digests that the sending reads computed.
     sent_bytes : int
         By this call.
+    copied_bytes : int
+        What this call had the store copy instead.
+    stored, part_bytes
+        For `StoredBefore.remember`, once the checkpoint is committed.
     """
 
     manifest: Manifest
     sent_bytes: int
+    copied_bytes: int
+    stored: tuple[StoredPart, ...]
+    part_bytes: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class _Sender:
         job: UploadJob,
         plan: UploadPlan,
         notes: UploadNotes,
+        copying: Copying,
         speed: LineSpeed,
         on_progress: Callable[[int], None],
     ) -> None:
@@ -87,18 +96,22 @@ class _Sender:
         self._job = job
         self._plan = plan
         self._notes = notes
+        self._copying = copying
         self._on_progress = on_progress
         self._speed = speed
         self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
+        self.copied_bytes = 0
         #: Whether all parts have been sent.
         self.joining = False
 
     async def run(self) -> None:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
+        await self._at_once(self._copy_all, self._work())
+        self._speed.begin()
         await self._at_once(self._send_all, self._work())
         self.joining = True
         await self._at_once(self._join_all, self._unjoined())
@@ -146,6 +159,15 @@ class _Sender:
         if small:
             yield small
 
+    async def _copy_all(self, work: Iterator[list[_Task]]) -> None:
+        """Have copied what is known without a read; what can't be is sent with the rest."""
+        for task in (task for tasks in work for task in tasks):
+            same = self._copying.unread(task.planned, task.part)
+            if same is not None:
+                first = task.planned.segments[0]
+                piece = FilePiece(first.file_index, task.part.offset, task.part.size_bytes, same.source.crc32)
+                await self._copy(task.index, task.planned, task.part, same, [piece])
+
     async def _send_all(self, work: Iterator[list[_Task]]) -> None:
         for tasks in work:
             size_bytes = sum(task.part.size_bytes for task in tasks)
@@ -164,18 +186,43 @@ class _Sender:
         return found
 
     async def _send(self, index: int, planned: PlannedObject, part: PlannedPart, read: ReadPart) -> None:
+        same, md5 = await self._copying.read(planned, part, read.body)
+        if same is not None and await self._copy(index, planned, part, same, read.pieces):
+            return
         if len(planned.parts) == 1:
             info = await self._store.put(planned.key, read.body, durable=False)
             sent = Part(1, info.etag, part.size_bytes, read.body.crc32)
-            self._notes.sent(index, sent, read.pieces, complete=True)
+            self._notes.stored(index, sent, read.pieces, complete=True, md5=md5)
         else:
             upload_id = await self._begin(index, planned)
             sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
-            self._notes.sent(index, sent, read.pieces)
+            self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
         self._speed.acknowledged(part.size_bytes)
         self._budget.limit = window_bytes_for(self._speed.bytes_per_s, BUDGET_BYTES)
         self._on_progress(self._notes.noted_bytes)
+
+    async def _copy(
+        self, index: int, planned: PlannedObject, part: PlannedPart, same: StoredPart, pieces: Iterable[FilePiece]
+    ) -> bool:
+        """Have the store copy a part; returns False where it must be sent."""
+        whole = len(planned.parts) == 1
+        upload_id = "" if whole else await self._begin(index, planned)
+
+        async def copy(source: CopySource) -> Part:
+            if whole:
+                return Part(1, (await self._store.copy(planned.key, source)).etag, part.size_bytes, source.crc32)
+            return await self._store.copy_part(planned.key, upload_id, part.number, part.offset, source)
+
+        copied = await self._copying.tried(same, copy)
+        if copied is None:
+            return False
+        self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
+        self.copied_bytes += part.size_bytes
+        # The time that the store takes for a copy says nothing of the line.
+        self._speed.begin()
+        self._on_progress(self._notes.noted_bytes)
+        return True
 
     async def _begin(self, index: int, planned: PlannedObject) -> str:
         async with self._begin_locks[index]:
@@ -189,13 +236,20 @@ class _Sender:
         noted = self._notes.parts[index]
         parts = [noted[part.number] for part in planned.parts]
         try:
-            await self._store.complete_multipart(planned.key, self._notes.upload_ids[index], parts)
+            info: ObjectInfo | None = await self._store.complete_multipart(planned.key, self._notes.upload_ids[index], parts)
         except StoreObjectMissing:
             # Joined by an earlier try whose answer was lost, or by a worker that died before it could note it? Then it is there.
-            info: ObjectInfo | None = await self._store.head(planned.key)
-            if info is None or info.size_bytes != sum(part.size_bytes for part in planned.parts):
+            info = await self._store.head(planned.key)
+            if info is None or info.size_bytes != planned.size_bytes:
                 raise
-        self._notes.completed(index)
+        if index in self._notes.copied:
+            # Not every server sums the whole: at least it must have taken the right range of what it was to copy.
+            info = await self._store.head(planned.key)
+            if info is None or info.size_bytes != planned.size_bytes:
+                cause = f"joined from copies it has {info.size_bytes if info else 'no'} bytes in place of {planned.size_bytes}"
+                raise StoreRejected("copy what has not changed", on=planned.key, cause=cause)
+        assert info is not None
+        self._notes.completed(index, info.etag)
 
 
 async def upload(
@@ -205,6 +259,7 @@ async def upload(
     *,
     on_progress: Callable[[int], None],
     on_plan: Callable[[int], None],
+    before: StoredBefore | None = None,
     speed: LineSpeed | None = None,
 ) -> UploadResult:
     """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
@@ -219,6 +274,8 @@ async def upload(
         Called with the bytes that the store has so far.
     on_plan : callable
         Called once with the bytes that it will have in the end.
+    before : StoredBefore, optional
+        What the store has already: the same bytes are copied there and not sent.
     speed : LineSpeed, optional
         What earlier uploads have learnt about the line, and this one goes on with.
 
@@ -230,13 +287,15 @@ async def upload(
         The frozen files are not what they were.
     """
     speed = speed or LineSpeed()
-    plan = await anyio.to_thread.run_sync(_plan, job, log, store.traits, speed)
+    before = before if before is not None else StoredBefore()
+    plan = await anyio.to_thread.run_sync(_plan, job, log, store.traits, speed, before)
     on_plan(plan.total_bytes)
-    sent_bytes = 0
+    sent_bytes = copied_bytes = 0
     for last_try in (False, True):
         notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
-        sender = _Sender(store, job, plan, notes, speed, on_progress)
-        speed.begin()
+        # A second try copies nothing: what the store refused may have been a copy.
+        copying = Copying(store, before if not last_try else StoredBefore(), job.files)
+        sender = _Sender(store, job, plan, notes, copying, speed, on_progress)
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
@@ -249,16 +308,20 @@ async def upload(
                     await store.abort_multipart(plan.objects[index].key, upload_id)
                     notes.forget(index)
             sent_bytes += sender.sent_bytes
+            copied_bytes += sender.copied_bytes
             continue
         break
     # In a thread: the digests of 50,000 files take their time.
     manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
-    return UploadResult(manifest, sent_bytes + sender.sent_bytes)
+    stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
+    return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored, plan.part_bytes)
 
 
-def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed) -> UploadPlan:
-    """What an earlier worker has begun goes on with parts of the same size, whatever the line gives now."""
-    part_bytes = noted_part_bytes(log.read(), traits.url) or part_bytes_for(speed.bytes_per_s)
+def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed, before: StoredBefore) -> UploadPlan:
+    """What an earlier worker has begun goes on with parts of the same size, whatever the line gives now; so does what may hold
+    parts of the checkpoint before it.
+    """
+    part_bytes = noted_part_bytes(log.read(), traits.url) or before.part_bytes(job.record) or part_bytes_for(speed.bytes_per_s)
     return make_plan(job.record, job.files, job.directories, traits, part_bytes)
 
 

@@ -93,11 +93,14 @@ class EntryCommitted:
         What went over the line for it; less than its size where an earlier worker had sent parts.
     seconds : float
         From the start of its upload by this worker.
+    copied_bytes : int
+        What the store copied from an earlier checkpoint, because it had not changed.
     """
 
     entry: str
     sent_bytes: int
     seconds: float
+    copied_bytes: int = 0
 
 
 @dataclass(frozen=True)

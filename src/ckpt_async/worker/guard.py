@@ -3,13 +3,14 @@
 Not the asyncio loop: a loop that is busy must neither delay a writer that waits for the end of a lease nor a ``save()``
 that waits for an answer. It starts before anything else in its process, so it keeps the priority that the rest gives up.
 
-A request is one line of JSON, and so is the answer: ``{"guard": ENTRY, "names": [...]}`` is answered by
-``{"files": {NAME: [inode, size, mode, mtime_ns] or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The
-guard's first line is ``{"ready": ""}``, or why it can't guard anything.
+A request is one line of JSON, and so is the answer: ``{"guard": ENTRY, "links": {NAME: the fields of FileState}}`` is answered by
+``{"files": {NAME: the fields of Guarded, or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The guard's
+first line is ``{"ready": ""}``, or why it can't guard anything.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ckpt_async.disk.linking import Guarded
+from ckpt_async.disk.linking import FileState
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.break_signals import BreakSignals
@@ -217,19 +218,16 @@ class Guard:
     def _reply(self, line: bytes) -> dict[str, Any]:
         request = json.loads(line)
         entry = str(request.get("guard", request.get("holds")))
-        names = [str(name) for name in request.get("names", ())]
-        if not _ENTRY.fullmatch(entry) or not all(_NAME.fullmatch(name) for name in names):
+        links = {str(name): FileState(*state) for name, state in request.get("links", {}).items()}
+        if not _ENTRY.fullmatch(entry) or not all(_NAME.fullmatch(name) for name in links):
             return {"error": "no such request"}
         if "holds" in request:
             return {"holds": self._links.holds(self._spool, entry)}
         if self._refusal or self._ending:
-            return {"files": dict.fromkeys(names, self._refusal or "the uploader is ending")}
-        answers = self._links.take(self._spool, entry, names)
+            return {"files": dict.fromkeys(links, self._refusal or "the uploader is ending")}
+        answers = self._links.take(self._spool, entry, links)
         return {
-            "files": {
-                name: [answer.inode, answer.size_bytes, answer.mode, answer.mtime_ns] if isinstance(answer, Guarded) else answer
-                for name, answer in answers.items()
-            }
+            "files": {name: answer if isinstance(answer, str) else dataclasses.astuple(answer) for name, answer in answers.items()}
         }
 
     def _answer(self, answer: dict[str, Any]) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ckpt_async.disk.linking import Guarded
+from ckpt_async.disk.linking import FileState, Guarded
 
 __all__ = ["GuardClient"]
 
@@ -50,15 +51,17 @@ class GuardClient:
         with self._guard:
             return not self._refusal(timeout_s)
 
-    def guard(self, folder: str, names: Sequence[str], *, patience_s: float) -> Mapping[str, Guarded | str]:
+    def guard(self, folder: str, links: Mapping[str, FileState], *, patience_s: float) -> Mapping[str, Guarded | str]:
         """Have links guarded."""
         answers: dict[str, Guarded | str] = {}
         with self._guard:
             if refusal := self._refusal(patience_s):
-                return dict.fromkeys(names, refusal)
+                return dict.fromkeys(links, refusal)
+            names = list(links)
             for start in range(0, len(names), NAMES_AT_ONCE):
                 some = names[start : start + NAMES_AT_ONCE]
-                answer = self._ask({"guard": os.path.basename(folder), "names": list(some)})
+                states = {name: dataclasses.astuple(links[name]) for name in some}
+                answer = self._ask({"guard": os.path.basename(folder), "links": states})
                 files = answer.get("files", {})
                 for name in some:
                     file = files.get(name, self._lost or "the guard has not answered")

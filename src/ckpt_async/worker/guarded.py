@@ -9,17 +9,18 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
-from ckpt_async.disk.linking import Guarded, may_be_shared
+from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
+from ckpt_async.worker.contents import ContentNames
 from ckpt_async.worker.rescue import CopyJob, log
 
 __all__ = ["GuardedLinks"]
@@ -56,6 +57,8 @@ class _File:
     """A file with at least one link in the spool. One lease serves all links."""
 
     lease: Lease
+    content: str
+    file_system: str
     links: list[tuple[_Folder, str]] = field(default_factory=list)
     copying: bool = False
 
@@ -90,6 +93,7 @@ class GuardedLinks:
         self._jobs: dict[CopyJob, tuple[_File, float]] = {}
         self._copies = 0
         self._token = secrets.token_hex(4)
+        self._contents = ContentNames()
         self._held_bytes = 0
         self._kinds: dict[str, str] = {}
 
@@ -105,18 +109,18 @@ class GuardedLinks:
 
     # Taking links
 
-    def take(self, spool: Spool, entry: str, names: Sequence[str]) -> dict[str, Guarded | str]:
+    def take(self, spool: Spool, entry: str, links: Mapping[str, FileState]) -> dict[str, Guarded | str]:
         """Guard links of an entry that is being staged; see `ckpt_async.disk.linking.LinkGuard.guard`."""
         self.sweep()
         try:
             folder = self._folder(spool, entry, os.path.join(spool.folder, EntryState.STAGING, entry))
         except OSError as error:
-            return dict.fromkeys(names, f"its folder can't be opened ({error.strerror})")
+            return dict.fromkeys(links, f"its folder can't be opened ({error.strerror})")
         if refusal := self._refuse_folder(folder):
-            return dict.fromkeys(names, refusal)
+            return dict.fromkeys(links, refusal)
         answers: dict[str, Guarded | str] = {}
-        for name in names:
-            answers[name] = self._take(folder, name)
+        for name, before in links.items():
+            answers[name] = self._take(folder, name, before)
         if self._kind(folder) == "overlay":
             # After the leases: from then on nobody can make a new mapping that writes.
             self._let_go_of_mapped(folder, answers)
@@ -134,7 +138,7 @@ class GuardedLinks:
             return f"leases have not been tried on this file system ({kind or 'unknown'})"
         return ""
 
-    def _take(self, folder: _Folder, name: str) -> Guarded | str:
+    def _take(self, folder: _Folder, name: str, before: FileState) -> Guarded | str:
         try:
             found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
             if refusal := self._refuse_size(folder, found):
@@ -146,15 +150,15 @@ class GuardedLinks:
                 lease = Lease.take(name, folder=folder.descriptor)
                 if isinstance(lease, LeaseRefused):
                     return lease.reason
-                file = self._add(lease)
+                file = self._add(lease, self._contents.of(lease.found, before), self._kind(folder))
         except OSError as error:
             return f"it can't be opened ({error.strerror})"
         file.links.append((folder, name))
         state = file.lease.found
-        return Guarded(state.st_ino, state.st_size, state.st_mode & 0o777, state.st_mtime_ns)
+        return Guarded(state.st_ino, state.st_size, state.st_mode & 0o777, state.st_mtime_ns, file.content)
 
-    def _add(self, lease: Lease) -> _File:
-        file = _File(lease)
+    def _add(self, lease: Lease, content: str, file_system: str) -> _File:
+        file = _File(lease, content, file_system)
         self._files[lease.found.st_dev, lease.found.st_ino] = file
         self._by_descriptor[lease.descriptor] = file
         self._held_bytes += lease.found.st_size
@@ -243,11 +247,11 @@ class GuardedLinks:
                 # A writer has come in already, or there are no leases for this process: copy now, and see whether it held still.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 lease = Lease(os.open(name, flags, dir_fd=folder.descriptor), found)
-                file = self._add(lease)
+                file = self._add(lease, self._contents.new(), self._kind(folder))
                 file.links.append((folder, name))
                 self._copy(file)
                 return
-            file = self._add(lease)
+            file = self._add(lease, self._contents.new(), self._kind(folder))
         file.links.append((folder, name))
 
     # Letting go
@@ -321,6 +325,7 @@ class GuardedLinks:
                 os.unlink(name, dir_fd=folder.descriptor)
 
     def _release(self, file: _File) -> None:
+        self._contents.let_go(file.lease, file.content, file.file_system)
         del self._by_descriptor[file.lease.descriptor]
         self._held_bytes -= file.lease.found.st_size
         del self._files[file.lease.found.st_dev, file.lease.found.st_ino]

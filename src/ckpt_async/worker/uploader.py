@@ -21,6 +21,7 @@ from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.line_speed import LineSpeed
 from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.plan import SourceFile
+from ckpt_async.transfer.unchanged import StoredBefore
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
@@ -86,6 +87,7 @@ class Uploader:
         self._closing = False
         self._newest_first = False
         self._told_of_store = False
+        self._before = StoredBefore(lambda text: emit(Notice(text)))
         self._speed = LineSpeed()
         self._current: tuple[str, anyio.CancelScope] | None = None
 
@@ -199,6 +201,7 @@ class Uploader:
                     log,
                     on_progress=progress.report,
                     on_plan=progress.plan,
+                    before=self._before,
                     speed=self._speed,
                 )
             except SpoolDamaged as error:
@@ -207,6 +210,7 @@ class Uploader:
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.record.latest)
+            self._before.remember(entry.record, result.stored, result.part_bytes)
             self._tell_of_store()
         finally:
             log.close()
@@ -214,7 +218,8 @@ class Uploader:
             await anyio.to_thread.run_sync(self._spool.finish, name)
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, time.monotonic() - started_s))
+        took_s = time.monotonic() - started_s
+        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes))
 
     def _tell_of_store(self) -> None:
         traits = self._store.traits
@@ -249,7 +254,15 @@ class _Progress:
 def _job_of(entry: Entry, folder: str) -> UploadJob:
     """Translate an entry into the terms of a transfer, which knows nothing of spools."""
     files = tuple(
-        SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, os.path.join(folder, file.stored_in), file.offset)
+        SourceFile(
+            file.path,
+            file.size_bytes,
+            file.mode,
+            file.mtime_ns,
+            os.path.join(folder, file.stored_in),
+            file.offset,
+            file.content,
+        )
         for file in entry.snapshot.files
     )
     return UploadJob(entry.record, files, entry.snapshot.directories)

@@ -64,6 +64,8 @@ def table_text(references: Sequence[CheckpointReference]) -> str:
     for reference in reversed(references[-MAX_ROWS:]):
         record, state = reference.record, reference.state
         upload = f"{state.upload_s:.2f} s" if reference.done() else ""
+        if state.copied_bytes:
+            upload += f", {readable_bytes(state.copied_bytes)} not sent again"
         lines.append(
             f"| {record.version_id} | {_cell(record.name)} | {readable_bytes(record.size_bytes)} | {reference.status} "
             f"| {time_text(record.created_on)} | {state.blocked_s:.2f} s | {_methods_text(state.methods)} | {upload} |"
