@@ -29,7 +29,7 @@ class AwayStore(FaultyStore):
 
 def be_away_while(flag: str, patch: Callable[[object, str, object], None] = setattr) -> None:
     """Let every store of this process be away while the file `flag` exists, and be tried again often."""
-    patch(assembly, "open_store", lambda address: AwayStore(opening.open_store(address), flag))
+    patch(assembly, "open_store", lambda *given: AwayStore(opening.open_store(*given), flag))
     for module, name, seconds in (
         (retrying, "FIRST_BACKOFF_S", 0.005),
         (retrying, "LAST_BACKOFF_S", 0.02),
