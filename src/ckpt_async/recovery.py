@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from ckpt_async.disk.restore import RestoreWay
 from ckpt_async.loading import Damages, Loading
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import LeftSave, left_in_scope, left_saves
+from ckpt_async.spool.neighbours import LeftSave, is_last_of_attempt, left_in_scope, left_saves
 from ckpt_async.spool.restoring import kept_saves
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreError, StoreUnavailable
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord, supersedes
 
@@ -81,8 +81,9 @@ def resume(
         sources = [_Source(_of_task(identity, reader, damages), _resumable(left), kept, way)]
         if policy == "eager":
             sources.append(_Source(_of_scope(identity, reader, damages), _resumable(others)))
+        loading = Loading(reader, target, damages, kept)
         try:
-            restored = _load_newest(sources, Loading(reader, target, damages, kept), say)
+            restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
         except FileNotFoundError:
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
@@ -109,6 +110,23 @@ class _Source:
     left: list[LeftSave]
     kept: Sequence[LeftSave] = ()
     way: RestoreWay = RestoreWay.COPY
+
+
+def _load_surely_newest(of_task: _Source, identity: TaskIdentity, loading: Loading) -> CheckpointRecord | None:
+    """Load the last save of the attempt before this one where it lies on this machine, whole: the store can have nothing newer, so
+    that nobody waits for its answer.
+    """
+    newest = max((*of_task.left, *of_task.kept), key=lambda one: one.record.order, default=None)
+    if newest is None or newest.record.attempt != identity.attempt - 1:
+        return None
+    try:
+        if not is_last_of_attempt(newest):
+            return None
+    except (SpoolDamaged, FileNotFoundError):
+        return None  # Then the store is asked, and what is damaged is named where it is read.
+    if newest in of_task.left:
+        of_task.left.remove(newest)
+    return loading.left([newest], of_task.way)
 
 
 def _load_newest(sources: list[_Source], loading: Loading, say: Callable[[str], None]) -> CheckpointRecord | None:

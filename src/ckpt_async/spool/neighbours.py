@@ -100,6 +100,23 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
     return found, damaged
 
 
+def is_last_of_attempt(left: LeftSave) -> bool:
+    """Return whether nothing was saved after it in its attempt, by any process: no later save number was taken.
+
+    False also where that is not known, as with nodes of a gang, whose other members may have their spools elsewhere.
+
+    Raises
+    ------
+    FileNotFoundError
+        The spool is gone.
+    SpoolDamaged
+        It can't be read.
+    """
+    spool = Spool(left.folder)
+    header = spool.header()
+    return header.version_step == 1 and spool.version_to_come(header.version_start) == left.record.version_id + 1
+
+
 def _saves_in(folder: str, wanted: Callable[[Entry], bool]) -> tuple[list[LeftSave], list[CheckpointError]]:
     spool = Spool(folder)
     found: list[LeftSave] = []
