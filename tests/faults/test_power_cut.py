@@ -58,7 +58,9 @@ class Scene:
         monkeypatch.setattr(retrying, "FIRST_BACKOFF_S", 0.005)
         monkeypatch.setattr(retrying, "LAST_BACKOFF_S", 0.02)
         monkeypatch.setattr(uploader, "ENTRY_RETRY_S", 0.01)
-        monkeypatch.setattr(assembly, "open_store", lambda address: WeatherStore(opening.open_store(address), self.weather))
+        monkeypatch.setattr(
+            assembly, "open_store", lambda address, pace=None: WeatherStore(opening.open_store(address), self.weather)
+        )
         self.disk = Disk(folder / "disk", self.cut)
         self.disk.install(monkeypatch)
 

@@ -37,7 +37,7 @@ class Machine(RuleBasedStateMachine):
         os.mkdir(os.path.join(self.folder, "store"))
         self.place = Place(self.folder, StoreAddress(os.path.join(self.folder, "store")))
         self.weather = Weather()
-        assembly.open_store = lambda address: WeatherStore(opening.open_store(address), self.weather)  # type: ignore[attr-defined]
+        assembly.open_store = lambda address, pace=None: WeatherStore(opening.open_store(address), self.weather)  # type: ignore[attr-defined]
         self.attempt = -1
         self.opened: Checkpointer | None = None
         self.number = -1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ckpt_async.words import errors, events
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, LoadTargetNotEmpty, StoreUnavailable, from_wire
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, LoadTargetNotEmpty, StoreBusy, StoreUnavailable, from_wire
 
 
 def kinds(base: type[CheckpointError] = CheckpointError) -> Iterator[type[CheckpointError]]:
@@ -41,7 +41,7 @@ def test_errors_are_also_what_python_programs_catch() -> None:
 
 
 def test_only_an_unavailable_store_is_worth_a_repetition() -> None:
-    assert [kind for kind in kinds() if kind.transient] == [StoreUnavailable]
+    assert [kind for kind in kinds() if kind.transient] == [StoreUnavailable, StoreBusy]
 
 
 def test_an_error_of_a_later_version_is_still_an_error() -> None:

@@ -162,6 +162,7 @@ class HttpClient:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[_Line] = []
+        self._closed = False
 
     async def exchange(self, head: Sequence[str], body: Sequence[Chunk], size_bytes: int, how: Sending) -> HttpAnswer:
         """Send one request and return its answer, whatever its status is.
@@ -198,18 +199,20 @@ class HttpClient:
             except BaseException:
                 line.close()
                 raise
-            if reusable:
+            if reusable and not self._closed:
                 self._idle.append(line)
             else:
                 line.close()
             return answer
 
     async def close(self) -> None:
-        """Close the connections that lie idle."""
+        """Close the connections that lie idle; those in use are closed after their answer."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
-        # A transport is gone once the loop has looked at it again.
-        await asyncio.sleep(0)
+        # A transport is gone once the loop has looked at it again: also where the caller is cancelled.
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)
 
     def _take(self) -> _Line | None:
         while self._idle:
