@@ -32,6 +32,13 @@ lint: .venv/stamp ## Style, strict types, and the layers of the design
 bench: .venv-bench/stamp .venv-peer/stamp ## Compare save() with metaflow-checkpoint's, alternating, on S3 and local (about 15 minutes)
 	.venv-bench/bin/python benchmarks/save_against_peer.py --peer-python .venv-peer/bin/python $(BENCH_FLAGS)
 
+bench-all: .venv-bench/stamp .venv-peer/stamp ## Every other benchmark, one after the other, with the plots (about an hour)
+	.venv-bench/bin/python benchmarks/upload.py --peer-python .venv-peer/bin/python
+	.venv-bench/bin/python benchmarks/restore.py --peer-python .venv-peer/bin/python
+	.venv-bench/bin/python benchmarks/training.py --peer-python .venv-peer/bin/python
+	.venv-bench/bin/python benchmarks/overhead.py --peer-python .venv-peer/bin/python
+	.venv-bench/bin/python benchmarks/scaling.py --plots docs/plots
+
 faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
 	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)
 
@@ -71,5 +78,5 @@ endef
 # An environment of its own: both packages define @checkpoint, and the last one loaded wins.
 .venv-peer/stamp: pyproject.toml
 	$(fresh_venv)
-	$(@D)/bin/python -m pip install $(PIP_FLAGS) metaflow metaflow-checkpoint psutil
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) metaflow metaflow-checkpoint numpy psutil
 	@touch $@

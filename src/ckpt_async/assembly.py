@@ -104,7 +104,7 @@ def open_checkpointer(
     UnsupportedStore
         There is no store for the address.
     SpoolBusy
-        The same attempt runs already, in another process.
+        The same attempt is open already, in another process or in this one.
     """
     check_address(address)
     durable.make_private_folder(scratch_root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import threading
 import time
@@ -14,11 +15,11 @@ from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
-from ckpt_async.progress import readable_bytes, readable_seconds
+from ckpt_async.progress import summary_line
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.entry import Entry, entry_id
-from ckpt_async.spool.keeping import keep_left_links
+from ckpt_async.spool.keeping import has_links, keep_left_links
 from ckpt_async.spool.neighbours import older_attempts
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.torn import keep_links
@@ -30,8 +31,12 @@ from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME, check_name
 from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
+from ckpt_async.worker.detached import bring_home
 
 __all__ = ["Checkpointer"]
+
+#: How long the opening waits at most for the links of earlier attempts to be guarded; it takes some tenths of a second.
+GUARD_TIMEOUT_S = 10.0
 
 
 class Checkpointer:
@@ -69,16 +74,27 @@ class Checkpointer:
             self._spool.task_lock.release()
             raise
         older = older_attempts(spool.folder)
+        linked = [folder for folder in older if has_links(folder)]
         if self.settings.worker == "thread":
             # A sidecar guards them from its start on; a thread can't, and this task may write to the same files from now on.
-            for folder in older:
+            for folder in linked:
                 keep_left_links(folder)
-        self._ledger = Ledger(os.path.basename(folder) for folder in older)
+            linked = []
+        self._ledger = Ledger(map(os.path.basename, older), map(os.path.basename, linked))
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
-            # Warm before the first save. A synchronous task that never saves has no need of it.
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        """Start the worker before the first save, so that it is warm. A synchronous task that never saves has no need of it."""
+        try:
             self._worker.ensure_started()
+            self._worker.wait_guarded(GUARD_TIMEOUT_S)
+        except BaseException:
+            self._worker.shut_down()
+            self._spool.task_lock.release()
+            raise
 
     @property
     def spool_folder(self) -> str:
@@ -86,8 +102,10 @@ class Checkpointer:
         return self._spool.folder
 
     def add_listener(self, callback: Callable[[object], None]) -> None:
-        """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise."""
-        self._worker.listeners.append(callback)
+        """Have every event passed to `callback`, in a thread of the engine: it must be quick and must not raise. A worker that is
+        ready already is told of at once.
+        """
+        self._worker.listeners.add(callback)
 
     # Saving
 
@@ -155,7 +173,7 @@ class Checkpointer:
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
             with self._spool_errors():
                 reference = self._take(tree, name, frozen_metadata, latest, storage_format)
-        self._worker.tell_listeners(EntrySaved(reference.state.entry, tree.size_bytes))
+        self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
         if not self.settings.async_upload:
@@ -232,7 +250,14 @@ class Checkpointer:
         """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
         try:
             return recovery.resume(
-                policy, identity=self.identity, spool_folder=self._spool.folder, reader=self.reader, target=target, say=self._say
+                policy,
+                identity=self.identity,
+                spool_folder=self._spool.folder,
+                reader=self.reader,
+                store_url=self.address.url,
+                target=target,
+                say=self._say,
+                bring_home=functools.partial(bring_home, may_start=self.settings.worker == "process", say=self._say),
             )
         except CheckpointError:
             raise  # Some are OSErrors too.
@@ -322,19 +347,8 @@ class Checkpointer:
         finally:
             self._worker.shut_down()
             self._spool.task_lock.release()
-        if self.settings.async_upload:
-            self._say_summary()
-
-    def _say_summary(self) -> None:
-        """The one line that a task which went well says of its checkpoints."""
-        stats = self.stats
-        if stats.committed:
-            saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
-            self._say(
-                f"{saves} with {readable_bytes(stats.saved_bytes)} in the store; save() held the training up for "
-                f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
-                f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
-            )
+        if self.settings.async_upload and (line := summary_line(self.stats)):
+            self._say(line)
 
     def _check_outside(self, path: str) -> None:
         """A folder that holds the spool would be saved into itself, more of it each time."""

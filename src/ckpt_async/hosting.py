@@ -38,22 +38,22 @@ class Host:
 
     Parameters
     ----------
-    folder : str
-        The spool.
+    spool : Spool
+        Whose worker lock this process has.
     connection : socket.socket
         To the task: commands come in, events go out.
     task_pid : int
-        Of the task.
+        Of the task; 0 where there is none.
     guard : Guard or None
         Of linked files; ended by the caller.
     """
 
-    def __init__(self, folder: str, connection: socket.socket, task_pid: int, guard: Guard | None) -> None:
-        self._spool = Spool(folder)
+    def __init__(self, spool: Spool, connection: socket.socket, task_pid: int, guard: Guard | None) -> None:
+        self._spool = spool
         self._connection = connection
         self._task_pid = task_pid
         self._writer: asyncio.StreamWriter | None = None
-        self._runtime = WorkerRuntime(folder, StoresOfWorker(), self._emit, guard)
+        self._runtime = WorkerRuntime(spool, StoresOfWorker(), self._emit, guard)
         self._linger_s = 0.0
         self._orphaned = False
 
@@ -84,7 +84,11 @@ class Host:
         before the end of the task was seen.
         """
         try:
-            if self._orphaned or self._spool.task_lock.try_acquire():
+            dead = self._spool.task_lock.try_acquire()
+            if dead:
+                # What the task was saving when it was killed.
+                self._spool.clean()
+            if dead or self._orphaned:
                 remove_spool(self._spool)
         except FileNotFoundError:
             pass  # The next attempt was faster.

@@ -18,6 +18,7 @@ from ckpt_async.words.events import (
     EntryProgress,
     EntryStarted,
     Event,
+    LinksGuarded,
     Trouble,
     WorkerReady,
 )
@@ -56,13 +57,16 @@ class Ledger:
     ----------
     adopting : iterable of str
         The earlier attempts that left something.
+    unguarded : iterable of str
+        Those of them whose links a worker is yet to guard.
     """
 
-    def __init__(self, adopting: Iterable[str] = ()) -> None:
+    def __init__(self, adopting: Iterable[str] = (), unguarded: Iterable[str] = ()) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._references: dict[str, CheckpointReference] = {}
         self._adopting = set(adopting)
+        self._unguarded = set(unguarded)
         self.adoption_errors: dict[str, CheckpointError] = {}
         #: The transient failure that is being retried now.
         self.trouble: CheckpointError | None = None
@@ -111,11 +115,15 @@ class Ledger:
                 # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
                 # removed by its own sidecar) nobody will.
                 self._adopting = set(event.adopting)
+                self._unguarded &= self._adopting
                 self.adoption_errors.clear()
             elif isinstance(event, Trouble):
                 self.trouble = from_wire(event.error) if event.failures else None
+            elif isinstance(event, LinksGuarded):
+                self._unguarded.discard(event.attempt)
             elif isinstance(event, AdoptionEnded):
                 self._adopting.discard(event.attempt)
+                self._unguarded.discard(event.attempt)
                 self.adoption_errors.pop(event.attempt, None)
                 if event.left:
                     self.adoption_errors[event.attempt] = from_wire(event.error)
@@ -146,6 +154,18 @@ class Ledger:
         """Return the entries of the saves of which news is to be expected."""
         with self.lock:
             return [entry for entry, reference in self._references.items() if not reference.state.settled]
+
+    @property
+    def unguarded(self) -> tuple[str, ...]:
+        """The earlier attempts whose links nobody guards yet, as far as is known."""
+        with self.lock:
+            return tuple(sorted(self._unguarded))
+
+    @property
+    def has_stored_latest(self) -> bool:
+        """Whether a save of this attempt that a retry would resume from is in the store."""
+        with self.lock:
+            return any(reference.record.latest and reference.done() for reference in self._references.values())
 
     def give_up(self, reason: str) -> None:
         """There will be no more news of what is not settled, nor of what is saved yet: nobody waits for it any longer."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FIRST_LINE_S", "LINE_EVERY_S", "Rate", "left_words", "readable_bytes", "readable_seconds", "waiting_line"]
+from ckpt_async.reference import Stats
+
+__all__ = [
+    "FIRST_LINE_S",
+    "LINE_EVERY_S",
+    "Rate",
+    "left_words",
+    "readable_bytes",
+    "readable_seconds",
+    "summary_line",
+    "waiting_line",
+]
 
 #: A wait shorter than this says nothing.
 FIRST_LINE_S = 1.0
@@ -64,3 +75,15 @@ def waiting_line(saves: int, left_bytes: int, bytes_per_s: float, *, store: str,
     if bytes_per_s > 0 and left_bytes:
         line += f", {readable_bytes(bytes_per_s)}/s, about {readable_seconds(left_bytes / bytes_per_s)} to go"
     return line
+
+
+def summary_line(stats: Stats) -> str:
+    """Return the one line that a task which went well says of its checkpoints; empty where there were none."""
+    if not stats.committed:
+        return ""
+    saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
+    return (
+        f"{saves} with {readable_bytes(stats.saved_bytes)} in the store; save() held the training up for "
+        f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
+        f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
+    )

@@ -1,21 +1,21 @@
-"""What a new attempt goes on from: the newest of what the store has and of what a dead attempt left on this machine."""
+"""What a new attempt goes on from: the newest of what the store has and of what dead attempts left on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import LeftSave, left_saves
+from ckpt_async.spool.neighbours import LeftSave, left_in_scope, left_saves
 from ckpt_async.spool.spool import Spool
 from ckpt_async.transfer.download import check_target, hand_over
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointError, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
 from ckpt_async.words.identity import TaskIdentity
-from ckpt_async.words.records import CheckpointRecord
+from ckpt_async.words.records import CheckpointRecord, supersedes
 
 __all__ = ["POLICIES", "resume"]
 
@@ -26,12 +26,25 @@ LOOKS = 5
 
 
 def resume(
-    policy: str, *, identity: TaskIdentity, spool_folder: str, reader: Reader, target: str, say: Callable[[str], None]
+    policy: str,
+    *,
+    identity: TaskIdentity,
+    spool_folder: str,
+    reader: Reader,
+    store_url: str,
+    target: str,
+    say: Callable[[str], None],
+    bring_home: Callable[[Sequence[LeftSave]], None],
 ) -> CheckpointRecord | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
     ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint
     that turns out damaged is named, and the next older one is taken.
+
+    Parameters
+    ----------
+    bring_home : callable
+        Is given what dead tasks of the scope left on this machine, after the load.
 
     Returns
     -------
@@ -47,17 +60,26 @@ def resume(
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
     for _ in range(LOOKS):
         left, unreadable = left_saves(spool_folder)
+        others: list[LeftSave] = []
         for damage in unreadable:
             say(f"A save of an earlier attempt can't be read and is passed by: {damage}")
-        left = [one for one in left if one.entry.record.latest]
-        if policy == "fresh" and identity.attempt == 0 and not left:
+        if policy == "eager":
+            others, unreadable = left_in_scope(spool_folder, store_url, identity)
+            for damage in unreadable:
+                say(f"A save that another task left can't be read and is passed by: {damage}")
+        if policy == "fresh" and identity.attempt == 0 and not _resumable(left):
             return None
-        stored = chain(_of_task(identity, reader, say), _of_scope(policy, identity, reader, say))
+        sources = [_Source(_of_task(identity, reader, say), _resumable(left))]
+        if policy == "eager":
+            sources.append(_Source(_of_scope(identity, reader, say), _resumable(others)))
         try:
-            return _load_newest(stored, left, reader, target, say)
+            restored = _load_newest(sources, reader, target, say)
         except FileNotFoundError:
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
+        if others:
+            bring_home(others)
+        return restored
     raise StoreUnavailable(
         "resume from a checkpoint",
         on=spool_folder,
@@ -66,40 +88,48 @@ def resume(
     )
 
 
-def _load_newest(
-    stored: Iterator[CheckpointRecord], left: list[LeftSave], reader: Reader, target: str, say: Callable[[str], None]
-) -> CheckpointRecord | None:
-    """Try what the store has and what the spools hold, newest first, until one is good."""
+def _resumable(left: list[LeftSave]) -> list[LeftSave]:
+    return [one for one in left if one.record.latest]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What there is of one owner, the task or its scope: in the store, and in spools on this machine; both newest first."""
+
+    stored: Iterator[CheckpointRecord]
+    left: list[LeftSave]
+
+
+def _load_newest(sources: list[_Source], reader: Reader, target: str, say: Callable[[str], None]) -> CheckpointRecord | None:
+    """Try what the store has and what the spools hold, source by source, newest first, until one is good."""
     damages: list[CheckpointError] = []
-    try:
-        for record in stored:
-            newer = [one for one in left if _is_newer(one, record)]
-            left = left[len(newer) :]
-            if (restored := _from_spool(newer, target, say, damages)) is not None:
-                return restored
-            try:
-                reader.load_record(record, target)
-                return record
-            except CheckpointDamaged as damage:
-                say(f"A checkpoint is damaged, an older one is tried: {damage}")
-                damages.append(damage)
-    except StoreError as trouble:
-        # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
-        restored = _from_spool(left, target, say, damages)
-        if restored is None:
-            raise
-        say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
-        return restored
-    restored = _from_spool(left, target, say, damages)
-    if restored is None and damages:
+    trouble: StoreError | None = None
+    for source in sources:
+        left = source.left
+        try:
+            for record in source.stored if trouble is None else ():
+                newer = [one for one in left if supersedes(one.record, record)]
+                left = [one for one in left if one not in newer]
+                if (restored := _from_spool(newer, target, say, damages)) is not None:
+                    return restored
+                try:
+                    reader.load_record(record, target)
+                    return record
+                except CheckpointDamaged as damage:
+                    say(f"A checkpoint is damaged, an older one is tried: {damage}")
+                    damages.append(damage)
+        except StoreError as error:
+            # Nothing that was saved is lost while the machine stays up, whatever the store does or refuses.
+            trouble = error
+        if (restored := _from_spool(left, target, say, damages)) is not None:
+            if trouble is not None:
+                say(f"The store can't be read; what lies on this machine is the newest that is known: {trouble}")
+            return restored
+    if trouble is not None:
+        raise trouble
+    if damages:
         raise damages[0]
-    return restored
-
-
-def _is_newer(one: LeftSave, record: CheckpointRecord) -> bool:
-    """A left save is of this task: newer than any checkpoint of another run, and ordered among its own."""
-    own = one.entry.record
-    return own.pathspec != record.pathspec or own.order > record.order
+    return None
 
 
 def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
@@ -119,9 +149,8 @@ def _of_task(identity: TaskIdentity, reader: Reader, say: Callable[[str], None])
             yield record
 
 
-def _of_scope(policy: str, identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
-    if policy != "eager":
-        return
+def _of_scope(identity: TaskIdentity, reader: Reader, say: Callable[[str], None]) -> Iterator[CheckpointRecord]:
+    """Yield likewise what any run of the scope has stored."""
     first = None
     try:
         first = reader.latest_at(keys.scope_latest_key(identity))
@@ -153,7 +182,7 @@ def _from_spool(
             _restore(one, partial.path)
             hand_over(partial.path, target)
         except SpoolDamaged as damage:
-            say(f"A save of an earlier attempt is damaged, an older one is tried: {damage}")
+            say(f"A save that was left on this machine is damaged, an older one is tried: {damage}")
             damages.append(damage)
             continue
         finally:

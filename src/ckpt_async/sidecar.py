@@ -2,8 +2,9 @@
 
 Started as ``python -m ckpt_async.sidecar SPOOL DESCRIPTOR TASK_PID [GUARD_DESCRIPTOR]``, by `ckpt_async.worker.sidecar_client`. The
 descriptors are ends of socket pairs: through the first, commands come in and events go out; through the second, the task has linked
-files guarded. It has no credentials on its command line, in its environment nothing that the task has not, and it writes to its
-own log alone.
+files guarded. With 0 as TASK_PID it has no task, and makes itself independent of the process that has started it; that one sees
+the process that it has started end at once. It has no credentials on its command line, in its environment nothing that the task has
+not, and it writes to its own log alone.
 
 When the task is gone (the socket is closed, or the process has ended) it goes on until the spool is empty or its deadline
 has come, removes an empty spool, and ends.
@@ -16,6 +17,7 @@ import signal
 import socket
 import sys
 
+from ckpt_async.spool.spool import OWN_A_SPOOL, Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.guard import Guard
 from ckpt_async.worker.priority import yield_the_disk
@@ -29,19 +31,28 @@ NICENESS = 5
 def main(arguments: list[str]) -> int:
     """Run a sidecar; returns its exit status."""
     folder, descriptor, task_pid = arguments[0], int(arguments[1]), int(arguments[2])
+    # Before there is any thread. Nobody waits for what is nobody's child; a zombie would stay for as long as the starter lives.
+    if not task_pid and os.fork():
+        os._exit(0)
     # Ctrl-C is for the task, which tells what is to be done by what it writes into the spool, or by its end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Before there is any other thread, and before what takes long to import: until then nobody guards what a dead sidecar has left.
-    guard = _start_guard(folder, int(arguments[3])) if len(arguments) > 3 else None
-    # On Linux that is a matter of each thread: the guard, for which a writer may be waiting, keeps its priority.
-    os.nice(NICENESS)
-    yield_the_disk()
+    spool = Spool(folder)
+    guard = None
     try:
+        # Before the guard: two guards of one spool would only get into each other's way.
+        spool.worker_lock.acquire(attempted=OWN_A_SPOOL)
+        if len(arguments) > 3:
+            # Before there is any other thread, and before what takes long to import: until then nobody guards what a dead sidecar
+            # has left.
+            guard = _start_guard(folder, int(arguments[3]))
+        # On Linux that is a matter of each thread: the guard, for which a writer may be waiting, keeps its priority.
+        os.nice(NICENESS)
+        yield_the_disk()
         import anyio
 
         from ckpt_async.hosting import Host
 
-        anyio.run(Host(folder, socket.socket(fileno=descriptor), task_pid, guard).run)
+        anyio.run(Host(spool, socket.socket(fileno=descriptor), task_pid, guard).run)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

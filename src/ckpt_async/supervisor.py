@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
+from ckpt_async.leftovers import attempt_of, refusal, refused_attempt
+from ckpt_async.listeners import Listeners
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
-from ckpt_async.words.events import Close, Command, EntryCommitted, EntryDurable, EntryFailed, Event, Notice, Press, Retry
+from ckpt_async.words.events import (
+    Close,
+    Command,
+    EntryCommitted,
+    EntryDurable,
+    EntryFailed,
+    Event,
+    Notice,
+    Press,
+    Retry,
+)
 from ckpt_async.worker.handle import WorkerHandle
 
 __all__ = ["MakeWorker", "Supervisor"]
@@ -47,7 +60,7 @@ class Supervisor:
     def __init__(
         self, ledger: Ledger, make_worker: MakeWorker, header: SpoolHeader, spool: Spool, say: Callable[[str], None]
     ) -> None:
-        self.listeners: list[Callable[[object], None]] = []
+        self.listeners = Listeners(say)
         self._ledger = ledger
         self._header = header
         self._spool = spool
@@ -100,7 +113,7 @@ class Supervisor:
         elif isinstance(event, Notice) and event.text not in self._notices:
             self._notices.add(event.text)
             self._say(event.text)
-        self.tell_listeners(event)
+        self.listeners.tell(event)
 
     def _say_lost(self, event: EntryFailed) -> None:
         """A save that can't be tried again is told at once, and once."""
@@ -109,21 +122,13 @@ class Supervisor:
             self._told_lost.add(event.entry)
             self._say(f"A save is lost: {error}")
 
-    def tell_listeners(self, event: Event) -> None:
-        """Pass an event on. A listener that raises is told of and left out from then on: saving must not depend on it."""
-        for listener in list(self.listeners):
-            try:
-                listener(event)
-            except Exception as error:
-                self.listeners.remove(listener)
-                self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")
-
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""
         with self._starting:
             if self._ending:
                 return
             self._deaths += 1
+            self.listeners.worker_died()
             self._catch_up()
             words = self._worker.last_words()
             if self._deaths <= MAX_DEATHS:
@@ -165,7 +170,7 @@ class Supervisor:
             for event in news:
                 self._ledger.apply(event)
         for event in news:
-            self.tell_listeners(event)
+            self.listeners.tell(event)
 
     def _set_fatal(self, error: CheckpointError) -> None:
         with self._ledger.lock:
@@ -187,6 +192,14 @@ class Supervisor:
         return f"What was saved is kept in {self._spool.folder}."
 
     # Waiting
+
+    def wait_guarded(self, timeout_s: float) -> None:
+        """Wait until the links of earlier attempts are guarded: from then on this task may write to the same files."""
+        if not self._ledger.wait_until(lambda: not self._ledger.unguarded or self._fatal is not None, timeout_s):
+            self._say(
+                f"What earlier attempts left in links is not guarded after {readable_seconds(timeout_s)}: the uploader is slow to "
+                "start. A save of theirs is lost if its files are overwritten before it does; that would be noticed, and told."
+            )
 
     def wait_until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
         """Wait for a state of the ledger until `deadline_s` on the monotonic clock, with a line now and then; returns whether
@@ -241,10 +254,23 @@ class Supervisor:
             self.press()
         if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
             raise self._timeout("flush", timeout_s)
-        for attempt, error in self._ledger.adoption_errors.items():
-            # The spool of a child process has more digits behind those of its attempt.
-            self._say(f"What attempt {int(attempt[:4])} left could not be stored: {error}")
+        refused = self._say_left()
         self.raise_failures()
+        if refused is not None:
+            raise refused
+
+    def _say_left(self) -> CheckpointError | None:
+        """Say what earlier attempts left and could not be stored; return what is to be raised of it instead. A save of this attempt
+        that failed is raised before it.
+        """
+        left = dict(self._ledger.adoption_errors)
+        raised = refused_attempt(left, superseded=self._ledger.has_stored_latest) if not self._ledger.failures() else None
+        for attempt, error in left.items():
+            if attempt != raised:
+                self._say(f"What attempt {attempt_of(attempt)} left could not be stored: {error}")
+        if raised is None:
+            return None
+        return refusal(left[raised], raised, os.path.join(os.path.dirname(self._spool.folder), raised))
 
     def failures(self, *, told_again: bool) -> list[CheckpointReference]:
         """Return the failed saves that `raise_failures` tells of."""

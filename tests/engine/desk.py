@@ -56,8 +56,8 @@ def alive(pid: int) -> bool:
     return False
 
 
-def identity_of(attempt: int = 0, *, run: str = "1") -> TaskIdentity:
-    return TaskIdentity("Flow", run, "train", "7", attempt, short_hash("user:tester"), short_hash("train"))
+def identity_of(attempt: int = 0, *, run: str = "1", scope: str = "user:tester") -> TaskIdentity:
+    return TaskIdentity("Flow", run, "train", "7", attempt, short_hash(scope), short_hash("train"))
 
 
 def write_tree(folder: Path, files: dict[str, bytes]) -> Path:
@@ -158,9 +158,11 @@ class Desk:
     def settings(self, **settings: Any) -> Settings:
         return Settings(**{"async_upload": True, "worker": self.worker, "flush_timeout_s": DEADLINE_S, **settings})
 
-    def open(self, attempt: int = 0, *, run: str = "1", scratch: Path | None = None, **settings: Any) -> Checkpointer:
+    def open(
+        self, attempt: int = 0, *, run: str = "1", scope: str = "user:tester", scratch: Path | None = None, **settings: Any
+    ) -> Checkpointer:
         opened = open_checkpointer(
-            identity_of(attempt, run=run),
+            identity_of(attempt, run=run, scope=scope),
             self.address,
             self.settings(**settings),
             scratch_root=str(scratch or self.scratch),
@@ -185,6 +187,16 @@ class Desk:
         task = TaskProcess(self, attempt, self.settings(**settings))
         self._tasks.append(task)
         return task
+
+    def independent(self) -> list[int]:
+        """Sidecars that belong to nobody, on spools of this desk. Linux only."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if b"ckpt_async.sidecar" in words and os.fsencode(self.scratch) in b" ".join(words) and words[5] == b"0":
+                    found.append(self.orphan(int(process.name)))
+        return found
 
     def orphan(self, pid: int) -> int:
         """See to it that a sidecar which nobody waits for does not outlive the test."""

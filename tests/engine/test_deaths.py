@@ -14,7 +14,7 @@ from ckpt_async import StoreAddress
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryStarted
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, Desk, TaskProcess, alive, identity_of, paused, read_tree, wait_for
+from tests.engine.desk import DEADLINE_S, Desk, TaskProcess, alive, identity_of, paused, read_tree, wait_for, write_tree
 
 NEWEST = {"model.bin": b"2" * 3_000_000, "step": b"2"}
 
@@ -43,6 +43,8 @@ def test_the_sidecar_finishes_what_a_killed_task_saved(desk: Desk, seaweed: Seaw
     with paused(seaweed):
         save_two(desk, task)
         task.kill()
+        (spool,) = desk.scratch.glob("*/0000")
+        write_tree(spool / "staging" / "0000000002", {"pack": b"half a save"})
         assert alive(sidecar)
     wait_for(lambda: not alive(sidecar), "the sidecar has ended")
     assert_all_stored(desk)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async import CheckpointNotStored, StoreAccessDenied, StoreAddress, StoreError, StoreMissing
+from ckpt_async import CheckpointNotStored, StoreAccessDenied, StoreAddress, StoreError, StoreMissing, StoreRejected, data_key
 from ckpt_async.testing.access import KEY, SECRET
 from ckpt_async.testing.seaweed import SeaweedServer
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, Desk, wait_for
+from tests.engine.desk import DEADLINE_S, Desk, identity_of, wait_for
 
 
 def refused_everywhere(desk: Desk, kind: type[StoreError], *words: str) -> list[str]:
@@ -127,13 +127,40 @@ def test_what_an_earlier_attempt_left_is_tried_again_too(make_desk: MakeDesk, tm
     with pytest.raises(StoreMissing):
         first.close(timeout_s=DEADLINE_S)
     later = desk.open(1)
-    later.flush()
-    assert sum("attempt 0 left could not be stored" in line for line in desk.said) == 1
+    with pytest.raises(StoreMissing, match=r"what attempt 0 left is not in the store, and nothing newer") as raised:
+        later.flush()
+    assert first.spool_folder in str(raised.value), "where the data lies"
     later.save(desk.tree())
-    with pytest.raises(StoreMissing):
+    with pytest.raises(StoreMissing, match="1 save is not in the store"):
         later.flush()
     (tmp_path / "missing").mkdir()
     later.flush()
     later.close(timeout_s=DEADLINE_S)
     assert [(record.attempt, record.version_id) for record in desk.records()] == [(1, 0), (0, 0)]
     assert desk.is_clean()
+
+
+def test_what_an_earlier_attempt_left_is_only_told_once_a_newer_save_is_stored(thread_desk: Desk) -> None:
+    desk = thread_desk
+    checkpointer = desk.open()
+    blocked = Path(desk.address.url, data_key(identity_of(), "mfchckpt", 0))
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"a file where a folder should be")
+    reference = checkpointer.save(desk.tree())
+    assert blocked.name == Path(reference["key"]).name
+    with pytest.raises(StoreRejected):
+        checkpointer.close(timeout_s=DEADLINE_S)
+
+    later = desk.open(1)
+    later.save(desk.tree(), latest=False)
+    with pytest.raises(StoreRejected, match="what attempt 0 left"):
+        later.flush()
+    later.save(desk.tree())
+    later.flush()
+    assert sum("attempt 0 left could not be stored" in line for line in desk.said) == 1
+
+    # No new try cures damage: that is told, and fails nobody.
+    Path(checkpointer.spool_folder, "ready", "0000000000", "pack").unlink()
+    last = desk.open(2)
+    last.close(timeout_s=DEADLINE_S)
+    assert any("attempt 0 left could not be stored" in line and "pack" in line for line in desk.said)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ckpt_async import CheckpointDamaged, CheckpointRecord, StoreAddress, StoreMissing, StoreUnavailable, open_reader
+from ckpt_async import CheckpointDamaged, CheckpointRecord, SpoolBusy, StoreAddress, StoreMissing, StoreUnavailable, open_reader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words import keys
+from ckpt_async.words.events import EntryFailed
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, read_tree
+from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, read_tree, wait_for
 
 
 @pytest.fixture
@@ -28,6 +32,28 @@ def stored(desk: Desk, *steps: bytes, attempt: int = 0, run: str = "1") -> list[
     references = [checkpointer.save(desk.tree({"step": step})) for step in steps]
     checkpointer.close(timeout_s=DEADLINE_S)
     return [reference.record for reference in references]
+
+
+def left(desk: Desk, *steps: bytes, attempt: int = 0, run: str = "1", **more: Any) -> Path:
+    """Have an attempt save these steps while the store is away, and end; returns its spool, which is left."""
+    checkpointer = desk.open(attempt, run=run, snapshot="copy")
+    with away(desk):
+        for step in steps:
+            checkpointer.save(desk.tree({"step": step, **more.get("files", {})}), latest=more.get("latest", True))
+        with pytest.raises(StoreMissing):
+            checkpointer.close(timeout_s=DEADLINE_S)
+    return Path(checkpointer.spool_folder)
+
+
+@contextmanager
+def away(desk: Desk) -> Iterator[None]:
+    """Let the store refuse everything for a while."""
+    store = Path(desk.address.url)
+    store.rename(desk.folder / "away")
+    try:
+        yield
+    finally:
+        (desk.folder / "away").rename(store)
 
 
 def resumed(desk: Desk, attempt: int, policy: str = "fresh", run: str = "1") -> bytes | None:
@@ -62,8 +88,8 @@ def test_a_first_attempt_starts_fresh_and_asks_nobody(make_desk: MakeDesk, s3_ad
 def test_a_later_attempt_goes_on_from_the_newest(desk: Desk) -> None:
     stored(desk, b"0", b"1")
     assert resumed(desk, 1) == b"1"
-    stored(desk, b"2", attempt=1)
-    assert resumed(desk, 2) == b"2"
+    stored(desk, b"2", attempt=2)
+    assert resumed(desk, 3) == b"2"
 
 
 def test_an_attempt_after_one_that_saved_nothing_finds_nothing(desk: Desk) -> None:
@@ -83,18 +109,55 @@ def test_eager_goes_on_from_another_run_of_the_scope_and_fresh_does_not(desk: De
 
 
 def test_what_a_spool_holds_yields_to_a_newer_checkpoint_in_the_store(desk: Desk, s3_address: StoreAddress) -> None:
-    first = desk.open(0)
-    first_folder = Path(first.spool_folder)
-    (Path(desk.address.url)).rename(desk.folder / "away")
-    reference = first.save(desk.tree({"step": b"0"}))
-    with pytest.raises(Exception, match="there is no folder"):
-        first.close(timeout_s=DEADLINE_S)
-    (desk.folder / "away").rename(Path(desk.address.url))
-    kept = shutil.copytree(first_folder, desk.folder / "kept")
+    folder = left(desk, b"0")
+    kept = shutil.copytree(folder, desk.folder / "kept")
     stored(desk, b"1", attempt=1)
-    shutil.copytree(kept, first_folder)
+    shutil.copytree(kept, folder)
     assert resumed(desk, 2) == b"1"
-    assert reference["attempt"] == 0
+
+
+def test_eager_goes_on_from_what_a_dead_task_of_the_scope_left(desk: Desk) -> None:
+    stored(desk, b"stored before", run="1")
+    left(desk, b"left", run="2")
+    left(desk, b"not to be resumed from", run="3", latest=False)
+    assert resumed(desk, 0, "fresh", run="4") is None
+    assert resumed(desk, 0, "eager", run="5") == b"left"
+    assert sum("Flow/2/train/7, attempt 0, which is dead, stay" in line for line in desk.said) == 1
+    stored(desk, b"own", run="6")
+    left(desk, b"left later", run="7")
+    assert resumed(desk, 1, "eager", run="6") == b"own"
+    assert resumed(desk, 0, "eager", run="8") == b"left later"
+    stored(desk, b"stored after", run="9")
+    assert resumed(desk, 0, "eager", run="10") == b"stored after"
+
+
+def test_eager_passes_by_what_is_alive_damaged_or_of_others(desk: Desk) -> None:
+    stored(desk, b"stored", run="1")
+    damaged = left(desk, b"damaged", run="2")
+    Path(damaged, "ready", "0000000000", "entry.json").write_bytes(b"{")
+    headless = left(desk, b"headless", run="3")
+    Path(headless, "spool.json").unlink()
+    elsewhere = left(desk, b"of another store", run="4")
+    header = Path(elsewhere, "spool.json")
+    header.write_text(header.read_text().replace(desk.address.url, "/elsewhere"))
+    if os.geteuid() == 0:
+        os.chown(left(desk, b"of another user", run="9").parent, 65534, -1)
+    with away(desk):
+        living = desk.open(run="5")
+        living.save(desk.tree({"step": b"alive"}))
+        wait_for(desk.happened(EntryFailed), "it is left, for now")
+        other_scope = desk.open(run="6", scope="another")
+        other_scope.save(desk.tree({"step": b"of another scope"}))
+        with pytest.raises(StoreMissing):
+            other_scope.close(timeout_s=DEADLINE_S)
+    assert resumed(desk, 0, "eager", run="7") == b"stored"
+    passed_by = [line for line in desk.said if "another task left can't be read and is passed by" in line]
+    assert len(passed_by) == 2 and str(damaged) in passed_by[0] and str(headless) in passed_by[1]
+    assert not any("which is dead" in line for line in desk.said)
+    with pytest.raises(SpoolBusy):
+        desk.open(run="5")
+    living.flush()
+    assert resumed(desk, 0, "eager", run="8") == b"alive"
 
 
 def test_a_damaged_pointer_is_told_and_the_list_is_searched(desk: Desk) -> None:
@@ -153,23 +216,17 @@ def test_a_damaged_save_in_the_spool_is_told_and_the_store_is_asked(
         (pack,) = desk.scratch.glob("*/0000/*/0000000001/pack")
         pack.write_bytes(b"")
     assert resumed(desk, 1) == b"0"
-    assert any("earlier attempt is damaged" in line and "pack" in line for line in desk.said)
+    assert any("was left on this machine is damaged" in line and "pack" in line for line in desk.said)
 
 
 @pytest.mark.parametrize("lacking", ["pack", "f000001"])
 def test_a_save_in_the_spool_that_lacks_a_file_stops_no_retry(desk: Desk, lacking: str) -> None:
     stored(desk, b"0")
-    first = desk.open(1, snapshot="copy")
-    (Path(desk.address.url)).rename(desk.folder / "away")
-    tree = desk.tree({"step": b"1", "more": bytes(1 << 20)})
-    first.save(tree)
-    with pytest.raises(StoreMissing):
-        first.close(timeout_s=DEADLINE_S)
-    (desk.folder / "away").rename(Path(desk.address.url))
-    Path(first.spool_folder, "ready", "0000000000", lacking).unlink()
+    folder = left(desk, b"1", attempt=1, files={"more": bytes(1 << 20)})
+    Path(folder, "ready", "0000000000", lacking).unlink()
     for attempt in (2, 3):
         assert resumed(desk, attempt) == b"0"
-    assert sum("earlier attempt is damaged" in line and lacking in line for line in desk.said) == 2
+    assert sum("was left on this machine is damaged" in line and lacking in line for line in desk.said) == 2
 
 
 def test_a_store_that_is_away_does_not_hide_what_this_machine_has(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from ckpt_async import StoreAddress
 from ckpt_async.testing.access import ENDPOINT
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
-from tests.engine.desk import Desk
+from tests.engine.desk import Desk, alive, wait_for
 
 NOBODY = 65534
 DISK_MIB = 768
@@ -46,19 +47,37 @@ def mounted(folder: Path, *command: str) -> Iterator[Path]:
         assert not failure, failure
 
 
-@contextmanager
-def _made(kind: str, folder: Path) -> Iterator[Path]:
-    """A file system of its own, in a file that takes no room until it is written."""
+def made_image(kind: str, folder: Path) -> Path:
+    """A file system in a file, which takes no room until it is written; made by the first call."""
     make = shutil.which(f"mkfs.{kind}")
     if make is None:
         pytest.skip(f"mkfs.{kind} is not installed")
     image = folder / f"{kind}.image"
-    with image.open("wb") as file:
-        file.truncate(DISK_MIB * 1024 * 1024)
-    if failure := _run(make, "-q", str(image)):
-        pytest.skip(failure)
-    with mounted(folder / kind, "-o", "loop", str(image)) as place:
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(DISK_MIB * 1024 * 1024)
+        if failure := _run(make, "-q", str(image)):
+            pytest.skip(failure)
+    return image
+
+
+@contextmanager
+def _made(kind: str, folder: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    with mounted(folder / kind, "-o", "loop", str(made_image(kind, folder))) as place:
         yield place
+
+
+def killed_with_its_sidecar(desk: Desk, *trees: Path) -> list[dict[str, object]]:
+    """Have a task save trees that are linked, then kill all of it; returns the references. Hold the store up meanwhile."""
+    task = desk.task()
+    sidecar = desk.orphan(task.do("sidecar"))
+    saved: list[dict[str, object]] = [task.do("save", path=str(tree)) for tree in trees]
+    os.kill(sidecar, signal.SIGSTOP)
+    task.kill()
+    os.kill(sidecar, signal.SIGKILL)
+    wait_for(lambda: not alive(sidecar), "the sidecar is dead")
+    return saved
 
 
 @contextmanager

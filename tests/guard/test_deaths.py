@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async import CheckpointNotStored, SnapshotFailed, StoreAddress
+from ckpt_async import CheckpointNotStored, SnapshotFailed, StoreAddress, open_reader
 from ckpt_async.spool.torn import TORN_FILE
 from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words.events import EntryFailed, WorkerReady
-from tests.engine.desk import Desk, alive, paused, read_tree, wait_for
-from tests.guard.conftest import mounted
+from tests.engine.desk import DEADLINE_S, Desk, alive, paused, read_tree, wait_for
+from tests.guard.conftest import killed_with_its_sidecar, mounted
 from tests.guard.leases import leased_inodes
 from tests.guard.writers import SIZE, plain
 
@@ -117,23 +118,51 @@ def test_a_dead_attempt_whose_files_were_overwritten_is_passed_by(desk: Desk, se
     assert desk.is_clean(), "what is lost is told once"
 
 
-def test_a_dead_attempt_is_guarded_again(desk: Desk, seaweed: SeaweedServer) -> None:
+def test_what_a_dead_attempt_left_may_be_overwritten_once_the_next_one_is_open(desk: Desk, seaweed: SeaweedServer) -> None:
     tree = desk.tree({"model": os.urandom(MIB)})
     before = read_tree(tree)
     with paused(seaweed):
-        task = desk.task()
-        sidecar = desk.orphan(task.do("sidecar"))
-        saved = task.do("save", path=str(tree))
-        os.kill(sidecar, signal.SIGSTOP)
-        task.kill()
-        os.kill(sidecar, signal.SIGKILL)
-        wait_for(lambda: not alive(sidecar), "the sidecar is dead")
+        (saved,) = killed_with_its_sidecar(desk, tree)
         later = desk.open(1)
-        desk.sidecars()
-        wait_for(lambda: len(leased_inodes()) == 1, "what the dead attempt saved is guarded")
         plain(tree / "model")
     later.flush()
     assert desk.content(saved) == before
+
+
+def test_the_opening_does_not_wait_for_ever_for_a_guard(
+    desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    with paused(seaweed):
+        (saved,) = killed_with_its_sidecar(desk, tree)
+    monkeypatch.setattr("ckpt_async.checkpointer.GUARD_TIMEOUT_S", 0.0)
+    later = desk.open(1)
+    assert sum("is not guarded after 0 ms" in line for line in desk.said) == 1
+    later.close(timeout_s=DEADLINE_S)
+    assert desk.content(saved) == read_tree(tree)
+
+
+def test_what_a_dead_task_left_is_loaded_and_brought_home_by_a_later_run(desk: Desk, line: SlowLine) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    before = read_tree(tree)
+    line.cut()
+    (saved,) = killed_with_its_sidecar(desk, tree)
+    opened = [desk.open(run="2"), desk.open(run="3")]
+    for checkpointer in opened:
+        checkpointer.reader = open_reader(desk.address, say=desk.said.append, give_up_after_s=0.1)
+        target = desk.target()
+        record = checkpointer.resume("eager", str(target))
+        assert record is not None and record.key == saved["key"] and read_tree(target) == before
+    # The second one has found that somebody is at it.
+    (independent,) = desk.independent()
+    assert sum("Flow/1/train/7, attempt 0 left on this machine" in said for said in desk.said) == 1
+    plain(tree / "model")
+    line.restore()
+    wait_for(lambda: not alive(independent), "it has ended")
+    assert desk.content(saved) == before
+    for checkpointer in opened:
+        checkpointer.close(timeout_s=DEADLINE_S)
+    assert desk.is_clean()
 
 
 def test_no_room_for_the_copy(tmp_path: Path, s3_address: StoreAddress, seaweed: SeaweedServer) -> None:

@@ -16,7 +16,7 @@ from ckpt_async.disk.clone import CloneMethod, clone_stable
 from ckpt_async.disk.scan import ScannedFile, printable
 from ckpt_async.words.errors import SnapshotFailed
 
-__all__ = ["LINK_MIN_BYTES", "Guarded", "LinkGuard", "LinkResult", "link_files", "link_is_intact", "make_private"]
+__all__ = ["LINK_MIN_BYTES", "Guarded", "LinkGuard", "LinkResult", "link_files", "link_is_intact", "make_private", "may_be_shared"]
 
 #: Smaller files are packed even where they could be linked. µs a file, linked and guarded against packed (ext4): 45 against
 #: 20 at 10 KiB, 30 at 64 KiB, 85 at 256 KiB, 300 at 1 MiB. And a link costs a descriptor, and a copy when it is overwritten.
@@ -25,6 +25,9 @@ LINK_MIN_BYTES = 256 * 1024
 #: What a copy brings; a guard that is still starting is waited for about as long as the copy would take, see `link_files`.
 _COPY_BYTES_PER_S = 1e9
 _MAX_PATIENCE_S = 1.0
+
+#: How exactly copies of a spool keep a file's time: archives and some file systems leave out the end of it.
+_COPIED_TIME_UNITS_NS = (1, 100, 1_000, 1_000_000_000)
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,21 @@ def link_is_intact(found: os.stat_result, *, inode: int, size_bytes: int, mtime_
     Parameters
     ----------
     found : os.stat_result
-        Of the file under the link's name. Another inode than `inode` is the private copy that only a guard makes.
+        Of the file under the link's name. Another inode than `inode` is a copy with the same times: a guard's private one, or the
+        whole spool was copied to another disk.
     inode, size_bytes, mtime_ns : int
         As recorded when the lease was granted.
     """
-    if found.st_ino != inode:
-        return found.st_size == size_bytes
-    return (found.st_size, found.st_mtime_ns) == (size_bytes, mtime_ns)
+    if found.st_size != size_bytes:
+        return False
+    if found.st_ino == inode:
+        return found.st_mtime_ns == mtime_ns
+    return any(found.st_mtime_ns == mtime_ns // unit_ns * unit_ns for unit_ns in _COPIED_TIME_UNITS_NS)
+
+
+def may_be_shared(found: os.stat_result, inode: int) -> bool:
+    """Return whether what stands under a link's name may still be the original, or another name of its copy on another disk."""
+    return found.st_ino == inode or found.st_nlink > 1
 
 
 def make_private(folder: str, name: str, *, inode: int, size_bytes: int, mtime_ns: int) -> None:
@@ -164,11 +175,12 @@ def make_private(folder: str, name: str, *, inode: int, size_bytes: int, mtime_n
         found = os.stat(path)
     except FileNotFoundError:
         return  # stored, and removed, in this moment
-    if found.st_ino != inode:
+    if not may_be_shared(found, inode):
         return  # a guard has done it
     if not link_is_intact(found, inode=inode, size_bytes=size_bytes, mtime_ns=mtime_ns):
         raise SnapshotFailed("keep a saved file", on=printable(path), cause="it was changed while nobody guarded it")
     clone_stable(path, temporary, CloneMethod.REFLINK)
+    os.utime(temporary, ns=(mtime_ns, mtime_ns))
     if not link_is_intact(os.stat(path), inode=inode, size_bytes=size_bytes, mtime_ns=mtime_ns):
         os.unlink(temporary)
         raise SnapshotFailed("keep a saved file", on=printable(path), cause="it was changed while nobody guarded it")

@@ -8,7 +8,17 @@ from ckpt_async.disk.linking import make_private
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import SnapshotFailed, SpoolDamaged
 
-__all__ = ["keep_left_links"]
+__all__ = ["has_links", "keep_left_links"]
+
+
+def has_links(folder: str) -> bool:
+    """Return whether something lies as a link in the spool of an earlier attempt, as far as it can be read."""
+    spool = Spool(folder)
+    for name in spool.waiting():
+        with contextlib.suppress(OSError, SpoolDamaged):
+            if spool.read(name).snapshot.links:
+                return True
+    return False
 
 
 def keep_left_links(folder: str) -> None:

@@ -1,20 +1,31 @@
-"""Where spools stand, and what earlier attempts of the same task have left on this machine."""
+"""Where spools stand, and what earlier attempts of the same task, and dead tasks of its scope, have left on this machine."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import torn_error
+from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
+from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import StoreAddress
 
-__all__ = ["LeftSave", "child_spool_folder", "left_saves", "older_attempts", "remove_spool", "spool_folder"]
+__all__ = [
+    "LeftSave",
+    "child_spool_folder",
+    "left_in_scope",
+    "left_saves",
+    "older_attempts",
+    "remove_spool",
+    "spool_folder",
+]
 
 _ATTEMPT_DIGITS = 4
 _VERSION_DIGITS = 10
@@ -25,9 +36,13 @@ def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentit
 
     The same task finds the same folder again; tasks with one pathspec in different stores, and nodes of a gang, don't meet.
     """
-    readable = re.sub(r"[^A-Za-z0-9_-]", "_", f"{identity.flow}-{identity.run}-{identity.step}-{identity.task}")[:120]
+    readable = _readable(f"{identity.flow}-{identity.run}-{identity.step}-{identity.task}")
     unique = json_hash([address.url, identity.pathspec, node_index])[:12]
     return os.path.join(scratch_root, f"{readable}-{unique}", f"{identity.attempt:0{_ATTEMPT_DIGITS}d}")
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:120]
 
 
 def child_spool_folder(folder: str, version: int) -> str:
@@ -47,19 +62,29 @@ def older_attempts(folder: str) -> list[str]:
     parent, own = os.path.split(folder)
     if len(own) > _ATTEMPT_DIGITS:
         return []
+    return [older for older in _attempts(parent) if os.path.basename(older) < own]
+
+
+def _attempts(task_folder: str) -> list[str]:
+    """Return the spool folders of a task, oldest first."""
     try:
-        names = os.listdir(parent)
+        names = os.listdir(task_folder)
     except FileNotFoundError:
         return []
-    return [os.path.join(parent, name) for name in sorted(names) if name.isdecimal() and name < own]
+    return [os.path.join(task_folder, name) for name in sorted(names) if name.isdecimal()]
 
 
 @dataclass(frozen=True)
 class LeftSave:
-    """A save that lies in the spool of an earlier attempt."""
+    """A save that lies in the spool of an earlier attempt, or of another task."""
 
     folder: str
     entry: Entry
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """What will make it visible in the store."""
+        return self.entry.record
 
 
 def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
@@ -67,19 +92,105 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
     found: list[LeftSave] = []
     damaged: list[CheckpointError] = []
     for older in older_attempts(folder):
-        spool = Spool(older)
-        for name in spool.waiting():
-            try:
-                entry = spool.read(name)
-                if (torn := torn_error(spool.entry_folder(name), name)) is not None:
-                    damaged.append(torn)
-                    continue
-                found.append(LeftSave(older, entry))
-            except FileNotFoundError:
-                continue  # Stored in this moment by a worker that is still alive.
-            except SpoolDamaged as error:
+        saves, damages = _saves_in(older, lambda _: True)
+        found += saves
+        damaged += damages
+    found.sort(key=lambda left: left.record.order, reverse=True)
+    return found, damaged
+
+
+def _saves_in(folder: str, wanted: Callable[[Entry], bool]) -> tuple[list[LeftSave], list[CheckpointError]]:
+    spool = Spool(folder)
+    found: list[LeftSave] = []
+    damaged: list[CheckpointError] = []
+    for name in spool.waiting():
+        try:
+            entry = spool.read(name)
+            if not wanted(entry):
+                continue
+            if (torn := torn_error(spool.entry_folder(name), name)) is not None:
+                damaged.append(torn)
+                continue
+            found.append(LeftSave(folder, entry))
+        except FileNotFoundError:
+            continue  # Stored in this moment by a worker that is still alive.
+        except SpoolDamaged as error:
+            damaged.append(error)
+    return found, damaged
+
+
+def left_in_scope(folder: str, url: str, identity: TaskIdentity) -> tuple[list[LeftSave], list[CheckpointError]]:
+    """Return what dead tasks of the same scope saved and the store may not have yet, and what can't be read, or is lost.
+
+    A task of which any attempt is alive is left out: it sees to its own. So is what belongs to another user.
+
+    Parameters
+    ----------
+    folder : str
+        The spool of the task that asks; the others stand beside its task's folder.
+    url : str
+        Of the store that counts.
+    identity : TaskIdentity
+        Of the task that asks. Its own saves are left out: see `left_saves`.
+
+    Returns
+    -------
+    list of LeftSave
+        Newest first, as `supersedes` has it between tasks and the save number within one.
+    list of CheckpointError
+        Damage.
+    """
+    root, own = os.path.split(os.path.dirname(folder))
+    found: list[LeftSave] = []
+    damaged: list[CheckpointError] = []
+    prefix = _readable(f"{identity.flow}-")
+    for name in sorted(os.listdir(root)):
+        task_folder = os.path.join(root, name)
+        if name == own or not name.startswith(prefix):
+            continue
+        try:
+            if os.lstat(task_folder).st_uid == os.geteuid():
+                saves, damages = _left_by(task_folder, url, identity)
+                found += saves
+                damaged += damages
+        except FileNotFoundError:
+            continue  # Its own worker has emptied and removed it.
+        except OSError as error:
+            cause = error.strerror or str(error)
+            damaged.append(SpoolDamaged("look for what another task left", on=error.filename or task_folder, cause=cause))
+    newest: dict[str, int] = {}
+    for left in found:
+        newest[left.record.pathspec] = max(newest.get(left.record.pathspec, 0), left.record.saved_at_unix_ns)
+    found.sort(key=lambda left: (newest[left.record.pathspec], left.record.pathspec, *left.record.order), reverse=True)
+    return found, damaged
+
+
+def _left_by(task_folder: str, url: str, identity: TaskIdentity) -> tuple[list[LeftSave], list[CheckpointError]]:
+    """Return what one other task left; nothing where it is alive, or is none of ours."""
+    scope = keys.scope_latest_key(identity)
+
+    def wanted(entry: Entry) -> bool:
+        return keys.scope_latest_key(entry.identity) == scope and entry.identity.pathspec != identity.pathspec
+
+    found: list[LeftSave] = []
+    damaged: list[CheckpointError] = []
+    attempts = _attempts(task_folder)
+    for attempt in attempts:
+        spool = Spool(attempt)
+        if not spool.waiting():
+            continue
+        try:
+            if spool.header().address.url != url:
+                continue
+        except SpoolDamaged as error:
+            if spool.waiting():  # Else its own worker has emptied and removed it in this moment.
                 damaged.append(error)
-    found.sort(key=lambda left: left.entry.record.order, reverse=True)
+            continue
+        saves, damages = _saves_in(attempt, wanted)
+        found += saves
+        damaged += damages
+    if not (found or damaged) or any(Spool(attempt).task_lock.is_held() for attempt in attempts):
+        return [], []
     return found, damaged
 
 

@@ -35,7 +35,10 @@ from ckpt_async.spool.part_log import PART_LOG_FILE
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
 
-__all__ = ["Spool", "SpoolHeader"]
+__all__ = ["OWN_A_SPOOL", "Spool", "SpoolHeader"]
+
+#: What a worker attempts that takes the lock.
+OWN_A_SPOOL = "upload what is saved in a spool"
 
 HEADER_FILE = "spool.json"
 COUNTER_FILE = "counter"

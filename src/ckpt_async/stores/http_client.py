@@ -19,7 +19,7 @@ __all__ = ["HttpClient", "Sending", "open_socket"]
 
 #: A body up to this size goes out together with the head, in one call.
 JOIN_BYTES = 64 * 1024
-#: From this size on the server is asked whether it wants the body, before it is sent in vain.
+#: From this size on a server is asked on a new connection whether it wants the body, before it is sent in vain.
 ASK_FROM_BYTES = 1024 * 1024
 TLS_BYTES = 256 * 1024
 RECEIVE_BYTES = 128 * 1024
@@ -183,13 +183,14 @@ class HttpClient:
         OSError
             There is no connection, or it broke; what was sent may have arrived.
         """
-        asks = size_bytes >= ASK_FROM_BYTES
-        lines = [*head, f"Content-Length: {size_bytes}", *(["Expect: 100-continue"] if asks else []), "", ""]
-        text = "\r\n".join(lines).encode("latin-1")
         while True:
             kept = self._take()
+            # A connection that has served before serves again, as a rule; a word on each body would be one more round trip.
+            asks = kept is None and size_bytes >= ASK_FROM_BYTES
+            lines = [*head, f"Content-Length: {size_bytes}", *(["Expect: 100-continue"] if asks else []), "", ""]
             line = kept if kept is not None else await self._connect()
             try:
+                text = "\r\n".join(lines).encode("latin-1")
                 answer, reusable = await _exchange(line, text, body, size_bytes, asks, how)
             except NoAnswer:
                 line.close()

@@ -18,6 +18,7 @@ __all__ = [
     "EntrySaved",
     "EntryStarted",
     "Event",
+    "LinksGuarded",
     "Notice",
     "Press",
     "Retry",
@@ -116,6 +117,13 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class LinksGuarded:
+    """What lies as links in the spool of an earlier attempt is guarded, by this worker or by that attempt's own."""
+
+    attempt: str
+
+
+@dataclass(frozen=True)
 class AdoptionEnded:
     """The spool of an earlier attempt needs this worker no more.
 
@@ -172,6 +180,7 @@ Event = Union[
     EntryCommitted,
     EntryFailed,
     Trouble,
+    LinksGuarded,
     AdoptionEnded,
     Notice,
 ]
@@ -188,6 +197,7 @@ _EVENTS: dict[str, type] = {
         EntryCommitted,
         EntryFailed,
         Trouble,
+        LinksGuarded,
         AdoptionEnded,
         Notice,
     )

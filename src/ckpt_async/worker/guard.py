@@ -70,6 +70,7 @@ class Guard:
         self._pool = ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="ckpt-async-rescue")
         self._links = GuardedLinks(_raise_descriptor_limit() - OTHER_DESCRIPTORS, self._start_copy)
         self._buffer = b""
+        self._after_copies: list[threading.Event] = []
         self._ending = False
         self._refusal = ""
         self._thread = threading.Thread(target=self._run, name="ckpt-async-guard", daemon=True)
@@ -81,19 +82,25 @@ class Guard:
         self._thread.start()
 
     def adopt(self, folder: str) -> None:
-        """Guard what lies in a spool whose worker lock this process has; returns when that is done."""
-        self._have_done(lambda: self._adopt(Spool(folder), owned=True))
+        """Guard what lies in a spool whose worker lock this process has; returns when that is done.
+
+        What no lease could be had for is copied by then.
+        """
+        self._have_done(lambda: self._adopt(Spool(folder), owned=True), with_copies=True)
 
     def sweep(self) -> None:
         """Let go of what has left the spools; returns when that is done."""
         self._have_done(self._links.sweep)
 
-    def _have_done(self, act: Callable[[], None]) -> None:
+    def _have_done(self, act: Callable[[], None], *, with_copies: bool = False) -> None:
         done = threading.Event()
 
         def act_and_tell() -> None:
             act()
-            done.set()
+            if with_copies and self._links.busy:
+                self._after_copies.append(done)
+            else:
+                done.set()
 
         self._post(act_and_tell)
         done.wait()
@@ -183,9 +190,16 @@ class Guard:
 
     def _start_copy(self, job: CopyJob) -> None:
         def finished(future: Future[str]) -> None:
-            self._post(lambda: self._links.copied(job, future.result()))
+            self._post(lambda: self._copied(job, future.result()))
 
         self._pool.submit(copy_aside, job).add_done_callback(finished)
+
+    def _copied(self, job: CopyJob, failure: str) -> None:
+        self._links.copied(job, failure)
+        if not self._links.busy:
+            waiting, self._after_copies = self._after_copies, []
+            for done in waiting:
+                done.set()
 
     # The task
 

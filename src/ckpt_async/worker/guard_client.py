@@ -45,11 +45,16 @@ class GuardClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         return cls(ours), theirs
 
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the guard holds what lay in its spool when it started; returns whether it does."""
+        with self._guard:
+            return not self._refusal(timeout_s)
+
     def guard(self, folder: str, names: Sequence[str], *, patience_s: float) -> Mapping[str, Guarded | str]:
         """Have links guarded."""
         answers: dict[str, Guarded | str] = {}
         with self._guard:
-            if refusal := self._wait_ready(patience_s):
+            if refusal := self._refusal(patience_s):
                 return dict.fromkeys(names, refusal)
             for start in range(0, len(names), NAMES_AT_ONCE):
                 some = names[start : start + NAMES_AT_ONCE]
@@ -74,7 +79,7 @@ class GuardClient:
         with self._guard:
             self._lose(_NOT_RUNNING)
 
-    def _wait_ready(self, patience_s: float) -> str:
+    def _refusal(self, patience_s: float) -> str:
         """Wait for the guard's first line; return why it is not of use, or nothing."""
         if not self._ready and not self._lost:
             line = self._read_line(patience_s, keep=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
-from ckpt_async.disk.linking import Guarded
+from ckpt_async.disk.linking import Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool
@@ -232,7 +232,7 @@ class GuardedLinks:
             if not link.is_intact(found):
                 self._tear([(folder, link.stored_in)], f"{link.path!r} was written to while nobody guarded it")
                 return
-            if found.st_ino == link.inode:
+            if may_be_shared(found, link.inode):
                 self._adopt_link(folder, link.stored_in, found)
 
     def _adopt_link(self, folder: _Folder, name: str, found: os.stat_result) -> None:
@@ -292,7 +292,8 @@ class GuardedLinks:
         self._release(file)
 
     def _replace(self, job: CopyJob, folder: _Folder, name: str) -> bool:
-        temporary = f".{name}.private"
+        # The token: what a killed guard left under this name must not stand in the way.
+        temporary = f".{name}.{self._token}"
         try:
             # By a second link: several saves may have the same file.
             os.link(job.target, temporary, dst_dir_fd=folder.descriptor)

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.neighbours import older_attempts, remove_spool
-from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.spool import OWN_A_SPOOL, Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
 from ckpt_async.words.events import (
@@ -20,6 +20,7 @@ from ckpt_async.words.events import (
     Close,
     Command,
     Event,
+    LinksGuarded,
     Press,
     Retry,
     Trouble,
@@ -42,7 +43,7 @@ class LinkAdopter(Protocol):
     """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`. Its methods block."""
 
     def adopt(self, folder: str) -> None:
-        """Return once the files in this spool, whose worker lock the caller holds, are guarded."""
+        """Return once the files in this spool, whose worker lock the caller holds, are guarded, or private."""
 
     def sweep(self) -> None:
         """Return once the files of entries that have left their spools are let go."""
@@ -53,8 +54,8 @@ class WorkerRuntime:
 
     Parameters
     ----------
-    folder : str
-        The spool.
+    spool : Spool
+        Whose worker lock the runtime takes, unless the caller has done that for it, and gives up at its end.
     make_store : callable
         See `StoreMaker`.
     emit : callable
@@ -64,9 +65,9 @@ class WorkerRuntime:
     """
 
     def __init__(
-        self, folder: str, make_store: StoreMaker, emit: Callable[[Event], None], guard: LinkAdopter | None = None
+        self, spool: Spool, make_store: StoreMaker, emit: Callable[[Event], None], guard: LinkAdopter | None = None
     ) -> None:
-        self._spool = Spool(folder)
+        self._spool = spool
         self._make_store = make_store
         self._emit = emit
         self._guard = guard
@@ -107,7 +108,7 @@ class WorkerRuntime:
         SpoolDamaged
             Its header can't be read.
         """
-        self._spool.worker_lock.acquire(attempted="upload what is saved in a spool")
+        self._spool.worker_lock.acquire(attempted=OWN_A_SPOOL)
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
             self._spool.obeying(header)
@@ -152,11 +153,14 @@ class WorkerRuntime:
         try:
             if not spool.task_lock.try_acquire():
                 return
-            while not spool.worker_lock.try_acquire():
+            if not spool.worker_lock.try_acquire():
                 # The dead attempt's own sidecar is still uploading: faster than beginning anew.
-                await anyio.sleep(LOCK_RETRY_S)
-            await anyio.to_thread.run_sync(spool.clean)
+                self._emit(LinksGuarded(attempt))
+                while not spool.worker_lock.try_acquire():
+                    await anyio.sleep(LOCK_RETRY_S)
             await self._guard_links(folder)
+            self._emit(LinksGuarded(attempt))
+            await anyio.to_thread.run_sync(spool.clean)
             if not spool.waiting() and not abandoned_logs(folder):
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
@@ -166,8 +170,8 @@ class WorkerRuntime:
                 uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
                 uploader.close()
                 await uploader.run()
-                if uploader.last_failure is not None:
-                    left, error = len(spool.waiting()), uploader.last_failure.to_wire()
+                if (failure_to_tell := uploader.failure_to_tell) is not None:
+                    left, error = len(spool.waiting()), failure_to_tell.to_wire()
                     # What is lost is told once; no later attempt could do more.
                     await anyio.to_thread.run_sync(uploader.remove_lost)
                     await uploader.end_abandoned()

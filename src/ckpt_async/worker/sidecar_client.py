@@ -13,9 +13,12 @@ from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.words.events import Close, Command, Event, decode_event, encode
 from ckpt_async.worker.guard_client import GuardClient
 
-__all__ = ["SIDECAR_LOG", "SidecarClient"]
+__all__ = ["NOBODY", "SIDECAR_LOG", "SidecarClient", "launch"]
 
 SIDECAR_LOG = "sidecar.log"
+
+#: In place of a task's process id: the sidecar makes itself independent of whoever starts it.
+NOBODY = 0
 
 #: A sidecar that reads no commands for so long is taken for dead.
 SEND_TIMEOUT_S = 10.0
@@ -58,27 +61,8 @@ class SidecarClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
         guarding = GuardClient.pair() if sys.platform == "linux" else None
-        arguments = [self._folder, str(theirs.fileno()), str(os.getpid())]
-        passed = [theirs.fileno()]
-        if guarding is not None:
-            arguments.append(str(guarding[1].fileno()))
-            passed.append(guarding[1].fileno())
         try:
-            log = os.open(os.path.join(self._folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                # It holds neither of the task's output pipes: whoever reads those would wait for it after the task's death.
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "ckpt_async.sidecar", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    pass_fds=passed,
-                    start_new_session=True,
-                    cwd="/",  # `-m` puts the working folder first on the path, where a user's random.py would be imported.
-                    env=_environment(),
-                )
-            finally:
-                os.close(log)
+            self._process = launch(self._folder, theirs, guarding[1] if guarding is not None else None, os.getpid())
         except BaseException:
             ours.close()
             if guarding is not None:
@@ -195,6 +179,42 @@ class SidecarClient:
         if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join()
             self._reader = None
+
+
+def launch(folder: str, connection: socket.socket, guarding: socket.socket | None, task_pid: int) -> subprocess.Popen[bytes]:
+    """Start the process; see `ckpt_async.sidecar`.
+
+    Parameters
+    ----------
+    folder : str
+        The spool.
+    connection, guarding : socket.socket
+        The sidecar's ends. The caller closes its own copies.
+    task_pid : int
+        Of the task, or `NOBODY`.
+
+    Raises
+    ------
+    OSError
+        It can't be started.
+    """
+    passed = [connection.fileno(), *([guarding.fileno()] if guarding is not None else [])]
+    arguments = [folder, str(passed[0]), str(task_pid), *map(str, passed[1:])]
+    log = os.open(os.path.join(folder, SIDECAR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        # It holds neither of the task's output pipes: whoever reads those would wait for it after the task's death.
+        return subprocess.Popen(
+            [sys.executable, "-m", "ckpt_async.sidecar", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=passed,
+            start_new_session=True,
+            cwd="/",  # `-m` puts the working folder first on the path, where a user's random.py would be imported.
+            env=_environment(),
+        )
+    finally:
+        os.close(log)
 
 
 def _environment() -> dict[str, str]:

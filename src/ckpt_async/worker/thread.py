@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import anyio
 
+from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.words.events import Close, Command, Event
 from ckpt_async.worker.runtime import StoreMaker, WorkerRuntime
@@ -81,7 +82,7 @@ class ThreadWorker:
             self._on_death()
 
     async def _main(self) -> None:
-        runtime = WorkerRuntime(self._folder, self._make_store, self._on_event)
+        runtime = WorkerRuntime(Spool(self._folder), self._make_store, self._on_event)
         with self._guard:
             self._loop, self._runtime = asyncio.get_running_loop(), runtime
             early, self._early = self._early, []

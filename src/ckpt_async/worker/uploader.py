@@ -113,9 +113,10 @@ class Uploader:
         self._wake.set()
 
     @property
-    def last_failure(self) -> CheckpointError | None:
-        """The failure of the newest entry that failed, if one did."""
-        return self._failed[max(self._failed)] if self._failed else None
+    def failure_to_tell(self) -> CheckpointError | None:
+        """The failure of the newest entry that the store refused; where it refused none, that of the newest that failed."""
+        refused = [name for name, error in self._failed.items() if isinstance(error, StoreError)]
+        return self._failed[max(refused or self._failed)] if self._failed else None
 
     def remove_lost(self) -> None:
         """Remove the entries of which linked files were overwritten: nobody can store them any more."""
