@@ -307,7 +307,7 @@ def test_a_store_without_conditional_writes_is_said_once(
         def traits(self) -> StoreTraits:
             return dataclasses.replace(super().traits, conditional_writes=False)
 
-    monkeypatch.setattr(ckpt_async.assembly, "open_store", lambda address, _pace: Plain(address.url))
+    monkeypatch.setattr(ckpt_async.assembly, "open_store", lambda address, pace=None: Plain(address.url))
     desk = make_desk(local_address, "thread")
     checkpointer = desk.open()
     for _ in range(2):

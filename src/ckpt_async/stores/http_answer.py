@@ -77,8 +77,8 @@ class AnswerReader:
         self.reusable = not ended and not self._held and "close" not in headers.get("connection", "").lower()
         return HttpAnswer(status, headers, body)
 
-    async def _more(self) -> bool:
-        """Read on; returns False at the end of the connection."""
+    async def _more(self) -> bytes:
+        """Return what comes next; nothing at the end of the connection."""
         try:
             data = await self._receive()
         except ConnectionError:
@@ -88,12 +88,12 @@ class AnswerReader:
         if data:
             self._began = True
             self._moved()
-            self._held += data
-        return bool(data)
+        return data
 
-    async def _need_more(self) -> None:
-        if not await self._more():
+    async def _need_more(self) -> bytes:
+        if not (data := await self._more()):
             raise ConnectionError("the connection ended within an answer") if self._began else NoAnswer("no answer")
+        return data
 
     async def _read_head(self) -> tuple[int, dict[str, str]]:
         text = (await self._until(b"\r\n\r\n")).decode("latin-1")
@@ -110,19 +110,19 @@ class AnswerReader:
             return b"", False
         if "chunked" in headers.get("transfer-encoding", "").lower():
             pieces = []
-            while size_bytes := int((await self._until(b"\r\n")).split(b";")[0], 16):
+            while size_bytes := _length((await self._until(b"\r\n")).partition(b";")[0], 16):
                 pieces.append(await self._exactly(size_bytes))
                 await self._until(b"\r\n")
             while await self._until(b"\r\n"):
                 pass  # What stands behind the last piece is of no use here.
             return b"".join(pieces), False
         if "content-length" in headers:
-            size_bytes = int(headers["content-length"])
+            size_bytes = _length(headers["content-length"].encode(), 10)
             if self._into is not None and status == 206 and size_bytes <= len(self._into):
                 return await self._fill(self._into[:size_bytes]), False
             return await self._exactly(size_bytes), False
-        while await self._more():
-            pass
+        while data := await self._more():
+            self._held += data
         content = bytes(self._held)
         self._held.clear()
         return content, True
@@ -131,7 +131,7 @@ class AnswerReader:
         while (found := self._held.find(end)) < 0:
             if len(self._held) > MAX_HEAD_BYTES:
                 raise ConnectionError("the head of an answer does not end")
-            await self._need_more()
+            self._held += await self._need_more()
         text = bytes(self._held[:found])
         del self._held[: found + len(end)]
         return text
@@ -150,8 +150,23 @@ class AnswerReader:
         return view
 
     async def _exactly(self, size_bytes: int) -> bytes:
-        while len(self._held) < size_bytes:
-            await self._need_more()
-        content = bytes(memoryview(self._held)[:size_bytes])
+        pieces, left = [bytes(self._held[:size_bytes])], size_bytes - len(self._held)
         del self._held[:size_bytes]
-        return content
+        while left > 0:
+            data = await self._need_more()
+            if len(data) > left:
+                self._held += data[left:]
+                data = data[:left]
+            pieces.append(data)
+            left -= len(data)
+        return b"".join(pieces)
+
+
+def _length(text: bytes, base: int) -> int:
+    try:
+        size_bytes = int(text, base)
+    except ValueError:
+        size_bytes = -1
+    if size_bytes < 0:
+        raise ConnectionError(f"that is no length: {text[:40]!r}")
+    return size_bytes

@@ -19,7 +19,7 @@ __all__ = ["HttpClient", "Sending", "open_socket"]
 
 #: A body up to this size goes out together with the head, in one call.
 JOIN_BYTES = 64 * 1024
-#: From this size on the server is asked whether it wants the body, before it is sent in vain.
+#: From this size on a server is asked on a new connection whether it wants the body, before it is sent in vain.
 ASK_FROM_BYTES = 1024 * 1024
 TLS_BYTES = 256 * 1024
 RECEIVE_BYTES = 128 * 1024
@@ -172,6 +172,7 @@ class HttpClient:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[_Line] = []
+        self._closed = False
 
     async def exchange(
         self, head: Sequence[str], body: Sequence[Chunk], size_bytes: int, how: Sending, into: memoryview | None = None
@@ -196,13 +197,14 @@ class HttpClient:
         OSError
             There is no connection, or it broke; what was sent may have arrived.
         """
-        asks = size_bytes >= ASK_FROM_BYTES
-        lines = [*head, f"Content-Length: {size_bytes}", *(["Expect: 100-continue"] if asks else []), "", ""]
-        text = "\r\n".join(lines).encode("latin-1")
         while True:
             kept = self._take()
+            # A connection that has served before serves again, as a rule; a word on each body would be one more round trip.
+            asks = kept is None and size_bytes >= ASK_FROM_BYTES
+            lines = [*head, f"Content-Length: {size_bytes}", *(["Expect: 100-continue"] if asks else []), "", ""]
             line = kept if kept is not None else await self._connect()
             try:
+                text = "\r\n".join(lines).encode("latin-1")
                 answer, reusable = await _exchange(line, text, body, size_bytes, asks, how, into)
             except NoAnswer:
                 line.close()
@@ -212,18 +214,20 @@ class HttpClient:
             except BaseException:
                 line.close()
                 raise
-            if reusable:
+            if reusable and not self._closed:
                 self._idle.append(line)
             else:
                 line.close()
             return answer
 
     async def close(self) -> None:
-        """Close the connections that lie idle."""
+        """Close the connections that lie idle; those in use are closed after their answer."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
-        # A transport is gone once the loop has looked at it again.
-        await asyncio.sleep(0)
+        # A transport is gone once the loop has looked at it again: also where the caller is cancelled.
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)
 
     def _take(self) -> _Line | None:
         while self._idle:
