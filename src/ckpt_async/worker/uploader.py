@@ -15,7 +15,7 @@ from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.part_log import PartLog, read_notes
 from ckpt_async.spool.spool import Spool
-from ckpt_async.spool.torn import check_links, torn_error
+from ckpt_async.spool.torn import check_links
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.line_speed import LineSpeed
@@ -204,9 +204,10 @@ class Uploader:
                     before=self._before,
                     speed=self._speed,
                 )
-            except SpoolDamaged as error:
-                # A guard that comes too late removes the file.
-                raise torn_error(folder, name) or error from error
+            except SpoolDamaged:
+                # A guard that comes too late removes the file; on a full disk there is not even room for its mark.
+                await anyio.to_thread.run_sync(check_links, entry, folder)
+                raise
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
             await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.record.latest)
