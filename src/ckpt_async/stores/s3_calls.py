@@ -79,9 +79,12 @@ class Caller:
     async def close(self) -> None:
         """Close every connection."""
         direct, self._direct, self._direct_sought = self._direct, None, False
-        if direct is not None:
-            await direct.close()
-        await self._clients.close()
+        try:
+            if direct is not None:
+                await direct.close()
+        finally:
+            # Also where this runs on a cancellation.
+            await self._clients.close()
 
     async def call(self, attempted: str, on: str, act: Callable[[Way], Awaitable[T]]) -> T:
         """Run one request: under a deadline that every moved byte pushes on, with its failure translated."""
