@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from ckpt_async.disk.digests import crc32_combine, format_digest
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Store
+from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.ranges import RANGE_BYTES, Piece, RangeRead, WantedFile, pieces_of, plan_reads
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
@@ -24,10 +25,10 @@ __all__ = ["fetch_files"]
 REQUESTS_AT_ONCE = 32
 
 #: Bytes of ranges in memory at a time.
-BUDGET_BYTES = 64 * 1024 * 1024
+BUDGET_BYTES = 128 * 1024 * 1024
 
-#: From here on a range is read into a buffer that is used again: fresh memory costs the kernel more than the copy.
-BUFFER_FROM_BYTES = 256 * 1024
+#: From here on a range is read into memory that is used again.
+BUFFER_FROM_BYTES = 1024 * 1024
 
 #: Threads that check and write at a time, and bytes that one of them takes at once: small files are written by the hundred.
 WRITERS = 4
@@ -83,24 +84,22 @@ class _Fetch:
         self._on = on
         self._reads = plan_reads(files)
         self._budget = Budget(BUDGET_BYTES)
-        self._buffers: list[memoryview] = []
+        self._buffers = PartBuffers()
         self._sums: dict[int, dict[int, tuple[int, int]]] = {}
 
     async def read(self, ready: MemoryObjectSendStream[_Arrived]) -> None:
         """Read ranges until none is left; each is held until it is written."""
         with ready:
             for read in self._reads:
-                if read.size_bytes < BUFFER_FROM_BYTES:
-                    async with self._budget.hold(read.size_bytes):
+                async with self._budget.hold(read.size_bytes):
+                    if read.size_bytes < BUFFER_FROM_BYTES:
                         await self._bring(read, None, ready)
-                    continue
-                # A buffer counts whole, however little of it is used.
-                async with self._budget.hold(RANGE_BYTES):
-                    buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(RANGE_BYTES))
+                        continue
+                    buffer = self._buffers.lend(read.size_bytes)
                     try:
                         await self._bring(read, buffer, ready)
                     finally:
-                        self._buffers.append(buffer)
+                        self._buffers.give_back(buffer)
 
     async def _bring(self, read: RangeRead, buffer: memoryview | None, ready: MemoryObjectSendStream[_Arrived]) -> None:
         try:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 __all__ = ["RANGE_BYTES", "Piece", "RangeRead", "WantedFile", "pieces_of", "plan_reads"]
 
-#: Bytes read by one request at most. Files that lie together in one object are read together up to that.
-RANGE_BYTES = 8 * 1024 * 1024
+#: Bytes read by one request at most: as much as a part has when it is sent, which servers often keep as one piece. Files that lie
+#: together in one object are read together up to that.
+RANGE_BYTES = 16 * 1024 * 1024
 
 #: Bytes between two files of one object (headers, padding) that are read along with them rather than left out by a request more.
 GAP_BYTES = 64 * 1024
