@@ -7,32 +7,28 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 
 from ckpt_async import recovery
 from ckpt_async.disk.restore import RestoreWay
-from ckpt_async.disk.scan import ScannedTree, scan
-from ckpt_async.disk.snapshot import take_snapshot
+from ckpt_async.disk.scan import scan
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import summary_line
 from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
-from ckpt_async.spool.entry import Entry, entry_id
 from ckpt_async.spool.keeping import has_links, keep_left_links
 from ckpt_async.spool.kept import drop_all_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.spool.torn import keep_links
 from ckpt_async.supervisor import MakeWorker, Supervisor
-from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
+from ckpt_async.taking import SaveRequest, Taking
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
 from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
-from ckpt_async.words.names import DEFAULT_NAME, check_name
-from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
+from ckpt_async.words.names import DEFAULT_NAME
+from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.worker.detached import bring_home
 
 __all__ = ["Checkpointer"]
@@ -61,7 +57,6 @@ class Checkpointer:
         self.settings = header.settings
         self.address = header.address
         self.reader = reader
-        self._header = header
         self._spool = spool
         self._say = say
         self._pid = os.getpid()
@@ -84,6 +79,7 @@ class Checkpointer:
             linked = []
         self._ledger = Ledger(map(os.path.basename, older), map(os.path.basename, linked))
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
+        self._taking = Taking(identity, header, spool, self._ledger, lambda: self._worker.link_guard)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
             self._start_worker()
@@ -158,23 +154,14 @@ class Checkpointer:
         """
         started_s = time.monotonic()
         self._check_usable("save a checkpoint")
-        check_name(name)
-        frozen_metadata = freeze_metadata(metadata)
-        if storage_format not in STORAGE_FORMATS:
-            raise InvalidArgument(
-                "save a checkpoint",
-                on=f"storage_format={storage_format!r}",
-                cause="there is none of that name",
-                hint="Use 'files' or 'tar'.",
-            )
+        request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format)
         self._gate.raise_earlier_failure()
         tree = scan(path)
-        self._check_outside(tree.root)
+        self._taking.check_outside(tree.root)
         with self._saving:
             self._gate.pass_in(tree.size_bytes, name, latest=latest)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            with self._spool_errors():
-                reference = self._take(tree, name, frozen_metadata, latest, storage_format)
+            reference = self._taking.take(tree, request)
         self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
@@ -182,58 +169,6 @@ class Checkpointer:
             self._wait_stored(reference)
         self._ledger.charge(reference, time.monotonic() - started_s)
         return reference
-
-    def _take(
-        self, tree: ScannedTree, name: str, metadata: dict[str, object], latest: bool, storage_format: str
-    ) -> CheckpointReference:
-        """Bring a snapshot of the files into the spool."""
-        version = self._spool.next_version(self._header.version_start, self._header.version_step)
-        entry_name = entry_id(version)
-        try:
-            folder = self._spool.stage(version)
-            # A guard that is replaced from now on is another: what this one has granted is not its successor's.
-            guard = self._worker.link_guard
-            snapshot = take_snapshot(tree, folder, way=self.settings.snapshot, guard=guard)
-            size_bytes = snapshot.size_bytes
-            if storage_format == "tar":
-                sources = [SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, "", 0) for file in snapshot.files]
-                size_bytes = tar_size_bytes(sources, snapshot.directories)
-            record = CheckpointRecord.of_save(
-                self.identity,
-                name=name,
-                version=version,
-                size_bytes=size_bytes,
-                metadata=metadata,
-                storage_format=storage_format,
-                store_url=self.address.url,
-                latest=latest,
-            )
-            reference = self._ledger.open(record, entry_name, snapshot.size_bytes, methods=snapshot.methods)
-            entry = Entry(entry_name, self.identity, record, snapshot)
-            self._spool.publish(entry)
-            keep_links(self._spool, entry, guard)
-        except BaseException:
-            self._ledger.cancel(entry_name)
-            # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
-            with suppress(OSError):
-                self._spool.discard(version)
-            raise
-        return reference
-
-    @contextmanager
-    def _spool_errors(self) -> Iterator[None]:
-        """Translate what the operating system says of the spool's disk."""
-        try:
-            yield
-        except CheckpointError:
-            raise  # Some are an OSError too.
-        except OSError as error:
-            raise SnapshotFailed(
-                "write a save into the spool",
-                on=error.filename or self._spool.folder,
-                cause=error.strerror or str(error),
-                hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
-            ) from error
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
@@ -385,17 +320,6 @@ class Checkpointer:
         for folder in older_attempts(self._spool.folder):
             if end_keeping(Spool(folder)):
                 remove_dead_spool(folder)
-
-    def _check_outside(self, path: str) -> None:
-        """A folder that holds the spool would be saved into itself, more of it each time."""
-        saved, spool = os.path.realpath(path), os.path.realpath(self._spool.folder)
-        if os.path.commonpath([saved, spool]) == saved:
-            raise InvalidArgument(
-                "save a checkpoint",
-                on=path,
-                cause=f"the spool stands inside this folder ({spool})",
-                hint="Save a folder of its own, or set spool_dir to a place outside of it.",
-            )
 
     # Looking
 

@@ -1,0 +1,146 @@
+"""Bringing a snapshot of a user's files into the spool, as a save with a number of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ckpt_async.disk.linking import LinkGuard
+from ckpt_async.disk.scan import ScannedTree
+from ckpt_async.disk.snapshot import take_snapshot
+from ckpt_async.ledger import Ledger
+from ckpt_async.reference import CheckpointReference
+from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.torn import keep_links
+from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
+from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.names import check_name
+from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
+
+__all__ = ["SaveRequest", "Taking"]
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """What a user asks to be saved, checked, but for the files."""
+
+    name: str
+    metadata: dict[str, object]
+    latest: bool
+    storage_format: str
+
+    @classmethod
+    def checked(cls, name: str, metadata: dict[str, object] | None, *, latest: bool, storage_format: str) -> SaveRequest:
+        """Check the arguments of a ``save()`` and copy those that could change. Raises InvalidArgument."""
+        check_name(name)
+        frozen = freeze_metadata(metadata)
+        if storage_format not in STORAGE_FORMATS:
+            raise InvalidArgument(
+                "save a checkpoint",
+                on=f"storage_format={storage_format!r}",
+                cause="there is none of that name",
+                hint="Use 'files' or 'tar'.",
+            )
+        return cls(name, frozen, latest, storage_format)
+
+
+class Taking:
+    """Takes the saves of one attempt. One at a time: the caller sees to that.
+
+    Parameters
+    ----------
+    identity : TaskIdentity
+        Whose they are.
+    header : SpoolHeader
+        Of the spool.
+    spool : Spool
+        That they enter.
+    ledger : Ledger
+        That they are entered in.
+    link_guard : callable
+        Returns who guards links at the moment, or None.
+    """
+
+    def __init__(
+        self, identity: TaskIdentity, header: SpoolHeader, spool: Spool, ledger: Ledger, link_guard: Callable[[], LinkGuard | None]
+    ) -> None:
+        self._identity = identity
+        self._header = header
+        self._spool = spool
+        self._ledger = ledger
+        self._link_guard = link_guard
+
+    def check_outside(self, path: str) -> None:
+        """A folder that holds the spool would be saved into itself, more of it each time. Raises InvalidArgument."""
+        saved, spool = os.path.realpath(path), os.path.realpath(self._spool.folder)
+        if os.path.commonpath([saved, spool]) == saved:
+            raise InvalidArgument(
+                "save a checkpoint",
+                on=path,
+                cause=f"the spool stands inside this folder ({spool})",
+                hint="Save a folder of its own, or set spool_dir to a place outside of it.",
+            )
+
+    def take(self, tree: ScannedTree, request: SaveRequest) -> CheckpointReference:
+        """Bring a snapshot of the files into the spool. When this returns, it survives the death of every process.
+
+        Raises
+        ------
+        SnapshotFailed
+            The files, or the disk of the spool, don't allow it; nothing of the save remains.
+        """
+        with _spool_errors(self._spool.folder):
+            version = self._spool.next_version(self._header.version_start, self._header.version_step)
+            try:
+                return self._take(tree, request, version)
+            except BaseException:
+                self._ledger.cancel(entry_id(version))
+                # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
+                with suppress(OSError):
+                    self._spool.discard(version)
+                raise
+
+    def _take(self, tree: ScannedTree, request: SaveRequest, version: int) -> CheckpointReference:
+        folder = self._spool.stage(version)
+        # A guard that is replaced from now on is another: what this one has granted is not its successor's.
+        guard = self._link_guard()
+        snapshot = take_snapshot(tree, folder, way=self._header.settings.snapshot, guard=guard)
+        size_bytes = snapshot.size_bytes
+        if request.storage_format == "tar":
+            sources = [SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, "", 0) for file in snapshot.files]
+            size_bytes = tar_size_bytes(sources, snapshot.directories)
+        record = CheckpointRecord.of_save(
+            self._identity,
+            name=request.name,
+            version=version,
+            size_bytes=size_bytes,
+            metadata=request.metadata,
+            storage_format=request.storage_format,
+            store_url=self._header.address.url,
+            latest=request.latest,
+        )
+        entry = Entry(entry_id(version), self._identity, record, snapshot)
+        reference = self._ledger.open(record, entry.id, snapshot.size_bytes, methods=snapshot.methods)
+        self._spool.publish(entry)
+        keep_links(self._spool, entry, guard)
+        return reference
+
+
+@contextmanager
+def _spool_errors(folder: str) -> Iterator[None]:
+    """Translate what the operating system says of the spool's disk."""
+    try:
+        yield
+    except CheckpointError:
+        raise  # Some are an OSError too.
+    except OSError as error:
+        raise SnapshotFailed(
+            "write a save into the spool",
+            on=error.filename or folder,
+            cause=error.strerror or str(error),
+            hint="Nothing of this save remains. Free disk space, or set spool_dir to another disk.",
+        ) from error
