@@ -31,6 +31,10 @@ class Node:
     #: The folder whose sync wrote the name down last: a folder that was renamed is in one place only.
     home: Node | None = field(default=None, repr=False)
 
+    def is_in(self, folder: Node) -> bool:
+        """Whether a folder that had it at its last sync still has it. A file may have several names."""
+        return self.home is folder or not self.is_folder
+
 
 def write_down(node: Node, target: Path) -> None:
     """Make real what a frozen state holds, as what `target`, a folder that exists, has in it."""
@@ -135,7 +139,7 @@ class Disk:
     def strictly(self) -> Node:
         """Return what is left at least: the names of the last sync."""
         with self.guard:
-            return self._copy(self._top, lambda node: {name: one for name, one in node.names.items() if one.home is node})
+            return self._copy(self._top, lambda node: {name: one for name, one in node.names.items() if one.is_in(node)})
 
     def with_all_names(self) -> Node:
         """Return what is left where names reach the disk at once."""
