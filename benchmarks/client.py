@@ -54,7 +54,7 @@ def _address() -> Any:
 def _engine(spec: dict[str, Any]) -> tuple[Callable[[str], Any], Callable[[Any], dict[str, Any]]]:
     """What brings a folder into the spool, and what has it uploaded: a sidecar's engine, in a thread here, without the task."""
     from ckpt_async import CheckpointRecord, Settings
-    from ckpt_async.assembly import make_store
+    from ckpt_async.assembly import StoresOfWorker
     from ckpt_async.disk.durable import make_private_folder
     from ckpt_async.disk.scan import scan
     from ckpt_async.disk.snapshot import take_snapshot
@@ -70,7 +70,7 @@ def _engine(spec: dict[str, Any]) -> tuple[Callable[[str], Any], Callable[[Any],
     spool = Spool.create(folder, SpoolHeader(address, Settings(async_upload=True)))
     ended: queue.SimpleQueue[object] = queue.SimpleQueue()
     worker = ThreadWorker(
-        folder, make_store, lambda event: ended.put(event) if isinstance(event, (EntryCommitted, EntryFailed)) else None,
+        folder, StoresOfWorker(), lambda event: ended.put(event) if isinstance(event, (EntryCommitted, EntryFailed)) else None,
         lambda: ended.put("the worker died"),
     )  # fmt: skip
     worker.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import Checkpointer, CheckpointRecord, StoreAddress
-from ckpt_async.words.events import AdoptionEnded, WorkerReady
+from ckpt_async.words.events import WorkerReady
 from tests.engine.conftest import MakeDesk
 from tests.engine.desk import DEADLINE_S, Desk, alive, read_tree, wait_for
 
@@ -79,7 +79,7 @@ def test_what_waits_for_its_upload_is_linked_where_it_is_guarded(
     assert ((target / "large").stat().st_ino == inode) == (snapshot == "auto")
     (target / "large").write_bytes(b"overwritten by the training at once")
     # A refusal that is told during the flush would end it.
-    wait_for(desk.happened(AdoptionEnded), "the store has refused it")
+    wait_for(lambda: later._ledger.adoption_errors, "the store has refused it")
     away.rename(store)
     later.close(timeout_s=DEADLINE_S)
     assert desk.content(reference) == files_of(0)
