@@ -149,8 +149,8 @@ def test_an_orphan_that_gives_up_leaves_no_link(desk: Desk, seaweed: SeaweedServ
     assert desk.content(saved) == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
-@pytest.mark.skipif("CKPT_ASYNC_LEASE_EXPIRY" not in os.environ, reason="takes fs.lease-break-time, 45 s; see docs/faults.md")
 def test_a_writer_that_the_kernel_lets_through_tears_nothing(desk: Desk, seaweed: SeaweedServer) -> None:
     tree = desk.tree({"model": os.urandom(MIB)})
     checkpointer = desk.open()
