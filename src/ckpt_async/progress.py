@@ -29,7 +29,7 @@ def readable_bytes(size_bytes: float) -> str:
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.3g} {unit}" if size_bytes / factor < 999.5 else f"{size_bytes / factor:.0f} {unit}"
-    return f"{size_bytes:.0f} bytes"
+    return "1 byte" if round(size_bytes) == 1 else f"{size_bytes:.0f} bytes"
 
 
 def readable_seconds(seconds: float) -> str:
