@@ -51,7 +51,7 @@ QUANTITIES = (
     Quantity("requests", "requests", digits=0),
 )
 NOTES = (
-    "obstore has no manager of downloads: 16 ranges of 8 MiB at once, as ours",
+    "obstore has no manager of downloads: 16 ranges of 8 MiB at once",
     "boto3's transfer manager and s5cmd with their defaults",
     "ours and metaflow-checkpoint alone load a checkpoint, ours alone verifies it",
 )

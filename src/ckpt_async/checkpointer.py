@@ -29,12 +29,9 @@ from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.records import CheckpointRecord
-from ckpt_async.worker.detached import bring_home
+from ckpt_async.worker.detached import GUARD_TIMEOUT_S, bring_home
 
 __all__ = ["Checkpointer"]
-
-#: How long the opening waits at most for the links of earlier attempts to be guarded; it takes some tenths of a second.
-GUARD_TIMEOUT_S = 10.0
 
 
 class Checkpointer:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ckpt_async.spool.neighbours import attempt_of
 from ckpt_async.words.errors import CheckpointError, StoreError
 
-__all__ = ["attempt_of", "refusal", "refused_attempt"]
-
-
-def attempt_of(spool_name: str) -> int:
-    """Return the attempt whose spool has this name. That of a child process has more digits behind those of its attempt."""
-    return int(spool_name[:4])
+__all__ = ["refusal", "refused_attempt"]
 
 
 def refused_attempt(left: Mapping[str, CheckpointError], *, superseded: bool) -> str | None:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.leftovers import attempt_of, refusal, refused_attempt
+from ckpt_async.leftovers import refusal, refused_attempt
 from ckpt_async.listeners import Listeners
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
-from ckpt_async.spool.neighbours import remove_spool
+from ckpt_async.spool.neighbours import attempt_of, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
 from ckpt_async.words.events import (

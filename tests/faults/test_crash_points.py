@@ -36,7 +36,7 @@ def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker:
     broken = [f"{outcome.point}\n" + "\n".join(outcome.violations) for outcome in outcomes if outcome.violations]
     assert not broken, "\n\n".join(broken)
     # Threads race: a few points may not be met. Were it many, the test would have tested nothing.
-    assert sum(outcome.struck for outcome in outcomes) > 0.6 * len(outcomes)
+    assert sum(outcome.struck for outcome in outcomes) > 0.8 * len(outcomes)
 
 
 # The harness must find what it looks for: each of these is a promise that somebody has broken on purpose.

@@ -19,6 +19,7 @@ from ckpt_async.words.settings import StoreAddress
 
 __all__ = [
     "LeftSave",
+    "attempt_of",
     "child_spool_folder",
     "left_in_scope",
     "left_saves",
@@ -53,6 +54,11 @@ def child_spool_folder(folder: str, version: int) -> str:
     their own attempt and before that of the next one.
     """
     return f"{folder}{version:0{_VERSION_DIGITS}d}"
+
+
+def attempt_of(spool_name: str) -> int:
+    """Return the attempt whose spool has this name. That of a child process has more digits behind those of its attempt."""
+    return int(spool_name[:_ATTEMPT_DIGITS])
 
 
 def older_attempts(folder: str) -> list[str]:

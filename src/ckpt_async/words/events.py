@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, Union, get_args
 
 __all__ = [
     "AdoptionEnded",
@@ -189,23 +189,8 @@ Event = Union[
 ]
 Command = Union[Wake, Retry, Press, Close]
 
-_EVENTS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        WorkerReady,
-        EntrySaved,
-        EntryDurable,
-        EntryStarted,
-        EntryProgress,
-        EntryCommitted,
-        EntryFailed,
-        Trouble,
-        LinksGuarded,
-        AdoptionEnded,
-        Notice,
-    )
-}
-_COMMANDS: dict[str, type] = {kind.__name__: kind for kind in (Wake, Retry, Press, Close)}
+_EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
+_COMMANDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Command)}
 
 
 def encode(message: Event | Command) -> bytes:
