@@ -27,6 +27,7 @@ from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.settings import Settings
 from ckpt_async.worker import guarded
+from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
 from ckpt_async.worker.guarded import GuardedLinks
 from ckpt_async.worker.rescue import CopyJob, copy_aside
@@ -88,11 +89,11 @@ def test_thousands_of_files_against_the_limit_of_descriptors(desk: Desk, seaweed
         linked = reference.state.methods["link"]
         assert linked == LIMIT - 256
         # The kernel's list is read in pieces while other programs' locks come and go, so it is not exact.
-        assert 0 < len(set(leased_inodes())) <= linked
+        assert 0 < len(set(leased_inodes(tree))) <= linked
         assert reference.state.methods == {"link": linked, "packed": 1200 - linked}
         for path in tree.iterdir():
             os.truncate(path, 0)
-        assert leased_inodes() == []
+        assert leased_inodes(tree) == []
     checkpointer.flush()
     stored = desk.content(reference)
     assert len(stored) == 1200
@@ -242,6 +243,8 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
             )
         ours.settimeout(30)
         with ours.makefile("rwb") as lines, sidecar:
+            lines.write(b'{"inherit": []}\n')
+            lines.flush()
             assert json.loads(lines.readline()) == {"ready": ""}
             for request in (
                 {"guard": "../../../etc", "links": {"passwd": [1, 1, 1, 1]}},
@@ -259,7 +262,7 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
 
 
 def test_a_guard_that_does_not_answer_is_none() -> None:
-    client, theirs = GuardClient.pair()
+    client, theirs = GuardClient.pair(Deposits())
     with theirs:
         assert "still starting" in str(client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01)["f000001"])
         theirs.sendall(b'{"ready": ""}\n')
@@ -270,7 +273,7 @@ def test_a_guard_that_does_not_answer_is_none() -> None:
         assert not client.holds("/s/0000000000")
     client.close()
     client.close()
-    client, theirs = GuardClient.pair()
+    client, theirs = GuardClient.pair(Deposits())
     with theirs:
         theirs.sendall(b'{"ready": "no signalfd here"}\n')
         assert client.guard("/s/0000000000", {"f000001": STATE}, patience_s=5) == {"f000001": "no signalfd here"}

@@ -9,19 +9,18 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
 from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
-from ckpt_async.spool.kept import is_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
 from ckpt_async.worker.contents import ContentNames
+from ckpt_async.worker.held import GuardedFile, GuardedFolder
 from ckpt_async.worker.rescue import CopyJob, log
 
 __all__ = ["GuardedLinks"]
@@ -33,48 +32,6 @@ MEASURED_FROM_BYTES = 64 * 1024 * 1024
 
 #: What must stay free on the disk, beyond the room for a copy of everything that is linked.
 RESERVE_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(eq=False)
-class _Folder:
-    """An entry's folder, by a descriptor that follows it from state to state."""
-
-    spool: Spool
-    entry: str
-    descriptor: int
-    torn: bool = False
-
-    @property
-    def path(self) -> str:
-        return f"/proc/self/fd/{self.descriptor}"
-
-    @property
-    def removed(self) -> bool:
-        return os.fstat(self.descriptor).st_nlink == 0
-
-    @property
-    def stored(self) -> bool:
-        """Whether the store has it: what is kept nevertheless is not worth a copy when somebody overwrites it."""
-        return self.removed or is_kept(self.spool, self.entry)
-
-
-@dataclass(eq=False)
-class _File:
-    """A file with at least one link in the spool. One lease serves all links."""
-
-    lease: Lease
-    content: str
-    file_system: str
-    links: list[tuple[_Folder, str]] = field(default_factory=list)
-    copying: bool = False
-
-    def stands(self, folder: _Folder, name: str) -> bool:
-        """Whether the link is still there. A task that did not wait for our answer has removed its own."""
-        try:
-            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == (self.lease.found.st_dev, self.lease.found.st_ino)
 
 
 class GuardedLinks:
@@ -93,10 +50,10 @@ class GuardedLinks:
         self._start_copy = start_copy
         self._break_time_s = break_time_s()
         self._rescue_bytes_per_s = RESCUE_BYTES_PER_S
-        self._files: dict[tuple[int, int], _File] = {}
-        self._by_descriptor: dict[int, _File] = {}
-        self._folders: dict[tuple[str, str], _Folder] = {}
-        self._jobs: dict[CopyJob, tuple[_File, float]] = {}
+        self._files: dict[tuple[int, int], GuardedFile] = {}
+        self._by_descriptor: dict[int, GuardedFile] = {}
+        self._folders: dict[tuple[str, str], GuardedFolder] = {}
+        self._jobs: dict[CopyJob, tuple[GuardedFile, float]] = {}
         self._copies = 0
         self._token = secrets.token_hex(4)
         self._contents = ContentNames()
@@ -124,6 +81,7 @@ class GuardedLinks:
             return dict.fromkeys(links, f"its folder can't be opened ({error.strerror})")
         if refusal := self._refuse_folder(folder):
             return dict.fromkeys(links, refusal)
+        folder.deposited = True
         answers: dict[str, Guarded | str] = {}
         for name, before in links.items():
             answers[name] = self._take(folder, name, before)
@@ -132,19 +90,19 @@ class GuardedLinks:
             self._let_go_of_mapped(folder, answers)
         return answers
 
-    def _kind(self, folder: _Folder) -> str:
+    def _kind(self, folder: GuardedFolder) -> str:
         spool = folder.spool.folder
         if spool not in self._kinds:
             self._kinds[spool] = file_system_of(folder.descriptor)
         return self._kinds[spool]
 
-    def _refuse_folder(self, folder: _Folder) -> str:
+    def _refuse_folder(self, folder: GuardedFolder) -> str:
         kind = self._kind(folder)
         if kind not in LEASING_FILE_SYSTEMS:
             return f"leases have not been tried on this file system ({kind or 'unknown'})"
         return ""
 
-    def _take(self, folder: _Folder, name: str, before: FileState) -> Guarded | str:
+    def _take(self, folder: GuardedFolder, name: str, before: FileState) -> Guarded | str:
         try:
             found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
             if refusal := self._refuse_size(folder, found):
@@ -163,14 +121,14 @@ class GuardedLinks:
         state = file.lease.found
         return Guarded(state.st_ino, state.st_size, state.st_mode & 0o777, state.st_mtime_ns, file.content)
 
-    def _add(self, lease: Lease, content: str, file_system: str) -> _File:
-        file = _File(lease, content, file_system)
+    def _add(self, lease: Lease, content: str, file_system: str) -> GuardedFile:
+        file = GuardedFile(lease, content, file_system)
         self._files[lease.found.st_dev, lease.found.st_ino] = file
         self._by_descriptor[lease.descriptor] = file
         self._held_bytes += lease.found.st_size
         return file
 
-    def _refuse_size(self, folder: _Folder, found: os.stat_result) -> str:
+    def _refuse_size(self, folder: GuardedFolder, found: os.stat_result) -> str:
         if found.st_size > self._rescue_bytes_per_s * self._break_time_s:
             return f"a copy of it might take longer than a writer can be held back ({self._break_time_s:.0f} s)"
         if (found.st_dev, found.st_ino) in self._files:
@@ -182,24 +140,29 @@ class GuardedLinks:
             return "the disk has no room for a copy of everything that is linked"
         return ""
 
-    def _let_go_of_mapped(self, folder: _Folder, answers: dict[str, Guarded | str]) -> None:
+    def _let_go_of_mapped(self, folder: GuardedFolder, answers: dict[str, Guarded | str]) -> None:
         mappings = writable_mappings()
         if not mappings:
             return
+        files = self._files_in(folder)
         for name, answer in answers.items():
-            if isinstance(answer, Guarded):
-                file = next(file for file in self._files.values() if (folder, name) in file.links)
-                if may_be_mapped(file.lease.found, mappings):
-                    file.links.remove((folder, name))
-                    answers[name] = "a program has it mapped for writing, or another file of which that can't be told apart"
-                    if not file.links:
-                        self._release(file)
+            if isinstance(answer, Guarded) and may_be_mapped(files[name].lease.found, mappings):
+                self._let_go_of(files[name], folder, name)
+                answers[name] = "a program has it mapped for writing, or another file of which that can't be told apart"
 
-    def _folder(self, spool: Spool, entry: str, path: str) -> _Folder:
+    def _files_in(self, folder: GuardedFolder) -> dict[str, GuardedFile]:
+        return {name: file for file in self._files.values() for where, name in file.links if where is folder}
+
+    def _let_go_of(self, file: GuardedFile, folder: GuardedFolder, name: str) -> None:
+        file.links.remove((folder, name))
+        if not file.links:
+            self._release(file)
+
+    def _folder(self, spool: Spool, entry: str, path: str) -> GuardedFolder:
         key = (spool.folder, entry)
         if key not in self._folders:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._folders[key] = _Folder(spool, entry, os.open(path, flags))
+            self._folders[key] = GuardedFolder(spool, entry, os.open(path, flags))
         return self._folders[key]
 
     def holds(self, spool: Spool, entry: str) -> bool:
@@ -207,7 +170,77 @@ class GuardedLinks:
         folder = self._folders.get((spool.folder, entry))
         return folder is not None and not folder.torn
 
+    # What the task gets to keep
+
+    def leases(self, spool: Spool, entry: str, names: Iterable[str]) -> list[int]:
+        """Return the descriptors of the leases of links that `take` has granted."""
+        folder = self._folders.get((spool.folder, entry))
+        files = self._files_in(folder) if folder is not None else {}
+        return [files[name].lease.descriptor for name in names]
+
+    def put_back(self, spool: Spool, entry: str, names: Iterable[str]) -> None:
+        """Let go of links that `take` has granted."""
+        folder = self._folders[spool.folder, entry]
+        files = self._files_in(folder)
+        for name in names:
+            self._let_go_of(files[name], folder, name)
+
+    def not_deposited(self) -> list[tuple[Spool, str, list[int]]]:
+        """Return spool, entry and descriptors of the leases that the task has not, as if it had them from now on."""
+        leases: dict[GuardedFolder, list[int]] = {}
+        for file in self._files.values():
+            for folder in {folder for folder, _ in file.links if not folder.deposited} if not file.copying else ():
+                leases.setdefault(folder, []).append(file.lease.descriptor)
+        for folder in leases:
+            folder.deposited = True
+        return [(folder.spool, folder.entry, descriptors) for folder, descriptors in leases.items()]
+
+    def copy_all(self, spool: Spool, entry: str) -> None:
+        """Make all links of an entry private, as if somebody had written to them."""
+        for file in list(self._files.values()):
+            if not file.copying and any((folder.spool, folder.entry) == (spool, entry) for folder, _ in file.links):
+                self._make_private(file)
+
     # What earlier guards have left
+
+    def inherit(self, deposits: Sequence[tuple[Spool, str, Sequence[int]]]) -> None:
+        """Answer for the leases of a guard that was killed. Copies are made of what writers are waiting for since.
+
+        Parameters
+        ----------
+        deposits : sequence of (Spool, str, sequence of int)
+            Entries, and the descriptors that the task had of their leases. They belong to this object from now on.
+        """
+        for _, _, descriptors in deposits:
+            for descriptor in descriptors:
+                self._inherit(Lease.inherit(descriptor))
+        for spool, entry in {(spool, entry) for spool, entry, _ in deposits}:
+            try:
+                self._find_links(spool, entry)
+            except FileNotFoundError:
+                continue  # stored, or given up, since
+        for file in list(self._files.values()):
+            if not file.links:
+                self._release(file)
+        self.broken(None)
+
+    def _inherit(self, lease: Lease) -> None:
+        file = self._files.get((lease.found.st_dev, lease.found.st_ino))
+        if file is None:
+            self._add(lease, self._contents.new(), file_system_of(lease.descriptor))
+        else:
+            file.inherited.append(lease)
+
+    def _find_links(self, spool: Spool, entry: str) -> None:
+        staging = os.path.join(spool.folder, EntryState.STAGING, entry)
+        folder = self._folder(spool, entry, staging if os.path.isdir(staging) else spool.entry_folder(entry))
+        folder.deposited = True
+        durable.make_private_folder(spool.private_folder)
+        for name in os.listdir(folder.descriptor):
+            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+            file = self._files.get((found.st_dev, found.st_ino))
+            if file is not None:
+                file.links.append((folder, name))
 
     def adopt(self, spool: Spool, *, owned: bool) -> None:
         """Guard every link that lies in a spool. What was written to meanwhile is marked; what can't be guarded is copied.
@@ -222,14 +255,13 @@ class GuardedLinks:
             if not name.startswith(self._token):
                 durable.remove_tree(os.path.join(spool.private_folder, name))
         for entry in spool.waiting():
-            if (spool.folder, entry) not in self._folders:
-                try:
-                    self._adopt_entry(spool, entry)
-                except (FileNotFoundError, SpoolDamaged):
-                    continue  # stored or dropped in this moment; or damaged, which the uploader says
-                except OSError as error:
-                    # The uploader compares what it sends with what was saved; this is the case for which it does.
-                    log(f"{entry} can't be guarded: {error}")
+            try:
+                self._adopt_entry(spool, entry)
+            except (FileNotFoundError, SpoolDamaged):
+                continue  # stored or dropped in this moment; or damaged, which the uploader says
+            except OSError as error:
+                # The uploader compares what it sends with what was saved; this is the case for which it does.
+                log(f"{entry} can't be guarded: {error}")
 
     def _adopt_entry(self, spool: Spool, entry: str) -> None:
         links = spool.read(entry).snapshot.links
@@ -245,8 +277,10 @@ class GuardedLinks:
             if may_be_shared(found, link.inode):
                 self._adopt_link(folder, link.stored_in, found)
 
-    def _adopt_link(self, folder: _Folder, name: str, found: os.stat_result) -> None:
+    def _adopt_link(self, folder: GuardedFolder, name: str, found: os.stat_result) -> None:
         file = self._files.get((found.st_dev, found.st_ino))
+        if file is not None and (folder, name) in file.links:
+            return
         if file is None:
             lease = Lease.take(name, folder=folder.descriptor)
             if isinstance(lease, LeaseRefused):
@@ -269,14 +303,14 @@ class GuardedLinks:
             if file is not None and not file.copying and file.lease.broken:
                 self._make_private(file)
 
-    def _make_private(self, file: _File) -> None:
+    def _make_private(self, file: GuardedFile) -> None:
         file.links = [link for link in file.links if not link[0].torn and file.stands(*link)]
         if file.links:
             self._copy(file)
         else:
             self._release(file)
 
-    def _copy(self, file: _File) -> None:
+    def _copy(self, file: GuardedFile) -> None:
         self._copies += 1
         home = file.links[0][0].spool.private_folder
         target = os.path.join(home, f"{self._token}-{self._copies}")
@@ -301,7 +335,7 @@ class GuardedLinks:
         self._tear(lost, failure or "its private copy could not be put in its place")
         self._release(file)
 
-    def _replace(self, job: CopyJob, folder: _Folder, name: str) -> bool:
+    def _replace(self, job: CopyJob, folder: GuardedFolder, name: str) -> bool:
         # The token: what a killed guard left under this name must not stand in the way.
         temporary = f".{name}.{self._token}"
         try:
@@ -318,7 +352,7 @@ class GuardedLinks:
             return False
         return True
 
-    def _tear(self, links: Iterable[tuple[_Folder, str]], cause: str) -> None:
+    def _tear(self, links: Iterable[tuple[GuardedFolder, str]], cause: str) -> None:
         for folder, name in links:
             folder.torn = True
             log(f"save {int(folder.entry)} is lost, {name}: {cause}")
@@ -330,12 +364,12 @@ class GuardedLinks:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder.descriptor)
 
-    def _release(self, file: _File) -> None:
+    def _release(self, file: GuardedFile) -> None:
         self._contents.let_go(file.lease, file.content, file.file_system)
         del self._by_descriptor[file.lease.descriptor]
         self._held_bytes -= file.lease.found.st_size
         del self._files[file.lease.found.st_dev, file.lease.found.st_ino]
-        file.lease.release()
+        file.release()
 
     def sweep(self) -> None:
         """Let go of what has left the spool."""
