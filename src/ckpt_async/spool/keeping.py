@@ -24,14 +24,10 @@ def has_links(folder: str) -> bool:
 def keep_left_links(folder: str) -> None:
     """Make private what lies as a link in a spool, before this task writes to the same files.
 
-    Best effort: what can't be copied now stays a link, and is compared with what was saved before it is used. A spool in which
-    another worker guards the links is left alone. A worker that is there and does not guard them, or not yet, is not in the way:
-    whoever replaces a link does it in one step.
+    Best effort: what can't be copied now stays a link, and is compared with what was saved before it is used. Another worker may be
+    at the spool, and guard it: that one may be dying at this moment, and whoever replaces a link does it in one step.
     """
     spool = Spool(folder)
-    with contextlib.suppress(OSError):
-        if spool.guard_lock.is_held():
-            return
     for name in spool.waiting():
         with contextlib.suppress(OSError, SnapshotFailed, SpoolDamaged):
             make_links_private(spool, spool.read(name))

@@ -6,7 +6,6 @@
       spool.json        where its checkpoints go: what another process needs to upload them
       task.lock         held by the task, as long as it lives
       worker.lock       held by the one worker
-      guard.lock        held by it too, from when the links in the spool are guarded
       counter           the next save number
       staging/ID/       being taken; deleted by whoever opens the spool after a crash
       ready/ID/         saved
@@ -105,7 +104,6 @@ class Spool:
         self.syncs_moves = False
         self.task_lock = FileLock(os.path.join(folder, "task.lock"))
         self.worker_lock = FileLock(os.path.join(folder, "worker.lock"))
-        self.guard_lock = FileLock(os.path.join(folder, "guard.lock"))
 
     @classmethod
     def create(cls, folder: str, header: SpoolHeader) -> Spool:
@@ -324,7 +322,6 @@ class Spool:
             return False
         self.task_lock.release()
         self.worker_lock.release()
-        self.guard_lock.release()
         durable.remove_tree(self.folder)
         return True
 

@@ -90,12 +90,17 @@ class Guard:
         """Start the thread, which first of all guards what lies in the spool already."""
         self._thread.start()
 
-    def adopt(self, folder: str) -> None:
-        """Guard what lies in a spool whose worker lock this process has; returns when that is done.
+    def adopt(self, folder: str, *, owned: bool) -> None:
+        """Guard what lies in a spool; returns when that is done. What no lease could be had for is copied by then.
 
-        What no lease could be had for is copied by then.
+        Parameters
+        ----------
+        folder : str
+            This task's spool, or one beside it.
+        owned : bool
+            Whether this process has its worker lock: then copies that a killed guard has not finished are removed.
         """
-        self._have_done(lambda: self._adopt(Spool(folder), owned=True), with_copies=True)
+        self._have_done(lambda: self._adopt(Spool(folder), owned=owned), with_copies=True)
 
     def sweep(self) -> None:
         """Let go of what has left the spools; returns when that is done."""

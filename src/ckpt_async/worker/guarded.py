@@ -235,7 +235,6 @@ class GuardedLinks:
         staging = os.path.join(spool.folder, EntryState.STAGING, entry)
         folder = self._folder(spool, entry, staging if os.path.isdir(staging) else spool.entry_folder(entry))
         folder.deposited = True
-        durable.make_private_folder(spool.private_folder)
         for name in os.listdir(folder.descriptor):
             found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
             file = self._files.get((found.st_dev, found.st_ino))
@@ -250,10 +249,10 @@ class GuardedLinks:
         owned : bool
             This process has the spool's worker lock: copies that a killed guard has not finished are nobody's.
         """
-        durable.make_private_folder(spool.private_folder)
-        for name in os.listdir(spool.private_folder) if owned else ():
-            if not name.startswith(self._token):
-                durable.remove_tree(os.path.join(spool.private_folder, name))
+        if owned and os.path.isdir(spool.private_folder):
+            for name in os.listdir(spool.private_folder):
+                if not name.startswith(self._token):
+                    durable.remove_tree(os.path.join(spool.private_folder, name))
         for entry in spool.waiting():
             try:
                 self._adopt_entry(spool, entry)
@@ -328,6 +327,11 @@ class GuardedLinks:
         if job.found.st_size >= MEASURED_FROM_BYTES and took_s > 0 and not failure:
             self._rescue_bytes_per_s = job.found.st_size / took_s / 2
         links = [link for link in file.links if file.stands(*link)]
+        if links and not failure and not os.path.exists(job.target):
+            # The spool has got an owner meanwhile, who took it for what a dead guard had left.
+            file.links = links
+            self._copy(file)
+            return
         lost = links if failure else [link for link in links if not self._replace(job, *link)]
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.target)

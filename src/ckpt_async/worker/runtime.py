@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -38,16 +39,12 @@ StoreMaker = Callable[[SpoolHeader, Callable[[int, "StoreError | None"], None]],
 #: How often the lock of a spool is tried whose worker outlives its task. A local lock, not the store.
 LOCK_RETRY_S = 0.25
 
-#: How long another worker may take to guard what it has just begun to adopt, and how often its lock is looked at meanwhile.
-OTHERS_GUARD_TIMEOUT_S = 10.0
-OTHERS_GUARD_LOOK_S = 0.02
-
 
 class LinkAdopter(Protocol):
     """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`. Its methods block."""
 
-    def adopt(self, folder: str) -> None:
-        """Return once the files in this spool, whose worker lock the caller holds, are guarded, or private."""
+    def adopt(self, folder: str, *, owned: bool) -> None:
+        """Return once the linked files in this spool are guarded, or private. `owned`: the caller holds its worker lock."""
 
     def sweep(self) -> None:
         """Return once the files of entries that have left their spools are let go."""
@@ -116,7 +113,7 @@ class WorkerRuntime:
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
             self._spool.obeying(header)
-            await self._guard_links(self._spool)
+            await self._guard_links(self._spool.folder, owned=True)
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
@@ -136,21 +133,11 @@ class WorkerRuntime:
                         await self._uploader.run()
                         self._syncer.close()
         finally:
-            self._spool.guard_lock.release()
             self._spool.worker_lock.release()
 
-    async def _guard_links(self, spool: Spool) -> None:
-        """Return once the links in a spool whose worker lock this worker has are guarded, for all to see by its lock."""
+    async def _guard_links(self, folder: str, *, owned: bool) -> None:
         if self._guard is not None:
-            await anyio.to_thread.run_sync(self._guard.adopt, spool.folder)
-            spool.guard_lock.try_acquire()
-
-    async def _wait_for_others_guard(self, spool: Spool) -> None:
-        """Return once the worker that owns a spool guards what lies in it, or owns it no more."""
-        if self._guard is not None:
-            with anyio.move_on_after(OTHERS_GUARD_TIMEOUT_S):
-                while spool.worker_lock.is_held() and not spool.guard_lock.is_held():
-                    await anyio.sleep(OTHERS_GUARD_LOOK_S)
+            await anyio.to_thread.run_sync(functools.partial(self._guard.adopt, folder, owned=owned))
 
     def _sweep(self) -> None:
         if self._guard is not None:
@@ -167,17 +154,15 @@ class WorkerRuntime:
         attempt = os.path.basename(folder)
         left, error = 0, dict[str, str]()
         try:
-            if not spool.task_lock.try_acquire():
-                await self._wait_for_others_guard(spool)
-                return
-            if not spool.worker_lock.try_acquire():
-                # The dead attempt's own sidecar is still uploading: faster than beginning anew.
-                await self._wait_for_others_guard(spool)
-                self._emit(LinksGuarded(attempt))
-                while not spool.worker_lock.try_acquire():
-                    await anyio.sleep(LOCK_RETRY_S)
-            await self._guard_links(spool)
+            # Also where another worker is at it: it may be dying at this moment, and its leases with it.
+            await self._guard_links(folder, owned=False)
             self._emit(LinksGuarded(attempt))
+            if not spool.task_lock.try_acquire():
+                return
+            # The dead attempt's own sidecar may still be uploading: faster than beginning anew.
+            while not spool.worker_lock.try_acquire():
+                await anyio.sleep(LOCK_RETRY_S)
+            await self._guard_links(folder, owned=True)
             await anyio.to_thread.run_sync(spool.clean)
             if not spool.waiting() and not abandoned_logs(folder):
                 await anyio.to_thread.run_sync(remove_spool, spool)
@@ -205,7 +190,6 @@ class WorkerRuntime:
             left, error = max(1, len(spool.waiting())), damage.to_wire()
         finally:
             spool.task_lock.release()
-            spool.guard_lock.release()
             spool.worker_lock.release()
             if left:
                 self._left.append(folder)
