@@ -104,7 +104,7 @@ class Guard:
 
     def sweep(self) -> None:
         """Let go of what has left the spools; returns when that is done."""
-        self._have_done(self._links.sweep)
+        self._have_done(self._links.held.sweep)
 
     def _have_done(self, act: Callable[[], None], *, with_copies: bool = False) -> None:
         done = threading.Event()
@@ -165,11 +165,11 @@ class Guard:
             if self._wake_reader in ready or not ready:
                 self._take_calls()
             if not ready:
-                self._links.sweep()
+                self._links.held.sweep()
             if connected and self._connection.fileno() in ready and not self._take_requests():
                 poll.unregister(self._connection)
                 connected = False
-        self._links.close()
+        self._links.held.close()
         self._pool.shutdown()
         self._connection.close()
         if signals is not None:
@@ -240,7 +240,7 @@ class Guard:
         """Give the task its share of what was adopted. Without one there is nobody to outlive this process."""
         labels: list[str] = []
         kept: list[socket.socket] = []
-        for spool, entry, descriptors in self._links.not_deposited():
+        for spool, entry, descriptors in self._links.held.not_deposited():
             try:
                 made = self._deposits(descriptors)
             except OSError as error:
@@ -313,9 +313,9 @@ class Guard:
         kept: list[socket.socket] = []
         granted = [name for name, answer in answers.items() if isinstance(answer, Guarded)]
         try:
-            kept = self._deposits(self._links.leases(self._spool, entry, granted))
+            kept = self._deposits(self._links.held.leases(self._spool, entry, granted))
         except OSError as error:
-            self._links.put_back(self._spool, entry, granted)
+            self._links.held.put_back(self._spool, entry, granted)
             answers |= dict.fromkeys(granted, f"its lease can't be deposited with the task ({error.strerror})")
         files = {name: answer if isinstance(answer, str) else dataclasses.astuple(answer) for name, answer in answers.items()}
         try:
