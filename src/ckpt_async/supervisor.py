@@ -173,6 +173,7 @@ class Supervisor:
             self.listeners.tell(event)
 
     def _set_fatal(self, error: CheckpointError) -> None:
+        self._worker.give_up()
         with self._ledger.lock:
             self._fatal = error
             self._ledger.give_up(str(error))

@@ -9,21 +9,15 @@ from pathlib import Path
 from types import TracebackType
 
 
-def leased_inodes() -> list[int]:
-    """The inodes of all leases of this machine that the children of this process hold."""
-    found = []
+def leased_inodes(folder: Path) -> list[int]:
+    """The inodes of all leases of this machine that are on files in a folder, whoever took them."""
+    inodes = {path.lstat().st_ino for path in folder.rglob("*") if path.is_file()}
+    leased = []
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
-        if "LEASE" in fields and "READ" in fields and _is_ours(int(fields[fields.index("READ") + 1])):
-            found.append(int(fields[fields.index("READ") + 2].rpartition(":")[2]))
-    return found
-
-
-def _is_ours(pid: int) -> bool:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) == os.getpid()
-    except FileNotFoundError:
-        return False
+        if "LEASE" in fields and "READ" in fields:
+            leased.append(int(fields[fields.index("READ") + 2].rpartition(":")[2]))
+    return [inode for inode in leased if inode in inodes]
 
 
 class Mapping:

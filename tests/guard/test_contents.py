@@ -47,7 +47,7 @@ class Saves:
 
     def drop(self, version: int) -> None:
         self._spool.discard(version)
-        self.links.sweep()
+        self.links.held.sweep()
 
     def take(self, *, stored: bool = True) -> str:
         """Link the file; return the name of its content, or why it was not linked. `stored`: the link is let go of at once."""
@@ -70,7 +70,7 @@ def saves(place: Path) -> Iterator[Saves]:
     try:
         yield saves
     finally:
-        saves.links.close()
+        saves.links.held.close()
         signal.signal(BREAK_SIGNAL, before)
 
 
@@ -109,7 +109,7 @@ def test_only_a_file_that_nobody_can_have_written_to_keeps_the_name_of_its_conte
     assert saves.take(stored=False) == held, "under one lease, on every file system"
     for version in (1, 2):
         saves.drop(version)
-    told = set(saves.links._kinds.values()) <= TELLING_FILE_SYSTEMS
+    told = set(saves.links.held._kinds.values()) <= TELLING_FILE_SYSTEMS
     assert (saves.take() == held) is told
     for change in CHANGES:
         saves.age()

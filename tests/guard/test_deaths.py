@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ckpt_async import CheckpointNotStored, SnapshotFailed, StoreAddress, open_reader
+from ckpt_async import CheckpointNotStored, SnapshotFailed, StoreAddress, WorkerDied, open_reader
 from ckpt_async.spool.torn import TORN_FILE
+from ckpt_async.supervisor import MAX_DEATHS
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words.events import EntryFailed, WorkerReady
+from ckpt_async.worker.deposits import Deposits, deposit
 from tests.engine.desk import DEADLINE_S, Desk, alive, paused, read_tree, wait_for
 from tests.guard.conftest import killed_with_its_sidecar, mounted
 from tests.guard.leases import leased_inodes
@@ -21,7 +25,42 @@ from tests.guard.writers import SIZE, plain
 MIB = 1024 * 1024
 
 
-def test_what_is_overwritten_while_no_guard_lives_is_not_published(desk: Desk, seaweed: SeaweedServer) -> None:
+def test_whoever_writes_after_a_guards_death_waits_for_the_next_guard(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({name: os.urandom(MIB) for name in ("before", "after", "never")})
+    before = read_tree(tree)
+    checkpointer = desk.open()
+    first = desk.sidecars()[0]
+    with paused(seaweed):
+        reference = checkpointer.save(tree)
+        again = checkpointer.save(tree)
+        os.kill(first, signal.SIGSTOP)
+        with ThreadPoolExecutor() as pool:
+            writing = pool.submit(plain, tree / "before")
+            wait_for(lambda: _is_waited_for(tree / "before"), "a writer waits")
+            os.kill(first, signal.SIGKILL)
+            plain(tree / "after")
+            writing.result(DEADLINE_S)
+        desk.sidecars(2)
+        wait_for(lambda: leased_inodes(tree) == [(tree / "never").stat().st_ino], "the rest is guarded again")
+    checkpointer.flush()
+    assert [desk.content(one) for one in (reference, again)] == [before, before]
+    assert not any("is lost:" in line for line in desk.said)
+    wait_for(lambda: not leased_inodes(tree), "what is stored is let go of")
+    checkpointer.close(timeout_s=30)
+
+
+def _is_waited_for(path: Path) -> bool:
+    return any("BREAKING" in line and line.split()[-3].endswith(f":{path.stat().st_ino}") for line in _leases())
+
+
+def _leases() -> list[str]:
+    return [line for line in Path("/proc/locks").read_text().splitlines() if "LEASE" in line]
+
+
+def test_what_is_overwritten_while_there_is_no_lease_is_not_published(
+    desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deposits, "add", lambda _deposits, _label, keeping: keeping.close())  # so that a lease ends with its guard
     tree = desk.tree({"model": os.urandom(MIB), "config": b"1"})
     checkpointer = desk.open()
     first = desk.sidecars()[0]
@@ -30,10 +69,10 @@ def test_what_is_overwritten_while_no_guard_lives_is_not_published(desk: Desk, s
         other = checkpointer.save(desk.tree({"other": os.urandom(MIB)}, name="other"), name="other")
         os.kill(first, signal.SIGSTOP)  # not even a death that is noticed at once
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: not leased_inodes(), "the dead guard's leases are gone")
+        wait_for(lambda: not leased_inodes(tree), "the dead guard's leases are gone")
         plain(tree / "model")
         desk.sidecars(2)
-        wait_for(lambda: len(leased_inodes()) == 1, "the other save is guarded again")
+        wait_for(lambda: len(leased_inodes(desk.folder / "other")) == 1, "the other save is guarded again")
         kept = (desk.folder / "other" / "other").read_bytes()
         plain(desk.folder / "other" / "other")
     wait_for(desk.happened(EntryFailed), "the loss is told")
@@ -63,7 +102,7 @@ def test_a_guard_that_dies_has_a_successor(desk: Desk, seaweed: SeaweedServer) -
         for life in range(1, 4):
             os.kill(desk.sidecars(life)[-1], signal.SIGKILL)
             desk.sidecars(life + 1)
-            wait_for(lambda: len(leased_inodes()) == 5, "all files are guarded again")
+            wait_for(lambda: len(leased_inodes(tree)) == 5, "all files are guarded again")
         for name in before:
             plain(tree / name)
     checkpointer.flush()
@@ -129,6 +168,54 @@ def test_what_a_dead_attempt_left_may_be_overwritten_once_the_next_one_is_open(d
     assert desk.content(saved) == before
 
 
+def test_what_a_retry_has_adopted_outlives_its_guard_too(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    before = read_tree(tree)
+    with paused(seaweed):
+        (saved,) = killed_with_its_sidecar(desk, tree)
+        later = desk.open(1)
+        os.kill(desk.sidecars()[0], signal.SIGKILL)
+        plain(tree / "model")
+    later.flush()
+    assert desk.content(saved) == before
+    later.close(timeout_s=30)
+
+
+def test_what_nobody_will_guard_any_more_is_copied(desk: Desk, seaweed: SeaweedServer) -> None:
+    tree = desk.tree({"model": os.urandom(MIB)})
+    before = read_tree(tree)
+    checkpointer = desk.open()
+    with paused(seaweed):
+        desk.sidecars()
+        reference = checkpointer.save(tree)
+        assert reference.state.methods == {"link": 1}
+        for life in range(1, MAX_DEATHS + 2):
+            os.kill(desk.sidecars(life)[-1], signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            checkpointer.flush()
+        assert not leased_inodes(tree)
+        plain(tree / "model")
+        with pytest.raises(WorkerDied):
+            checkpointer.close(timeout_s=30)
+    later = desk.open(1)
+    later.flush()
+    assert desk.content(reference) == before
+    later.close(timeout_s=30)
+
+
+def test_a_forked_child_keeps_no_lease_of_the_dead(tmp_path: Path) -> None:
+    deposits = Deposits()
+    watched, end = os.pipe()
+    deposits.add("0000000000", deposit([end]))
+    os.close(end)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        pool.submit(os.getpid).result(DEADLINE_S)
+        assert deposits.labels() == ["0000000000"]
+        deposits.drop("0000000000")
+        assert os.read(watched, 1) == b"", "nobody has the other end any more, while the child lives"
+    os.close(watched)
+
+
 def test_an_orphan_that_gives_up_leaves_no_link(desk: Desk, seaweed: SeaweedServer) -> None:
     tree = desk.tree({"model": os.urandom(MIB)})
     before = read_tree(tree)
@@ -160,7 +247,8 @@ def test_a_writer_that_the_kernel_lets_through_tears_nothing(desk: Desk, seaweed
         os.kill(sidecar, signal.SIGSTOP)
         plain(tree / "model")  # waits for a guard that does not come
         os.kill(sidecar, signal.SIGCONT)
-    with pytest.raises(SnapshotFailed, match="the copy was too slow"):
+    # Seen by the guard, or by the uploader, whichever looks first.
+    with pytest.raises(SnapshotFailed, match="too slow"):
         checkpointer.flush()
     later = checkpointer.save(tree)
     with pytest.raises(SnapshotFailed):

@@ -26,7 +26,8 @@ from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.settings import Settings
-from ckpt_async.worker import guarded
+from ckpt_async.worker import guarded, held
+from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
 from ckpt_async.worker.guarded import GuardedLinks
 from ckpt_async.worker.rescue import CopyJob, copy_aside
@@ -88,11 +89,11 @@ def test_thousands_of_files_against_the_limit_of_descriptors(desk: Desk, seaweed
         linked = reference.state.methods["link"]
         assert linked == LIMIT - 256
         # The kernel's list is read in pieces while other programs' locks come and go, so it is not exact.
-        assert 0 < len(set(leased_inodes())) <= linked
+        assert 0 < len(set(leased_inodes(tree))) <= linked
         assert reference.state.methods == {"link": linked, "packed": 1200 - linked}
         for path in tree.iterdir():
             os.truncate(path, 0)
-        assert leased_inodes() == []
+        assert leased_inodes(tree) == []
     checkpointer.flush()
     stored = desk.content(reference)
     assert len(stored) == 1200
@@ -139,7 +140,7 @@ def test_files_of_another_owner_are_copied(nobody: Path) -> None:
         restore_snapshot(taken, folder, str(nobody / "target"))
         assert read_tree(nobody / "target") == read_tree(tree)
     finally:
-        guard.links.close()
+        guard.links.held.close()
 
 
 def test_a_lease_is_refused_while_there_is_a_writer(tmp_path: Path) -> None:
@@ -162,10 +163,10 @@ def test_a_lease_is_refused_while_there_is_a_writer(tmp_path: Path) -> None:
 def test_a_file_system_that_was_not_tried_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = _spool(tmp_path)
     entry, names = _staged(spool, 0, _sources(tmp_path, 1))
-    monkeypatch.setattr(guarded, "file_system_of", lambda descriptor: "nfs4")
+    monkeypatch.setattr(held, "file_system_of", lambda descriptor: "nfs4")
     links = GuardedLinks(10, lambda job: None)
     assert links.take(spool, entry, names) == {"f000001": "leases have not been tried on this file system (nfs4)"}
-    links.close()
+    links.held.close()
     with open("/proc/self/status") as file:
         assert file_system_of(file.fileno()) == "proc"
 
@@ -177,7 +178,7 @@ def test_what_could_not_be_copied_in_time_is_not_linked(tmp_path: Path, monkeypa
     links = GuardedLinks(10, lambda job: None)
     (answer,) = links.take(spool, entry, names).values()
     assert "might take longer than a writer can be held back (45 s)" in str(answer)
-    links.close()
+    links.held.close()
 
 
 def test_more_files_than_leases(tmp_path: Path) -> None:
@@ -195,10 +196,10 @@ def test_more_files_than_leases(tmp_path: Path) -> None:
         assert links.holds(spool, again) and not links.holds(spool, "0000000007")
         spool.discard(0)
         spool.discard(1)
-        links.sweep()
+        links.held.sweep()
         assert links.count == 0
     finally:
-        links.close()
+        links.held.close()
 
 
 def test_a_copy_that_comes_too_late_is_none(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_a_copy_that_comes_too_late_is_none(tmp_path: Path) -> None:
         with open(source, "r+b") as file:
             file.write(b"a writer that the kernel has let through")
         assert "too slow" in copy_aside(CopyJob(descriptor, found, str(tmp_path / "late")))
-        assert "could not be copied" in copy_aside(CopyJob(descriptor, found, str(tmp_path / "missing" / "copy")))
+        assert "could not be copied" in copy_aside(CopyJob(descriptor, found, str(tmp_path / "removed" / "private" / "copy")))
     finally:
         os.close(descriptor)
 
@@ -242,6 +243,8 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
             )
         ours.settimeout(30)
         with ours.makefile("rwb") as lines, sidecar:
+            lines.write(b'{"inherit": []}\n')
+            lines.flush()
             assert json.loads(lines.readline()) == {"ready": ""}
             for request in (
                 {"guard": "../../../etc", "links": {"passwd": [1, 1, 1, 1]}},
@@ -259,7 +262,7 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
 
 
 def test_a_guard_that_does_not_answer_is_none() -> None:
-    client, theirs = GuardClient.pair()
+    client, theirs = GuardClient.pair(Deposits())
     with theirs:
         assert "still starting" in str(client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01)["f000001"])
         theirs.sendall(b'{"ready": ""}\n')
@@ -270,7 +273,7 @@ def test_a_guard_that_does_not_answer_is_none() -> None:
         assert not client.holds("/s/0000000000")
     client.close()
     client.close()
-    client, theirs = GuardClient.pair()
+    client, theirs = GuardClient.pair(Deposits())
     with theirs:
         theirs.sendall(b'{"ready": "no signalfd here"}\n')
         assert client.guard("/s/0000000000", {"f000001": STATE}, patience_s=5) == {"f000001": "no signalfd here"}
@@ -308,7 +311,7 @@ def test_an_entry_that_is_being_written_to_is_not_taken_twice(tmp_path: Path) ->
         assert Path(spool.folder, EntryState.STAGING, entry, "f000001").read_bytes() == before
         assert links.count == 0 and os.listdir(spool.private_folder) == []
     finally:
-        links.close()
+        links.held.close()
         if writer is not None:
             writer.wait(30)
 

@@ -102,7 +102,7 @@ def test_saves_that_share_a_file_are_made_private_with_one_copy(desk: Desk, seaw
             contents.append(read_tree(tree))
             references.append(checkpointer.save(tree))
             plain(tree / "state")
-        assert leased_inodes().count(inode) == 1
+        assert leased_inodes(tree).count(inode) == 1
         links = [path for path in desk.scratch.rglob("f00*") if path.stat().st_size == 4 * MIB]
         (tree / "data").write_bytes(b"gone")
         assert len(links) == 3 and len({path.stat().st_ino for path in links}) == 1
@@ -143,7 +143,7 @@ def test_many_writers_at_once(desk: Desk, seaweed: SeaweedServer) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert leased_inodes() == []
+        assert leased_inodes(tree) == []
     checkpointer.flush()
     assert desk.content(reference) == before
 
@@ -196,7 +196,7 @@ def test_link_refuses_what_can_not_be_linked(desk: Desk) -> None:
         with pytest.raises(SnapshotFailed, match=r"'log' is not linked: a program has it open for writing.*snapshot='auto'"):
             checkpointer.save(tree)
     assert desk.records() == []
-    wait_for(lambda: not leased_inodes(), "what a failed save had linked is let go")
+    wait_for(lambda: not leased_inodes(tree), "what a failed save had linked is let go")
     assert (tree / "model").stat().st_nlink == 1
     reference = checkpointer.save(tree)
     assert reference.state.methods == {"link": 2, "packed": 1}

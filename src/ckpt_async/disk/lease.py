@@ -11,6 +11,7 @@ other machines, or in their server: what has not been tried is refused, see `LEA
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -123,6 +124,20 @@ class Lease:
             if refused is not None:
                 os.close(descriptor)
 
+    @classmethod
+    def inherit(cls, descriptor: int) -> Lease:
+        """Answer from now on for a lease that another process took, and whose descriptor was passed to this one.
+
+        Should the lease have ended meanwhile, it is taken anew where that is possible; else it counts as `broken`.
+        """
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, BREAK_SIGNAL)
+        # Once more, for the signal names the descriptor by the number that it had when the lease was set. Refused while a writer
+        # waits.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        return cls(descriptor, os.fstat(descriptor))
+
     @property
     def broken(self) -> bool:
         """Whether somebody waits for the end of the lease, or the kernel has taken it away."""
@@ -131,7 +146,9 @@ class Lease:
     def release(self) -> None:
         """Let whoever waits go on, and close the file; may be called twice."""
         if self.descriptor >= 0:
-            # The last close of the descriptor ends the lease too; nobody else has it.
+            # Not by closing alone: the task may have a descriptor of the same open file deposited. Without a lease it is refused.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             os.close(self.descriptor)
             self.descriptor = -1
 

@@ -1,11 +1,11 @@
-"""Links in the spools of dead attempts, taken over by a task whose worker can't guard them."""
+"""Links in spools, taken over by a task whose worker can't guard them."""
 
 from __future__ import annotations
 
 import contextlib
 
-from ckpt_async.disk.linking import make_private
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.torn import make_links_private
 from ckpt_async.words.errors import SnapshotFailed, SpoolDamaged
 
 __all__ = ["has_links", "keep_left_links"]
@@ -22,20 +22,12 @@ def has_links(folder: str) -> bool:
 
 
 def keep_left_links(folder: str) -> None:
-    """Make private what lies as a link in the spool of an earlier attempt, before this one writes to the same files.
+    """Make private what lies as a link in a spool, before this task writes to the same files.
 
-    Best effort: what can't be copied now stays a link, and is compared with what was saved before it is used. A spool whose own
-    worker lives is left alone: there the links are guarded.
+    Best effort: what can't be copied now stays a link, and is compared with what was saved before it is used. Another worker may be
+    at the spool, and guard it: that one may be dying at this moment, and whoever replaces a link does it in one step.
     """
     spool = Spool(folder)
-    with contextlib.suppress(OSError):
-        if not spool.worker_lock.try_acquire():
-            return
-        try:
-            for name in spool.waiting():
-                with contextlib.suppress(OSError, SnapshotFailed, SpoolDamaged):
-                    folder = spool.entry_folder(name)
-                    for file in spool.read(name).snapshot.links:
-                        make_private(folder, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
-        finally:
-            spool.worker_lock.release()
+    for name in spool.waiting():
+        with contextlib.suppress(OSError, SnapshotFailed, SpoolDamaged):
+            make_links_private(spool, spool.read(name))

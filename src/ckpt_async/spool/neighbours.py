@@ -26,6 +26,7 @@ __all__ = [
     "older_attempts",
     "remove_dead_spool",
     "remove_spool",
+    "waits_beside",
     "spool_folder",
 ]
 
@@ -70,6 +71,13 @@ def older_attempts(folder: str) -> list[str]:
     if len(own) > _ATTEMPT_DIGITS:
         return []
     return [older for older in _attempts(parent) if os.path.basename(older) < own]
+
+
+def waits_beside(folder: str, label: str) -> bool:
+    """Return whether an entry is being taken or waits for its upload: ``ENTRY`` in this spool, ``SPOOL/ENTRY`` in one beside it."""
+    spool_name, _, entry = label.rpartition("/")
+    spool = Spool(os.path.join(os.path.dirname(folder), spool_name) if spool_name else folder)
+    return spool.holds(entry) or entry in spool.waiting()
 
 
 def _attempts(task_folder: str) -> list[str]:

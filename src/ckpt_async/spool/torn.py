@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.linking import LinkGuard, make_private
@@ -15,7 +17,7 @@ from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import SnapshotFailed
 
-__all__ = ["TORN_FILE", "check_links", "keep_links", "mark_torn", "torn_error"]
+__all__ = ["TORN_FILE", "check_links", "keep_links", "make_links_private", "mark_torn", "torn_error"]
 
 TORN_FILE = "torn"
 
@@ -90,17 +92,48 @@ def keep_links(spool: Spool, entry: Entry, guard: LinkGuard | None) -> None:
     if not entry.snapshot.links or (guard is not None and guard.holds(entry.id)):
         return
     try:
-        folder = os.open(spool.entry_folder(entry.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # stored in this moment
-    # By its descriptor: the worker may move the folder meanwhile. There are links on Linux only.
-    path = f"/proc/self/fd/{folder}"
-    try:
-        for file in entry.snapshot.links:
-            make_private(path, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
+        make_links_private(spool, entry)
     except SnapshotFailed as error:
-        mark_torn(path, error.cause)
+        with opened_entry(spool, entry.id) as path:
+            mark_torn(path, error.cause)
         spool.drop(entry.id)
         raise
+    except FileNotFoundError:
+        return  # stored in this moment
+
+
+def make_links_private(spool: Spool, entry: Entry) -> None:
+    """Put private copies in the places of an entry's links, wherever in its spool the entry is.
+
+    Raises
+    ------
+    FileNotFoundError
+        The entry is gone from there.
+    SnapshotFailed
+        A file is not what it was any more, or can't be copied. It is as it was.
+    """
+    with opened_entry(spool, entry.id) as path:
+        for file in entry.snapshot.links:
+            make_private(path, file.stored_in, inode=file.inode, size_bytes=file.size_bytes, mtime_ns=file.mtime_ns)
+
+
+@contextmanager
+def opened_entry(spool: Spool, entry: str) -> Iterator[str]:
+    """Give a path to an entry's folder by its descriptor: a worker may move it meanwhile. There are links on Linux only.
+
+    Raises
+    ------
+    FileNotFoundError
+        The entry is gone from there.
+    """
+    while True:
+        try:
+            folder = os.open(spool.entry_folder(entry), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            break
+        except FileNotFoundError:
+            if entry not in spool.waiting():
+                raise
+    try:
+        yield f"/proc/self/fd/{folder}"
     finally:
         os.close(folder)

@@ -112,14 +112,8 @@ def _be_sidecar(text: str, arguments: list[str]) -> int:
 
 def _be_recovery(request: dict[str, Any], _nursery: Nursery) -> None:
     journal = prepare(json.dumps({**request, "plan": "", "quiet": True}), "", lambda: 0)
-    violations = recover(_place(request), journal, attempt=request["attempt"], may_tear=_may_tear(request))
+    violations = recover(_place(request), journal, attempt=request["attempt"])
     journal.note("result", violations=violations)
-
-
-def _may_tear(request: dict[str, Any]) -> bool:
-    """Whether a sidecar was killed that guarded links: all runs in which the retry is what goes wrong begin with that."""
-    actions = [Plan.from_json(request[plan]).action for plan in ("plan", "retry_plan") if request.get(plan)]
-    return request["worker"] == "process" and any(action in ("kill-worker", "kill-both") for action in actions)
 
 
 @dataclass(frozen=True)
@@ -199,7 +193,6 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "struck": struck or not plan,
         "violations": violations,
-        "torn": any(line["what"] == "torn" for line in lines),
         "seconds": time.monotonic() - began_s,
         "steps": [[line["step"], line["kinds"]] for line in lines if line["what"] == "step"],
     }

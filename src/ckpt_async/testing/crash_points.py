@@ -70,8 +70,6 @@ class Outcome:
     ----------
     struck : bool
         Whether the run came to the point; where threads raced it may have taken another way.
-    torn : bool
-        Whether a save was lost, and named, because a linked file was overwritten while its guard was dead: a documented limit.
     violations : tuple of str
         Promises that were broken; none: it survived.
     """
@@ -80,7 +78,6 @@ class Outcome:
     struck: bool
     violations: tuple[str, ...]
     seconds: float
-    torn: bool = False
 
 
 class _Driver:
@@ -184,7 +181,7 @@ class CrashPoints:
                 while not failures:
                     number, point = waiting.get_nowait()
                     answer = self._run(driver, point.worker, point.stage, point.plan)
-                    outcome = Outcome(point, answer["struck"], tuple(answer["violations"]), answer["seconds"], answer["torn"])
+                    outcome = Outcome(point, answer["struck"], tuple(answer["violations"]), answer["seconds"])
                     outcomes[number] = outcome
                     on_outcome(outcome)
             except queue.Empty:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import random
-import re
 import shutil
 import threading
 import time
@@ -44,10 +43,10 @@ __all__ = [
 ]
 
 #: How long the flush of a run may take where nothing lasting goes wrong.
-FLUSH_TIMEOUT_S = 60.0
+FLUSH_TIMEOUT_S = 20.0
 
 #: How much longer than its deadline a wait may take on a busy machine.
-GRACE_S = 10.0
+GRACE_S = 5.0
 
 #: Of each attempt.
 SAVES = 3
@@ -250,15 +249,13 @@ def check_store(place: Place, say: Callable[[str], None]) -> tuple[dict[str, int
     return visible, latest, violations
 
 
-def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | None = None, may_tear: bool = False) -> list[str]:
+def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | None = None) -> list[str]:
     """Be the retry of a task that something went wrong with; return the promises that were broken.
 
     Parameters
     ----------
     number : int, optional
         Of the save that the retry makes; the next one after those of earlier attempts if left out.
-    may_tear : bool
-        Whether a linked file may have been overwritten while its guard was dead: that save may be lost, if it was told.
     """
     number = attempt * SAVES if number is None else number
     said: list[str] = []
@@ -277,17 +274,14 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         if opened is not None:
             with contextlib.suppress(CheckpointError):
                 opened.close(timeout_s=GRACE_S)
-        violations += _broken_in(Journal.read(place.journal), saved, set(), before)
+        violations += _broken_in(Journal.read(place.journal), saved, before)
         return [*violations, f"lost: the retry failed: {type(error).__name__}: {error}", *said]
     lines = Journal.read(place.journal)
-    torn = _told_torn(lines, said, saved) if may_tear else set()
-    if torn:
-        journal.note("torn", numbers=sorted(torn))
-    violations += _broken_in(lines, saved, torn, before)
+    violations += _broken_in(lines, saved, before)
     saved[number] = last["key"]
     after, latest_after, wrong = check_store(place, said.append)
     violations += wrong
-    lost = sorted(number for number, key in saved.items() if key not in after and number not in torn)
+    lost = sorted(number for number, key in saved.items() if key not in after)
     if lost:
         violations.append(f"lost: {lost} of {sorted(saved)} are not in the store after the retry")
     moved_back = latest_before is not None and latest_after is not None and latest_before.order > latest_after.order
@@ -300,35 +294,21 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
     return violations + [f"said: {line}" for line in said if violations]
 
 
-def _broken_in(lines: list[dict[str, Any]], saved: dict[int, str], torn: set[int], visible: dict[str, int]) -> list[str]:
+def _broken_in(lines: list[dict[str, Any]], saved: dict[int, str], visible: dict[str, int]) -> list[str]:
     """Return the promises that were broken by what the journal tells, `visible` being what the store had after all of that."""
     violations = [line["text"] for line in lines if line["what"] == "violation"]
     for line in lines:
         if line["what"] == "resumed":
-            expected = max(set(line["acknowledged"]) - torn, default=-1)
+            expected = max(line["acknowledged"], default=-1)
             if expected > (-1 if line["number"] is None else line["number"]):
                 violations.append(f"lost: a retry resumes from {line['number']}, acknowledged were {line['acknowledged']}")
     done = {line["call"] for line in lines if line["what"] == "done"}
-    missing = sorted(number for number, key in saved.items() if key not in visible and number not in torn)
+    missing = sorted(number for number, key in saved.items() if key not in visible)
     # What the retry of a retry adopts in vain is told by a line, and left for the next one.
     told = any(line["what"] == "said" and "could not be stored" in line["line"] for line in lines)
     if done & {"flush", "close"} and missing and not told:
         violations.append(f"silent: {' and '.join(sorted(done & {'flush', 'close'}))} said well, the store lacks {missing}")
     return violations
-
-
-def _told_torn(lines: list[dict[str, Any]], said: list[str], saved: dict[int, str]) -> set[int]:
-    """Return the numbers of the saves that were named as ones that could not be kept."""
-    errors = [line["error"] for line in lines if line["what"] == "raised"]
-    told = [f"{error.get('attempted', '')} ({error.get('on', '')})" for error in errors]
-    told += said + [line["line"] for line in lines if line["what"] == "said"]
-    torn = set()
-    for number, key in saved.items():
-        _, attempt, _, version = os.path.basename(key).split(".")
-        words = re.compile(rf"keep what was saved as number {version} \(\S*/{int(attempt):04d}/")
-        if any(words.search(text) for text in told):
-            torn.add(number)
-    return torn
 
 
 def resume(opened: Checkpointer, place: Place, journal: Journal) -> None:

@@ -23,6 +23,9 @@ __all__ = ["Nursery", "Sidecar", "start_sidecar"]
 #: Descriptors on their way to a sidecar are put above those that it will have.
 _ABOVE = 200
 
+#: What the kernel passes at most with one message.
+_MAX_DESCRIPTORS = 253
+
 #: How long a task waits for its sidecar to be there.
 _ANSWER_TIMEOUT_S = 30.0
 
@@ -166,7 +169,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     data, descriptors = b"", list[int]()
     while not data.endswith(b"\n"):
         try:
-            more, found, _, _ = socket.recv_fds(connection, 65536, 8)
+            more, found, _, _ = socket.recv_fds(connection, 65536, _MAX_DESCRIPTORS)
         except ConnectionError:
             more, found = b"", []
         descriptors.extend(found)

@@ -24,21 +24,18 @@ TELL_EVERY_S = 15.0
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the table: a row for each kind of point, with the points tried, survived, lost, and not
-    reached; and, of those that survived, at how many a save was lost within the documented limit of links, and told.
-    """
+    """Return the table: a row for each kind of point, with the points tried, survived, lost, and not reached."""
     rows: dict[str, list[int]] = {}
     for outcome in outcomes:
-        row = rows.setdefault(outcome.point.kind, [0, 0, 0, 0, 0])
+        row = rows.setdefault(outcome.point.kind, [0, 0, 0, 0])
         row[0] += outcome.struck
         row[1] += outcome.struck and not outcome.violations
         row[2] += bool(outcome.violations)
         row[3] += not outcome.struck and not outcome.violations
-        row[4] += outcome.torn and not outcome.violations
-    lines = [f"{'':44}{'tried':>8}{'survived':>10}{'lost':>6}{'not reached':>13}{'torn, told':>12}"]
-    lines += [f"{kind:44}{row[0]:8}{row[1]:10}{row[2]:6}{row[3]:13}{row[4]:12}" for kind, row in rows.items()]
-    total = [sum(row[column] for row in rows.values()) for column in range(5)]
-    lines.append(f"{'all':44}{total[0]:8}{total[1]:10}{total[2]:6}{total[3]:13}{total[4]:12}")
+    lines = [f"{'':44}{'tried':>8}{'survived':>10}{'lost':>6}{'not reached':>13}"]
+    lines += [f"{kind:44}{row[0]:8}{row[1]:10}{row[2]:6}{row[3]:13}" for kind, row in rows.items()]
+    total = [sum(row[column] for row in rows.values()) for column in range(4)]
+    lines.append(f"{'all':44}{total[0]:8}{total[1]:10}{total[2]:6}{total[3]:13}")
     return "\n".join(lines)
 
 

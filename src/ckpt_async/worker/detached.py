@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ckpt_async.spool.neighbours import LeftSave
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import WorkerDied
+from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
 from ckpt_async.worker.sidecar_client import NOBODY, SIDECAR_LOG, launch
 
@@ -76,9 +77,12 @@ def finish_detached(folder: str, *, links: bool) -> None:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     ours.close()  # A sidecar whose task has hung up finishes what is there, and ends.
-    client, guarding = GuardClient.pair() if sys.platform == "linux" else (None, None)
+    deposits = Deposits()  # Given back at once: this task has nothing to do with those files.
+    client, guarding = GuardClient.pair(deposits) if sys.platform == "linux" else (None, None)
     try:
         try:
+            if client is not None:
+                client.hand_over([])
             process = launch(folder, theirs, guarding, NOBODY)
         finally:
             theirs.close()
@@ -91,6 +95,7 @@ def finish_detached(folder: str, *, links: bool) -> None:
     finally:
         if client is not None:
             client.close()
+        deposits.close()
 
 
 def _wait_independent(process: subprocess.Popen[bytes], folder: str) -> None:

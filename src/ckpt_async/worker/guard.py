@@ -6,10 +6,15 @@ that waits for an answer. It starts before anything else in its process, so it k
 A request is one line of JSON, and so is the answer: ``{"guard": ENTRY, "links": {NAME: the fields of FileState}}`` is answered by
 ``{"files": {NAME: the fields of Guarded, or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The guard's
 first line is ``{"ready": ""}``, or why it can't guard anything.
+
+The task's first line is ``{"inherit": [[DESCRIPTOR, LABEL], ...]}``: what this process was given of the deposits (see
+`ckpt_async.worker.deposits`) from the task's earlier guards. New ones are passed with a line of the guard's, which has
+``"deposits": [LABEL, ...]``, among other things or alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,14 +25,16 @@ import select
 import socket
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ckpt_async.disk.linking import FileState
+from ckpt_async.disk.lease import Lease
+from ckpt_async.disk.linking import FileState, Guarded
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.break_signals import BreakSignals
+from ckpt_async.worker.deposits import DESCRIPTORS_IN_A_DEPOSIT, deposit, look_into
 from ckpt_async.worker.guarded import GuardedLinks
 from ckpt_async.worker.rescue import CopyJob, copy_aside, log
 
@@ -50,6 +57,7 @@ SETTLE_TIMEOUT_S = 120.0
 
 _ENTRY = re.compile(r"[0-9]{10,20}")
 _NAME = re.compile(r"f[0-9]{6,12}")
+_LABEL = re.compile(r"(?:([0-9]{4,24})/)?([0-9]{10,20})")
 
 
 class Guard:
@@ -82,16 +90,21 @@ class Guard:
         """Start the thread, which first of all guards what lies in the spool already."""
         self._thread.start()
 
-    def adopt(self, folder: str) -> None:
-        """Guard what lies in a spool whose worker lock this process has; returns when that is done.
+    def adopt(self, folder: str, *, owned: bool) -> None:
+        """Guard what lies in a spool; returns when that is done. What no lease could be had for is copied by then.
 
-        What no lease could be had for is copied by then.
+        Parameters
+        ----------
+        folder : str
+            This task's spool, or one beside it.
+        owned : bool
+            Whether this process has its worker lock: then copies that a killed guard has not finished are removed.
         """
-        self._have_done(lambda: self._adopt(Spool(folder), owned=True), with_copies=True)
+        self._have_done(lambda: self._adopt(Spool(folder), owned=owned), with_copies=True)
 
     def sweep(self) -> None:
         """Let go of what has left the spools; returns when that is done."""
-        self._have_done(self._links.sweep)
+        self._have_done(self._links.held.sweep)
 
     def _have_done(self, act: Callable[[], None], *, with_copies: bool = False) -> None:
         done = threading.Event()
@@ -134,6 +147,7 @@ class Guard:
         except OSError as error:
             self._refusal = f"the uploader can't be told of writers ({error})"
             signals = None
+        self._inherit()
         if signals is not None:
             self._adopt(self._spool, owned=False)
         self._answer({"ready": self._refusal})
@@ -151,11 +165,11 @@ class Guard:
             if self._wake_reader in ready or not ready:
                 self._take_calls()
             if not ready:
-                self._links.sweep()
+                self._links.held.sweep()
             if connected and self._connection.fileno() in ready and not self._take_requests():
                 poll.unregister(self._connection)
                 connected = False
-        self._links.close()
+        self._links.held.close()
         self._pool.shutdown()
         self._connection.close()
         if signals is not None:
@@ -175,6 +189,42 @@ class Guard:
                 return
             act()
 
+    def _inherit(self) -> None:
+        """Take over what the task has of its earlier guards' leases: writers may be waiting since those were killed."""
+        deposits = []
+        spools = {"": self._spool}
+        for number, label in self._what_is_inherited():
+            with socket.socket(fileno=number) as keeping:
+                descriptors = look_into(keeping)
+            found = _LABEL.fullmatch(label)
+            if self._refusal or found is None:
+                for descriptor in descriptors:
+                    Lease(descriptor, os.fstat(descriptor)).release()
+                continue
+            name = found[1] or ""
+            if name not in spools:
+                spools[name] = Spool(os.path.join(os.path.dirname(self._spool.folder), name))
+            deposits.append((spools[name], found[2], descriptors))
+        for spool in {spool for spool, _, _ in deposits}:
+            self._obey(spool)
+        self._links.inherit(deposits)
+
+    def _what_is_inherited(self) -> list[tuple[int, str]]:
+        while b"\n" not in self._buffer:
+            try:
+                data = self._connection.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                return []  # There is no task any more, whose deposits are gone with it.
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return [(int(number), str(label)) for number, label in json.loads(line)["inherit"]]
+
+    def _obey(self, spool: Spool) -> None:
+        with contextlib.suppress(OSError, CheckpointError):
+            spool.obeying(spool.header())
+
     def _adopt(self, spool: Spool, *, owned: bool) -> None:
         if self._refusal:
             return
@@ -184,6 +234,40 @@ class Guard:
         except (OSError, CheckpointError):
             # What is wrong there is for the uploader to say, which looks at the same files; it also sees what was written to.
             log(traceback.format_exc())
+        self._deposit_new()
+
+    def _deposit_new(self) -> None:
+        """Give the task its share of what was adopted. Without one there is nobody to outlive this process."""
+        labels: list[str] = []
+        kept: list[socket.socket] = []
+        for spool, entry, descriptors in self._links.held.not_deposited():
+            try:
+                made = self._deposits(descriptors)
+            except OSError as error:
+                log(f"{entry} is copied, for its leases can't be deposited: {error}")
+                self._links.copy_all(spool, entry)
+                continue
+            kept += made
+            labels += [self._label(spool, entry)] * len(made)
+        for start in range(0, len(kept), DESCRIPTORS_IN_A_DEPOSIT):
+            end = start + DESCRIPTORS_IN_A_DEPOSIT
+            self._answer({"deposits": labels[start:end]}, kept[start:end])
+        for keeping in kept:
+            keeping.close()
+
+    def _deposits(self, descriptors: Sequence[int]) -> list[socket.socket]:
+        made: list[socket.socket] = []
+        try:
+            for start in range(0, len(descriptors), DESCRIPTORS_IN_A_DEPOSIT):
+                made.append(deposit(descriptors[start : start + DESCRIPTORS_IN_A_DEPOSIT]))
+        except BaseException:
+            for keeping in made:
+                keeping.close()
+            raise
+        return made
+
+    def _label(self, spool: Spool, entry: str) -> str:
+        return entry if spool.folder == self._spool.folder else f"{os.path.basename(spool.folder)}/{entry}"
 
     def _end(self) -> None:
         self._ending = True
@@ -213,26 +297,38 @@ class Guard:
         if not data:
             return False
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return all(self._answer(self._reply(line)) for line in lines)
+        return all(self._reply(line) for line in lines)
 
-    def _reply(self, line: bytes) -> dict[str, Any]:
+    def _reply(self, line: bytes) -> bool:
         request = json.loads(line)
         entry = str(request.get("guard", request.get("holds")))
         links = {str(name): FileState(*state) for name, state in request.get("links", {}).items()}
         if not _ENTRY.fullmatch(entry) or not all(_NAME.fullmatch(name) for name in links):
-            return {"error": "no such request"}
+            return self._answer({"error": "no such request"})
         if "holds" in request:
-            return {"holds": self._links.holds(self._spool, entry)}
+            return self._answer({"holds": self._links.holds(self._spool, entry)})
         if self._refusal or self._ending:
-            return {"files": dict.fromkeys(links, self._refusal or "the uploader is ending")}
+            return self._answer({"files": dict.fromkeys(links, self._refusal or "the uploader is ending")})
         answers = self._links.take(self._spool, entry, links)
-        return {
-            "files": {name: answer if isinstance(answer, str) else dataclasses.astuple(answer) for name, answer in answers.items()}
-        }
-
-    def _answer(self, answer: dict[str, Any]) -> bool:
+        kept: list[socket.socket] = []
+        granted = [name for name, answer in answers.items() if isinstance(answer, Guarded)]
         try:
-            self._connection.sendall(json.dumps(answer).encode() + b"\n")
+            kept = self._deposits(self._links.held.leases(self._spool, entry, granted))
+        except OSError as error:
+            self._links.held.put_back(self._spool, entry, granted)
+            answers |= dict.fromkeys(granted, f"its lease can't be deposited with the task ({error.strerror})")
+        files = {name: answer if isinstance(answer, str) else dataclasses.astuple(answer) for name, answer in answers.items()}
+        try:
+            return self._answer({"files": files, "deposits": [entry] * len(kept)}, kept)
+        finally:
+            for keeping in kept:
+                keeping.close()
+
+    def _answer(self, answer: dict[str, Any], passed: Sequence[socket.socket] = ()) -> bool:
+        line = json.dumps(answer).encode() + b"\n"
+        try:
+            sent = socket.send_fds(self._connection, [line], [keeping.fileno() for keeping in passed]) if passed else 0
+            self._connection.sendall(line[sent:])
         except OSError:
             return False
         return True

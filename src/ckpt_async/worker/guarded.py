@@ -9,19 +9,17 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
 from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
-from ckpt_async.spool.kept import is_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
-from ckpt_async.worker.contents import ContentNames
+from ckpt_async.worker.held import GuardedFile, GuardedFolder, Held
 from ckpt_async.worker.rescue import CopyJob, log
 
 __all__ = ["GuardedLinks"]
@@ -35,48 +33,6 @@ MEASURED_FROM_BYTES = 64 * 1024 * 1024
 RESERVE_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(eq=False)
-class _Folder:
-    """An entry's folder, by a descriptor that follows it from state to state."""
-
-    spool: Spool
-    entry: str
-    descriptor: int
-    torn: bool = False
-
-    @property
-    def path(self) -> str:
-        return f"/proc/self/fd/{self.descriptor}"
-
-    @property
-    def removed(self) -> bool:
-        return os.fstat(self.descriptor).st_nlink == 0
-
-    @property
-    def stored(self) -> bool:
-        """Whether the store has it: what is kept nevertheless is not worth a copy when somebody overwrites it."""
-        return self.removed or is_kept(self.spool, self.entry)
-
-
-@dataclass(eq=False)
-class _File:
-    """A file with at least one link in the spool. One lease serves all links."""
-
-    lease: Lease
-    content: str
-    file_system: str
-    links: list[tuple[_Folder, str]] = field(default_factory=list)
-    copying: bool = False
-
-    def stands(self, folder: _Folder, name: str) -> bool:
-        """Whether the link is still there. A task that did not wait for our answer has removed its own."""
-        try:
-            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == (self.lease.found.st_dev, self.lease.found.st_ino)
-
-
 class GuardedLinks:
     """Everything that one guard holds.
 
@@ -86,6 +42,11 @@ class GuardedLinks:
         How many files at most; each takes a descriptor.
     start_copy : callable
         Has `copy_aside` run for a job in another thread, and `copied` called in this one afterwards.
+
+    Attributes
+    ----------
+    held : Held
+        What it holds at the moment.
     """
 
     def __init__(self, max_leases: int, start_copy: Callable[[CopyJob], None]) -> None:
@@ -93,20 +54,15 @@ class GuardedLinks:
         self._start_copy = start_copy
         self._break_time_s = break_time_s()
         self._rescue_bytes_per_s = RESCUE_BYTES_PER_S
-        self._files: dict[tuple[int, int], _File] = {}
-        self._by_descriptor: dict[int, _File] = {}
-        self._folders: dict[tuple[str, str], _Folder] = {}
-        self._jobs: dict[CopyJob, tuple[_File, float]] = {}
+        self.held = Held()
+        self._jobs: dict[CopyJob, tuple[GuardedFile, float]] = {}
         self._copies = 0
         self._token = secrets.token_hex(4)
-        self._contents = ContentNames()
-        self._held_bytes = 0
-        self._kinds: dict[str, str] = {}
 
     @property
     def count(self) -> int:
         """How many files are held."""
-        return len(self._files)
+        return len(self.held.files)
 
     @property
     def busy(self) -> bool:
@@ -117,97 +73,119 @@ class GuardedLinks:
 
     def take(self, spool: Spool, entry: str, links: Mapping[str, FileState]) -> dict[str, Guarded | str]:
         """Guard links of an entry that is being staged; see `ckpt_async.disk.linking.LinkGuard.guard`."""
-        self.sweep()
+        self.held.sweep()
         try:
-            folder = self._folder(spool, entry, os.path.join(spool.folder, EntryState.STAGING, entry))
+            folder = self.held.folder(spool, entry, os.path.join(spool.folder, EntryState.STAGING, entry))
         except OSError as error:
             return dict.fromkeys(links, f"its folder can't be opened ({error.strerror})")
         if refusal := self._refuse_folder(folder):
             return dict.fromkeys(links, refusal)
+        folder.deposited = True
         answers: dict[str, Guarded | str] = {}
         for name, before in links.items():
             answers[name] = self._take(folder, name, before)
-        if self._kind(folder) == "overlay":
+        if self.held.kind(folder) == "overlay":
             # After the leases: from then on nobody can make a new mapping that writes.
             self._let_go_of_mapped(folder, answers)
         return answers
 
-    def _kind(self, folder: _Folder) -> str:
-        spool = folder.spool.folder
-        if spool not in self._kinds:
-            self._kinds[spool] = file_system_of(folder.descriptor)
-        return self._kinds[spool]
-
-    def _refuse_folder(self, folder: _Folder) -> str:
-        kind = self._kind(folder)
+    def _refuse_folder(self, folder: GuardedFolder) -> str:
+        kind = self.held.kind(folder)
         if kind not in LEASING_FILE_SYSTEMS:
             return f"leases have not been tried on this file system ({kind or 'unknown'})"
         return ""
 
-    def _take(self, folder: _Folder, name: str, before: FileState) -> Guarded | str:
+    def _take(self, folder: GuardedFolder, name: str, before: FileState) -> Guarded | str:
         try:
             found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
             if refusal := self._refuse_size(folder, found):
                 return refusal
-            file = self._files.get((found.st_dev, found.st_ino))
+            file = self.held.files.get((found.st_dev, found.st_ino))
             if file is not None and (file.copying or file.lease.broken):
                 return "a program is about to write to it"
             if file is None:
                 lease = Lease.take(name, folder=folder.descriptor)
                 if isinstance(lease, LeaseRefused):
                     return lease.reason
-                file = self._add(lease, self._contents.of(lease.found, before), self._kind(folder))
+                file = self.held.add(lease, self.held.contents.of(lease.found, before), self.held.kind(folder))
         except OSError as error:
             return f"it can't be opened ({error.strerror})"
         file.links.append((folder, name))
         state = file.lease.found
         return Guarded(state.st_ino, state.st_size, state.st_mode & 0o777, state.st_mtime_ns, file.content)
 
-    def _add(self, lease: Lease, content: str, file_system: str) -> _File:
-        file = _File(lease, content, file_system)
-        self._files[lease.found.st_dev, lease.found.st_ino] = file
-        self._by_descriptor[lease.descriptor] = file
-        self._held_bytes += lease.found.st_size
-        return file
-
-    def _refuse_size(self, folder: _Folder, found: os.stat_result) -> str:
+    def _refuse_size(self, folder: GuardedFolder, found: os.stat_result) -> str:
         if found.st_size > self._rescue_bytes_per_s * self._break_time_s:
             return f"a copy of it might take longer than a writer can be held back ({self._break_time_s:.0f} s)"
-        if (found.st_dev, found.st_ino) in self._files:
+        if (found.st_dev, found.st_ino) in self.held.files:
             return ""
-        if len(self._files) >= self._max_leases:
-            return f"{len(self._files)} files are guarded already; the limit of open files allows no more"
+        if len(self.held.files) >= self._max_leases:
+            return f"{len(self.held.files)} files are guarded already; the limit of open files allows no more"
         room = os.fstatvfs(folder.descriptor)
-        if room.f_bavail * room.f_frsize < self._held_bytes + found.st_size + RESERVE_BYTES:
+        if room.f_bavail * room.f_frsize < self.held.size_bytes + found.st_size + RESERVE_BYTES:
             return "the disk has no room for a copy of everything that is linked"
         return ""
 
-    def _let_go_of_mapped(self, folder: _Folder, answers: dict[str, Guarded | str]) -> None:
+    def _let_go_of_mapped(self, folder: GuardedFolder, answers: dict[str, Guarded | str]) -> None:
         mappings = writable_mappings()
         if not mappings:
             return
+        files = self.held.files_in(folder)
         for name, answer in answers.items():
-            if isinstance(answer, Guarded):
-                file = next(file for file in self._files.values() if (folder, name) in file.links)
-                if may_be_mapped(file.lease.found, mappings):
-                    file.links.remove((folder, name))
-                    answers[name] = "a program has it mapped for writing, or another file of which that can't be told apart"
-                    if not file.links:
-                        self._release(file)
-
-    def _folder(self, spool: Spool, entry: str, path: str) -> _Folder:
-        key = (spool.folder, entry)
-        if key not in self._folders:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._folders[key] = _Folder(spool, entry, os.open(path, flags))
-        return self._folders[key]
+            if isinstance(answer, Guarded) and may_be_mapped(files[name].lease.found, mappings):
+                self.held.let_go_of(files[name], folder, name)
+                answers[name] = "a program has it mapped for writing, or another file of which that can't be told apart"
 
     def holds(self, spool: Spool, entry: str) -> bool:
         """Return whether nothing of what was guarded for an entry has been lost."""
-        folder = self._folders.get((spool.folder, entry))
+        folder = self.held.folders.get((spool.folder, entry))
         return folder is not None and not folder.torn
 
+    def copy_all(self, spool: Spool, entry: str) -> None:
+        """Make all links of an entry private, as if somebody had written to them."""
+        for file in list(self.held.files.values()):
+            if not file.copying and any((folder.spool, folder.entry) == (spool, entry) for folder, _ in file.links):
+                self._make_private(file)
+
     # What earlier guards have left
+
+    def inherit(self, deposits: Sequence[tuple[Spool, str, Sequence[int]]]) -> None:
+        """Answer for the leases of a guard that was killed. Copies are made of what writers are waiting for since.
+
+        Parameters
+        ----------
+        deposits : sequence of (Spool, str, sequence of int)
+            Entries, and the descriptors that the task had of their leases. They belong to this object from now on.
+        """
+        for _, _, descriptors in deposits:
+            for descriptor in descriptors:
+                self._inherit(Lease.inherit(descriptor))
+        for spool, entry in {(spool, entry) for spool, entry, _ in deposits}:
+            try:
+                self._find_links(spool, entry)
+            except FileNotFoundError:
+                continue  # stored, or given up, since
+        for file in list(self.held.files.values()):
+            if not file.links:
+                self.held.release(file)
+        self.broken(None)
+
+    def _inherit(self, lease: Lease) -> None:
+        file = self.held.files.get((lease.found.st_dev, lease.found.st_ino))
+        if file is None:
+            self.held.add(lease, self.held.contents.new(), file_system_of(lease.descriptor))
+        else:
+            file.inherited.append(lease)
+
+    def _find_links(self, spool: Spool, entry: str) -> None:
+        staging = os.path.join(spool.folder, EntryState.STAGING, entry)
+        folder = self.held.folder(spool, entry, staging if os.path.isdir(staging) else spool.entry_folder(entry))
+        folder.deposited = True
+        for name in os.listdir(folder.descriptor):
+            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+            file = self.held.files.get((found.st_dev, found.st_ino))
+            if file is not None:
+                file.links.append((folder, name))
 
     def adopt(self, spool: Spool, *, owned: bool) -> None:
         """Guard every link that lies in a spool. What was written to meanwhile is marked; what can't be guarded is copied.
@@ -217,25 +195,24 @@ class GuardedLinks:
         owned : bool
             This process has the spool's worker lock: copies that a killed guard has not finished are nobody's.
         """
-        durable.make_private_folder(spool.private_folder)
-        for name in os.listdir(spool.private_folder) if owned else ():
-            if not name.startswith(self._token):
-                durable.remove_tree(os.path.join(spool.private_folder, name))
+        if owned and os.path.isdir(spool.private_folder):
+            for name in os.listdir(spool.private_folder):
+                if not name.startswith(self._token):
+                    durable.remove_tree(os.path.join(spool.private_folder, name))
         for entry in spool.waiting():
-            if (spool.folder, entry) not in self._folders:
-                try:
-                    self._adopt_entry(spool, entry)
-                except (FileNotFoundError, SpoolDamaged):
-                    continue  # stored or dropped in this moment; or damaged, which the uploader says
-                except OSError as error:
-                    # The uploader compares what it sends with what was saved; this is the case for which it does.
-                    log(f"{entry} can't be guarded: {error}")
+            try:
+                self._adopt_entry(spool, entry)
+            except (FileNotFoundError, SpoolDamaged):
+                continue  # stored or dropped in this moment; or damaged, which the uploader says
+            except OSError as error:
+                # The uploader compares what it sends with what was saved; this is the case for which it does.
+                log(f"{entry} can't be guarded: {error}")
 
     def _adopt_entry(self, spool: Spool, entry: str) -> None:
         links = spool.read(entry).snapshot.links
         if not links:
             return
-        folder = self._folder(spool, entry, spool.entry_folder(entry))
+        folder = self.held.folder(spool, entry, spool.entry_folder(entry))
         folder.torn = torn_error(folder.path, entry) is not None
         for link in links if not folder.torn else ():
             found = os.stat(link.stored_in, dir_fd=folder.descriptor, follow_symlinks=False)
@@ -245,38 +222,40 @@ class GuardedLinks:
             if may_be_shared(found, link.inode):
                 self._adopt_link(folder, link.stored_in, found)
 
-    def _adopt_link(self, folder: _Folder, name: str, found: os.stat_result) -> None:
-        file = self._files.get((found.st_dev, found.st_ino))
+    def _adopt_link(self, folder: GuardedFolder, name: str, found: os.stat_result) -> None:
+        file = self.held.files.get((found.st_dev, found.st_ino))
+        if file is not None and (folder, name) in file.links:
+            return
         if file is None:
             lease = Lease.take(name, folder=folder.descriptor)
             if isinstance(lease, LeaseRefused):
                 # A writer has come in already, or there are no leases for this process: copy now, and see whether it held still.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 lease = Lease(os.open(name, flags, dir_fd=folder.descriptor), found)
-                file = self._add(lease, self._contents.new(), self._kind(folder))
+                file = self.held.add(lease, self.held.contents.new(), self.held.kind(folder))
                 file.links.append((folder, name))
                 self._copy(file)
                 return
-            file = self._add(lease, self._contents.new(), self._kind(folder))
+            file = self.held.add(lease, self.held.contents.new(), self.held.kind(folder))
         file.links.append((folder, name))
 
     # Letting go
 
     def broken(self, descriptors: Iterable[int] | None) -> None:
         """Make the files private whose leases were broken; with None, look at all of them."""
-        for descriptor in list(self._by_descriptor) if descriptors is None else descriptors:
-            file = self._by_descriptor.get(descriptor)
+        for descriptor in list(self.held.by_descriptor) if descriptors is None else descriptors:
+            file = self.held.by_descriptor.get(descriptor)
             if file is not None and not file.copying and file.lease.broken:
                 self._make_private(file)
 
-    def _make_private(self, file: _File) -> None:
+    def _make_private(self, file: GuardedFile) -> None:
         file.links = [link for link in file.links if not link[0].torn and file.stands(*link)]
         if file.links:
             self._copy(file)
         else:
-            self._release(file)
+            self.held.release(file)
 
-    def _copy(self, file: _File) -> None:
+    def _copy(self, file: GuardedFile) -> None:
         self._copies += 1
         home = file.links[0][0].spool.private_folder
         target = os.path.join(home, f"{self._token}-{self._copies}")
@@ -294,14 +273,19 @@ class GuardedLinks:
         if job.found.st_size >= MEASURED_FROM_BYTES and took_s > 0 and not failure:
             self._rescue_bytes_per_s = job.found.st_size / took_s / 2
         links = [link for link in file.links if file.stands(*link)]
+        if links and not failure and not os.path.exists(job.target):
+            # The spool has got an owner meanwhile, who took it for what a dead guard had left.
+            file.links = links
+            self._copy(file)
+            return
         lost = links if failure else [link for link in links if not self._replace(job, *link)]
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.target)
         # After that: on a full disk the half copy is what takes the room for the mark.
         self._tear(lost, failure or "its private copy could not be put in its place")
-        self._release(file)
+        self.held.release(file)
 
-    def _replace(self, job: CopyJob, folder: _Folder, name: str) -> bool:
+    def _replace(self, job: CopyJob, folder: GuardedFolder, name: str) -> bool:
         # The token: what a killed guard left under this name must not stand in the way.
         temporary = f".{name}.{self._token}"
         try:
@@ -318,7 +302,7 @@ class GuardedLinks:
             return False
         return True
 
-    def _tear(self, links: Iterable[tuple[_Folder, str]], cause: str) -> None:
+    def _tear(self, links: Iterable[tuple[GuardedFolder, str]], cause: str) -> None:
         for folder, name in links:
             folder.torn = True
             log(f"save {int(folder.entry)} is lost, {name}: {cause}")
@@ -330,37 +314,9 @@ class GuardedLinks:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder.descriptor)
 
-    def _release(self, file: _File) -> None:
-        self._contents.let_go(file.lease, file.content, file.file_system)
-        del self._by_descriptor[file.lease.descriptor]
-        self._held_bytes -= file.lease.found.st_size
-        del self._files[file.lease.found.st_dev, file.lease.found.st_ino]
-        file.lease.release()
-
-    def sweep(self) -> None:
-        """Let go of what has left the spool."""
-        removed = {folder for folder in self._folders.values() if folder.stored}
-        if not removed:
-            return
-        for file in list(self._files.values()):
-            file.links = [link for link in file.links if link[0] not in removed]
-            if not file.links and not file.copying:
-                self._release(file)
-        for folder in removed:
-            del self._folders[folder.spool.folder, folder.entry]
-            os.close(folder.descriptor)
-
     def settle(self) -> None:
         """Begin to copy what others could still write to: this process ends, and entries are left."""
-        self.sweep()
-        for file in list(self._files.values()):
+        self.held.sweep()
+        for file in list(self.held.files.values()):
             if not file.copying and os.fstat(file.lease.descriptor).st_nlink > len(file.links):
                 self._make_private(file)
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for file in list(self._files.values()):
-            self._release(file)
-        for folder in self._folders.values():
-            os.close(folder.descriptor)
-        self._folders.clear()

@@ -33,5 +33,8 @@ class WorkerHandle(Protocol):
     def leave(self) -> None:
         """Let go of a worker that goes on by itself, where it can outlive the task; end it, where it can't."""
 
+    def give_up(self) -> None:
+        """See to it that what the dead worker guarded can be written to, for there will be no other: called after its death."""
+
     def last_words(self) -> str:
         """What it said when it died; empty where it said nothing."""

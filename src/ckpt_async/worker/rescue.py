@@ -36,6 +36,9 @@ class CopyJob:
 def copy_aside(job: CopyJob) -> str:
     """Copy a file; return why that failed, or nothing. A copy that was not in time is none."""
     try:
+        # Not its parents: a spool that was removed meanwhile must stay so.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(job.target), 0o700)
         writing = create_private(job.target)
         try:
             if not share_blocks(job.descriptor, writing):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -42,8 +43,8 @@ LOCK_RETRY_S = 0.25
 class LinkAdopter(Protocol):
     """Guards linked files that lie in a spool; see `ckpt_async.worker.guard.Guard`. Its methods block."""
 
-    def adopt(self, folder: str) -> None:
-        """Return once the files in this spool, whose worker lock the caller holds, are guarded, or private."""
+    def adopt(self, folder: str, *, owned: bool) -> None:
+        """Return once the linked files in this spool are guarded, or private. `owned`: the caller holds its worker lock."""
 
     def sweep(self) -> None:
         """Return once the files of entries that have left their spools are let go."""
@@ -112,7 +113,7 @@ class WorkerRuntime:
         try:
             header = await anyio.to_thread.run_sync(self._spool.header)
             self._spool.obeying(header)
-            await self._guard_links(self._spool.folder)
+            await self._guard_links(self._spool.folder, owned=True)
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
@@ -134,9 +135,9 @@ class WorkerRuntime:
         finally:
             self._spool.worker_lock.release()
 
-    async def _guard_links(self, folder: str) -> None:
+    async def _guard_links(self, folder: str, *, owned: bool) -> None:
         if self._guard is not None:
-            await anyio.to_thread.run_sync(self._guard.adopt, folder)
+            await anyio.to_thread.run_sync(functools.partial(self._guard.adopt, folder, owned=owned))
 
     def _sweep(self) -> None:
         if self._guard is not None:
@@ -153,15 +154,15 @@ class WorkerRuntime:
         attempt = os.path.basename(folder)
         left, error = 0, dict[str, str]()
         try:
+            # Also where another worker is at it: it may be dying at this moment, and its leases with it.
+            await self._guard_links(folder, owned=False)
+            self._emit(LinksGuarded(attempt))
             if not spool.task_lock.try_acquire():
                 return
-            if not spool.worker_lock.try_acquire():
-                # The dead attempt's own sidecar is still uploading: faster than beginning anew.
-                self._emit(LinksGuarded(attempt))
-                while not spool.worker_lock.try_acquire():
-                    await anyio.sleep(LOCK_RETRY_S)
-            await self._guard_links(folder)
-            self._emit(LinksGuarded(attempt))
+            # The dead attempt's own sidecar may still be uploading: faster than beginning anew.
+            while not spool.worker_lock.try_acquire():
+                await anyio.sleep(LOCK_RETRY_S)
+            await self._guard_links(folder, owned=True)
             await anyio.to_thread.run_sync(spool.clean)
             if not spool.waiting() and not abandoned_logs(folder):
                 await anyio.to_thread.run_sync(remove_spool, spool)

@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ckpt_async.disk.linking import LinkGuard
-from ckpt_async.words.events import Close, Command, Event, decode_event, encode
+from ckpt_async.spool.keeping import keep_left_links
+from ckpt_async.spool.neighbours import older_attempts, waits_beside
+from ckpt_async.words.events import Close, Command, EntryCommitted, Event, decode_event, encode
+from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
 
 __all__ = ["NOBODY", "SIDECAR_LOG", "SidecarClient", "launch"]
@@ -52,6 +55,7 @@ class SidecarClient:
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
         self._link_guard: GuardClient | None = None
+        self._deposits = Deposits()
         self._guard = threading.Lock()
         self._closing = False
 
@@ -60,9 +64,13 @@ class SidecarClient:
         self._release()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(SEND_TIMEOUT_S)
-        guarding = GuardClient.pair() if sys.platform == "linux" else None
+        guarding = GuardClient.pair(self._deposits) if sys.platform == "linux" else None
         try:
-            self._process = launch(self._folder, theirs, guarding[1] if guarding is not None else None, os.getpid())
+            with self._deposits.lent() as lent:
+                if guarding is not None:
+                    guarding[0].hand_over(lent)
+                passed = [descriptor for descriptor, _ in lent]
+                self._process = launch(self._folder, theirs, guarding[1] if guarding is not None else None, os.getpid(), passed)
         except BaseException:
             ours.close()
             if guarding is not None:
@@ -110,6 +118,9 @@ class SidecarClient:
                 break  # It can't be talked with: another version of this package, or a broken one. It is ended like a dead one.
             for event in events:
                 self._on_event(event)
+                if isinstance(event, EntryCommitted):
+                    self._deposits.drop(event.entry)
+                    self._deposits.keep_only(lambda label: waits_beside(self._folder, label))
         if not self._closing:
             self._reap()
             self._on_death()
@@ -143,6 +154,7 @@ class SidecarClient:
             except subprocess.TimeoutExpired:
                 return False
         self._release()
+        self._deposits.close()
         return True
 
     def leave(self) -> None:
@@ -152,6 +164,13 @@ class SidecarClient:
             # It is not ours to wait for any more; init reaps it.
             self._process.returncode = self._process.poll() if self._process.poll() is not None else 0
         self._release()
+        self._deposits.close()
+
+    def give_up(self) -> None:
+        """Make private what nobody will guard any more."""
+        for folder in (*older_attempts(self._folder), self._folder):
+            keep_left_links(folder)
+        self._deposits.close()
 
     def last_words(self) -> str:
         """The end of the sidecar's log."""
@@ -181,7 +200,9 @@ class SidecarClient:
             self._reader = None
 
 
-def launch(folder: str, connection: socket.socket, guarding: socket.socket | None, task_pid: int) -> subprocess.Popen[bytes]:
+def launch(
+    folder: str, connection: socket.socket, guarding: socket.socket | None, task_pid: int, deposits: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start the process; see `ckpt_async.sidecar`.
 
     Parameters
@@ -192,6 +213,8 @@ def launch(folder: str, connection: socket.socket, guarding: socket.socket | Non
         The sidecar's ends. The caller closes its own copies.
     task_pid : int
         Of the task, or `NOBODY`.
+    deposits : sequence of int
+        What the guard was told of; see `GuardClient.hand_over`.
 
     Raises
     ------
@@ -208,7 +231,7 @@ def launch(folder: str, connection: socket.socket, guarding: socket.socket | Non
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            pass_fds=passed,
+            pass_fds=[*passed, *deposits],
             start_new_session=True,
             cwd="/",  # `-m` puts the working folder first on the path, where a user's random.py would be imported.
             env=_environment(),
