@@ -313,10 +313,14 @@ class Checkpointer:
         """Delete what `Settings.keep_local` has kept, in this attempt and in earlier ones, and keep nothing more: there will be no
         next attempt.
         """
-        end_keeping(self._spool)
-        for folder in older_attempts(self._spool.folder):
-            if end_keeping(Spool(folder)):
-                remove_dead_spool(folder)
+        try:
+            end_keeping(self._spool)
+            for folder in older_attempts(self._spool.folder):
+                if end_keeping(Spool(folder)):
+                    remove_dead_spool(folder)
+        except OSError as error:
+            # It is in the store: what stays on the disk is no reason to fail a task.
+            self._say(f"What was kept on local disk could not be deleted ({error.filename}): {error.strerror or error}")
 
     # Looking
 

@@ -115,6 +115,7 @@ class Gate:
             if dropped:
                 self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
         if dropped:
+            self._worker.sweep()
             self._say(f"Save {int(decision.entry)} was dropped before its upload began: {decision.reason}.")
 
     def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:

@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
         # Before the guard: two guards of one spool would only get into each other's way.
         spool.worker_lock.acquire(attempted=OWN_A_SPOOL)
         if len(arguments) > 3:
-            # Before there is any other thread, and before what takes long to import: until then nobody guards what a dead sidecar
-            # has left.
+            # Before there is any other thread, and before what takes long to import: until then writers wait for what a dead
+            # sidecar has left, or nobody guards it.
             guard = _start_guard(folder, int(arguments[3]))
         # On Linux that is a matter of each thread: the guard, for which a writer may be waiting, keeps its priority.
         os.nice(NICENESS)

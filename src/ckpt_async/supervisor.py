@@ -130,23 +130,29 @@ class Supervisor:
             self._deaths += 1
             self.listeners.worker_died()
             self._catch_up()
-            words = self._worker.last_words()
-            if self._deaths <= MAX_DEATHS:
-                self._say(f"The uploader ended unexpectedly and is started again; nothing is lost. {words[-300:]}".rstrip())
-                try:
-                    self._start()
-                    return
-                except WorkerDied as error:
-                    self._set_fatal(error)
-                    return
-            self._set_fatal(
-                WorkerDied(
-                    "keep the uploader alive",
-                    on=self._spool.folder,
-                    cause=f"it died {self._deaths} times in a row; its last words: {words[-500:] or 'none'}",
-                    hint="What was saved is kept there, and the next attempt uploads it.",
-                )
+            if self._start_again():
+                return
+        # Whoever wants to write to what is linked waits for this; nobody else does.
+        self._worker.give_up()
+
+    def _start_again(self) -> bool:
+        words = self._worker.last_words()
+        if self._deaths > MAX_DEATHS:
+            error = WorkerDied(
+                "keep the uploader alive",
+                on=self._spool.folder,
+                cause=f"it died {self._deaths} times in a row; its last words: {words[-500:] or 'none'}",
+                hint="What was saved is kept there, and the next attempt uploads it.",
             )
+            self._set_fatal(error)
+            return False
+        self._say(f"The uploader ended unexpectedly and is started again; nothing is lost. {words[-300:]}".rstrip())
+        try:
+            self._start()
+        except WorkerDied as error:
+            self._set_fatal(error)
+            return False
+        return True
 
     def _catch_up(self) -> None:
         """Learn of what a worker stored whose death swallowed the news. While it runs no worker does: an entry that is in the
@@ -173,10 +179,13 @@ class Supervisor:
             self.listeners.tell(event)
 
     def _set_fatal(self, error: CheckpointError) -> None:
-        self._worker.give_up()
         with self._ledger.lock:
             self._fatal = error
             self._ledger.give_up(str(error))
+
+    def sweep(self) -> None:
+        """Have the worker let go of what has left the spool."""
+        self._worker.sweep()
 
     @property
     def link_guard(self) -> LinkGuard | None:

@@ -17,6 +17,7 @@ from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words.events import EntryFailed, WorkerReady
 from ckpt_async.worker.deposits import Deposits, deposit
+from ckpt_async.worker.sidecar_client import SidecarClient
 from tests.engine.desk import DEADLINE_S, Desk, alive, paused, read_tree, wait_for
 from tests.guard.conftest import killed_with_its_sidecar, mounted
 from tests.guard.leases import leased_inodes
@@ -193,7 +194,6 @@ def test_what_nobody_will_guard_any_more_is_copied(desk: Desk, seaweed: SeaweedS
             os.kill(desk.sidecars(life)[-1], signal.SIGKILL)
         with pytest.raises(WorkerDied):
             checkpointer.flush()
-        assert not leased_inodes(tree)
         plain(tree / "model")
         with pytest.raises(WorkerDied):
             checkpointer.close(timeout_s=30)
@@ -201,6 +201,23 @@ def test_what_nobody_will_guard_any_more_is_copied(desk: Desk, seaweed: SeaweedS
     later.flush()
     assert desk.content(reference) == before
     later.close(timeout_s=30)
+
+
+def test_what_is_given_up_leaves_nothing_with_the_task(desk: Desk, seaweed: SeaweedServer) -> None:
+    checkpointer = desk.open(max_pending=2, on_full="drop_oldest")
+    with paused(seaweed):
+        desk.sidecars()
+        references = []
+        for number in range(4):
+            tree = desk.tree({"model": os.urandom(MIB)}, name=str(number))
+            references.append(checkpointer.save(tree))
+            assert references[-1].state.methods == {"link": 1}
+        waiting = [one.state.entry for one in references if one.status != "dropped"]
+        assert len(waiting) == 2
+        handle = checkpointer._worker._worker
+        assert isinstance(handle, SidecarClient) and sorted(handle._deposits.labels()) == waiting
+    checkpointer.close(timeout_s=30)
+    assert handle._deposits.labels() == []
 
 
 def test_a_forked_child_keeps_no_lease_of_the_dead(tmp_path: Path) -> None:

@@ -133,10 +133,19 @@ class Lease:
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, BREAK_SIGNAL)
         # Once more, for the signal names the descriptor by the number that it had when the lease was set. Refused while a writer
-        # waits.
-        with contextlib.suppress(BlockingIOError):
+        # waits, or where the file has another owner by now.
+        with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         return cls(descriptor, os.fstat(descriptor))
+
+    def is_of(self, descriptor: int) -> bool:
+        """Return whether a descriptor that was passed to this process is of the very open file that has this lease."""
+        # The signal belongs to the open file. One that comes at this moment comes as SIGIO, after which all leases are looked at.
+        fcntl.fcntl(self.descriptor, fcntl.F_SETSIG, 0)
+        try:
+            return fcntl.fcntl(descriptor, fcntl.F_GETSIG) == 0
+        finally:
+            fcntl.fcntl(self.descriptor, fcntl.F_SETSIG, BREAK_SIGNAL)
 
     @property
     def broken(self) -> bool:
@@ -146,8 +155,9 @@ class Lease:
     def release(self) -> None:
         """Let whoever waits go on, and close the file; may be called twice."""
         if self.descriptor >= 0:
-            # Not by closing alone: the task may have a descriptor of the same open file deposited. Without a lease it is refused.
-            with contextlib.suppress(BlockingIOError):
+            # Not by closing alone: the task may have a descriptor of the same open file deposited. It is refused where there is no
+            # lease any more, and where the file has another owner by now: then it ends with the deposit.
+            with contextlib.suppress(OSError):
                 fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             os.close(self.descriptor)
             self.descriptor = -1

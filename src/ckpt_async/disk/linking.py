@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Union
@@ -204,7 +205,7 @@ def make_private(folder: str, name: str, *, inode: int, size_bytes: int, mtime_n
         The file is not what it was any more, or it can't be copied. The link is as it was.
     """
     path = os.path.join(folder, name)
-    temporary = os.path.join(folder, f".{name}.private")
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.private")  # Another thread, or process, may be at it.
     try:
         found = os.stat(path)
     except FileNotFoundError:

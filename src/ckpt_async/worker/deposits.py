@@ -1,11 +1,13 @@
-"""Leases that outlive their guard. Each is deposited with the task too, so that it ends only when both processes have ended.
+"""Leases that outlive their guard. Each is deposited with the task too, so that the death of one of the two does not end it.
 
 A lease belongs to an open file, and lasts until the last descriptor of that is closed, in whatever process. When a guard is killed,
 the task's deposits keep its leases: whoever wants to write is held back by the kernel until the next guard has taken them over and
 made its copies.
 
 A deposit is one end of a pair of sockets, in whose queue the descriptors lie. So a save of thousands of files takes one descriptor
-of the task's for every `DESCRIPTORS_IN_A_DEPOSIT`, whose limit is the user's and often low.
+of the task's for every `DESCRIPTORS_IN_A_DEPOSIT`, whose limit is the user's and often low. The kernel counts what lies in queues
+for each user, though, and passes no more descriptors for a process once that is more than its limit of open files: so a guard
+deposits no more than `deposits_allowed`.
 """
 
 from __future__ import annotations
@@ -13,16 +15,21 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import resource
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["DESCRIPTORS_IN_A_DEPOSIT", "Deposits", "deposit", "look_into", "receive"]
+__all__ = ["DESCRIPTORS_IN_A_DEPOSIT", "Deposits", "deposit", "deposits_allowed", "look_into", "raise_descriptor_limit", "receive"]
 
 #: The kernel passes at most 253 with one message.
 DESCRIPTORS_IN_A_DEPOSIT = 250
+
+#: More are never asked for; the kernel's own tables have to hold them too.
+MAX_DESCRIPTORS = 65536
 
 _ROOM = socket.CMSG_SPACE(array.array("i").itemsize * (DESCRIPTORS_IN_A_DEPOSIT + 3))
 
@@ -44,6 +51,24 @@ def deposit(descriptors: Sequence[int]) -> socket.socket:
     finally:
         putting.close()
     return keeping
+
+
+def deposits_allowed() -> int:
+    """Return how many descriptors may lie in deposits, so that a training with the limit of open files that this process has now
+    can go on passing descriptors between its own processes.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many descriptors as it may allow itself; return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, MAX_DESCRIPTORS)
 
 
 def look_into(keeping: socket.socket) -> list[int]:
@@ -109,7 +134,9 @@ class Deposits:
         try:
             with self._guard:
                 for label, kept in self._kept.items():
-                    lent += [(fcntl.fcntl(keeping.fileno(), fcntl.F_DUPFD_CLOEXEC, 0), label) for keeping in kept]
+                    for keeping in kept:
+                        # Not where a standard stream belongs that this process has closed.
+                        lent.append((fcntl.fcntl(keeping.fileno(), fcntl.F_DUPFD_CLOEXEC, 3), label))
             yield lent
         finally:
             for descriptor, _ in lent:

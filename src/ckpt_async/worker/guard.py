@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import queue
 import re
-import resource
 import select
 import socket
 import threading
@@ -34,7 +34,7 @@ from ckpt_async.disk.linking import FileState, Guarded
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.break_signals import BreakSignals
-from ckpt_async.worker.deposits import DESCRIPTORS_IN_A_DEPOSIT, deposit, look_into
+from ckpt_async.worker.deposits import DESCRIPTORS_IN_A_DEPOSIT, deposit, deposits_allowed, look_into, raise_descriptor_limit
 from ckpt_async.worker.guarded import GuardedLinks
 from ckpt_async.worker.rescue import CopyJob, copy_aside, log
 
@@ -42,9 +42,6 @@ __all__ = ["Guard"]
 
 #: Descriptors for everything else that a sidecar does.
 OTHER_DESCRIPTORS = 256
-
-#: More are never asked for; the kernel's own tables have to hold them too.
-MAX_DESCRIPTORS = 65536
 
 #: Copies at a time.
 COPIES_AT_ONCE = 4
@@ -77,7 +74,8 @@ class Guard:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._pool = ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="ckpt-async-rescue")
-        self._links = GuardedLinks(_raise_descriptor_limit() - OTHER_DESCRIPTORS, self._start_copy)
+        allowed = deposits_allowed()  # by the limit that this process has of its task
+        self._links = GuardedLinks(raise_descriptor_limit() - OTHER_DESCRIPTORS, self._start_copy, max_links=allowed)
         self._buffer = b""
         self._after_copies: list[threading.Event] = []
         self._ending = False
@@ -238,22 +236,28 @@ class Guard:
 
     def _deposit_new(self) -> None:
         """Give the task its share of what was adopted. Without one there is nobody to outlive this process."""
-        labels: list[str] = []
-        kept: list[socket.socket] = []
-        for spool, entry, descriptors in self._links.held.not_deposited():
-            try:
-                made = self._deposits(descriptors)
-            except OSError as error:
-                log(f"{entry} is copied, for its leases can't be deposited: {error}")
-                self._links.copy_all(spool, entry)
-                continue
-            kept += made
-            labels += [self._label(spool, entry)] * len(made)
-        for start in range(0, len(kept), DESCRIPTORS_IN_A_DEPOSIT):
-            end = start + DESCRIPTORS_IN_A_DEPOSIT
-            self._answer({"deposits": labels[start:end]}, kept[start:end])
-        for keeping in kept:
-            keeping.close()
+        made: list[tuple[Spool, str, socket.socket]] = []
+        try:
+            for spool, entry, descriptors in self._links.held.not_deposited():
+                try:
+                    made += [(spool, entry, keeping) for keeping in self._deposits(descriptors)]
+                except OSError as error:
+                    self._copy_instead([(spool, entry)], error)
+            # In few lines, which nobody may read for long.
+            for start in range(0, len(made), DESCRIPTORS_IN_A_DEPOSIT):
+                some = made[start : start + DESCRIPTORS_IN_A_DEPOSIT]
+                try:
+                    self._answer({"deposits": [self._label(*one[:2]) for one in some]}, [one[2] for one in some])
+                except OSError as error:
+                    self._copy_instead([one[:2] for one in some], error)
+        finally:
+            for _, _, keeping in made:
+                keeping.close()
+
+    def _copy_instead(self, entries: Sequence[tuple[Spool, str]], error: OSError) -> None:
+        log(f"{sorted(entry for _, entry in entries)} are copied, for their leases can't be deposited: {error}")
+        for spool, entry in entries:
+            self._links.copy_all(spool, entry)
 
     def _deposits(self, descriptors: Sequence[int]) -> list[socket.socket]:
         made: list[socket.socket] = []
@@ -312,33 +316,26 @@ class Guard:
         answers = self._links.take(self._spool, entry, links)
         kept: list[socket.socket] = []
         granted = [name for name, answer in answers.items() if isinstance(answer, Guarded)]
-        try:
-            kept = self._deposits(self._links.held.leases(self._spool, entry, granted))
-        except OSError as error:
-            self._links.held.put_back(self._spool, entry, granted)
-            answers |= dict.fromkeys(granted, f"its lease can't be deposited with the task ({error.strerror})")
         files = {name: answer if isinstance(answer, str) else dataclasses.astuple(answer) for name, answer in answers.items()}
         try:
+            kept = self._deposits(self._links.held.leases(self._spool, entry, granted))
             return self._answer({"files": files, "deposits": [entry] * len(kept)}, kept)
+        except OSError as error:
+            self._links.held.put_back(self._spool, entry, granted)
+            refusal = f"its lease can't be deposited with the task ({error.strerror})"
+            return self._answer({"files": files | dict.fromkeys(granted, refusal)})
         finally:
             for keeping in kept:
                 keeping.close()
 
     def _answer(self, answer: dict[str, Any], passed: Sequence[socket.socket] = ()) -> bool:
+        """Send a line; returns False where the task is gone. Raises OSError where nothing can be passed, and nothing was sent."""
         line = json.dumps(answer).encode() + b"\n"
         try:
             sent = socket.send_fds(self._connection, [line], [keeping.fileno() for keeping in passed]) if passed else 0
             self._connection.sendall(line[sent:])
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise
             return False
         return True
-
-
-def _raise_descriptor_limit() -> int:
-    """Allow this process as many descriptors as it may allow itself; return how many that are."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, MAX_DESCRIPTORS)

@@ -117,10 +117,14 @@ class GuardClient:
         try:
             self._connection.settimeout(ANSWER_TIMEOUT_S)
             self._connection.sendall(json.dumps(request).encode() + b"\n")
+            return self._read_answer(ANSWER_TIMEOUT_S) or {}
         except OSError:
             self._lose(_NOT_RUNNING)
             return {}
-        return self._read_answer(ANSWER_TIMEOUT_S) or {}
+        except BaseException:
+            # A signal's handler: the answer would be taken for that of the next question.
+            self._lose(_NOT_RUNNING)
+            raise
 
     def _read_answer(self, timeout_s: float, *, keep: bool = False) -> dict[str, Any] | None:
         """Return the next answer; None where none comes in time, which ends the connection unless `keep`. Deposits may come between
@@ -143,6 +147,8 @@ class GuardClient:
             if not data:
                 self._lose(_NOT_RUNNING)
                 return None
+            if self._lost:
+                return None  # by a signal's handler, which has seen to what had come
             self._buffer += data
 
     def _receive(self) -> bytes:
@@ -177,5 +183,5 @@ class GuardClient:
             pass  # There is no more, or the connection is broken: nothing comes any more in either case.
         while b"\n" in self._buffer:
             self._next_line()
-        for descriptor in self._arrived:
-            os.close(descriptor)
+        while self._arrived:
+            os.close(self._arrived.popleft())

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ckpt_async.disk import durable
-from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s, file_system_of
+from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s
 from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.entry import EntryState
@@ -40,6 +41,8 @@ class GuardedLinks:
     ----------
     max_leases : int
         How many files at most; each takes a descriptor.
+    max_links : int
+        How many links of those files at most: each has its lease deposited.
     start_copy : callable
         Has `copy_aside` run for a job in another thread, and `copied` called in this one afterwards.
 
@@ -49,8 +52,9 @@ class GuardedLinks:
         What it holds at the moment.
     """
 
-    def __init__(self, max_leases: int, start_copy: Callable[[CopyJob], None]) -> None:
+    def __init__(self, max_leases: int, start_copy: Callable[[CopyJob], None], *, max_links: int = sys.maxsize) -> None:
         self._max_leases = max_leases
+        self._max_links = max_links
         self._start_copy = start_copy
         self._break_time_s = break_time_s()
         self._rescue_bytes_per_s = RESCUE_BYTES_PER_S
@@ -82,8 +86,13 @@ class GuardedLinks:
             return dict.fromkeys(links, refusal)
         folder.deposited = True
         answers: dict[str, Guarded | str] = {}
+        room = self._max_links - self.held.links
         for name, before in links.items():
+            if room <= 0:
+                answers[name] = f"{self._max_links} links are guarded already; the training's limit of open files allows no more"
+                continue
             answers[name] = self._take(folder, name, before)
+            room -= isinstance(answers[name], Guarded)
         if self.held.kind(folder) == "overlay":
             # After the leases: from then on nobody can make a new mapping that writes.
             self._let_go_of_mapped(folder, answers)
@@ -101,7 +110,7 @@ class GuardedLinks:
             if refusal := self._refuse_size(folder, found):
                 return refusal
             file = self.held.files.get((found.st_dev, found.st_ino))
-            if file is not None and (file.copying or file.lease.broken):
+            if file is not None and (file.copying or file.broken):
                 return "a program is about to write to it"
             if file is None:
                 lease = Lease.take(name, folder=folder.descriptor)
@@ -159,7 +168,7 @@ class GuardedLinks:
         """
         for _, _, descriptors in deposits:
             for descriptor in descriptors:
-                self._inherit(Lease.inherit(descriptor))
+                self.held.inherit(descriptor)
         for spool, entry in {(spool, entry) for spool, entry, _ in deposits}:
             try:
                 self._find_links(spool, entry)
@@ -170,21 +179,21 @@ class GuardedLinks:
                 self.held.release(file)
         self.broken(None)
 
-    def _inherit(self, lease: Lease) -> None:
-        file = self.held.files.get((lease.found.st_dev, lease.found.st_ino))
-        if file is None:
-            self.held.add(lease, self.held.contents.new(), file_system_of(lease.descriptor))
-        else:
-            file.inherited.append(lease)
-
     def _find_links(self, spool: Spool, entry: str) -> None:
         staging = os.path.join(spool.folder, EntryState.STAGING, entry)
-        folder = self.held.folder(spool, entry, staging if os.path.isdir(staging) else spool.entry_folder(entry))
+        try:
+            folder = self.held.folder(spool, entry, staging)
+        except FileNotFoundError:
+            folder = self.held.folder(spool, entry, spool.entry_folder(entry))
         folder.deposited = True
         for name in os.listdir(folder.descriptor):
-            found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+            try:
+                found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # what somebody was about to rename
             file = self.held.files.get((found.st_dev, found.st_ino))
             if file is not None:
+                file.file_system = self.held.kind(folder)
                 file.links.append((folder, name))
 
     def adopt(self, spool: Spool, *, owned: bool) -> None:
@@ -245,7 +254,7 @@ class GuardedLinks:
         """Make the files private whose leases were broken; with None, look at all of them."""
         for descriptor in list(self.held.by_descriptor) if descriptors is None else descriptors:
             file = self.held.by_descriptor.get(descriptor)
-            if file is not None and not file.copying and file.lease.broken:
+            if file is not None and not file.copying and file.broken:
                 self._make_private(file)
 
     def _make_private(self, file: GuardedFile) -> None:
@@ -269,23 +278,30 @@ class GuardedLinks:
     def copied(self, job: CopyJob, failure: str) -> None:
         """Put a finished copy in the place of the links, then let the writer go on."""
         file, started_s = self._jobs.pop(job)
+        file.copying = False
         took_s = time.monotonic() - started_s
         if job.found.st_size >= MEASURED_FROM_BYTES and took_s > 0 and not failure:
             self._rescue_bytes_per_s = job.found.st_size / took_s / 2
         links = [link for link in file.links if file.stands(*link)]
-        if links and not failure and not os.path.exists(job.target):
-            # The spool has got an owner meanwhile, who took it for what a dead guard had left.
-            file.links = links
-            self._copy(file)
-            return
-        lost = links if failure else [link for link in links if not self._replace(job, *link)]
+        lost = links if failure else []
+        while links and not failure:
+            replaced = self._replace(job, *links[0])
+            if replaced is None:
+                # The spool has got an owner meanwhile, who took the copy for what a dead guard had left.
+                file.links = links
+                self._copy(file)
+                break
+            lost += links[:1] if not replaced else []
+            del links[0]
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.target)
         # After that: on a full disk the half copy is what takes the room for the mark.
         self._tear(lost, failure or "its private copy could not be put in its place")
-        self.held.release(file)
+        if not file.copying:
+            self.held.release(file)
 
-    def _replace(self, job: CopyJob, folder: GuardedFolder, name: str) -> bool:
+    def _replace(self, job: CopyJob, folder: GuardedFolder, name: str) -> bool | None:
+        """Return whether the copy stands in the place of the link, or need not; None where there is no copy any more."""
         # The token: what a killed guard left under this name must not stand in the way.
         temporary = f".{name}.{self._token}"
         try:
@@ -296,7 +312,7 @@ class GuardedLinks:
                 # Before the writer goes on: after a crash the name must not stand for the file that it has written to.
                 durable.sync_descriptor(folder.descriptor)
         except FileNotFoundError:
-            return folder.removed
+            return True if folder.removed else None if not os.path.exists(job.target) else False
         except OSError as error:
             log(f"{folder.entry}/{name}: {error}")
             return False

@@ -33,6 +33,9 @@ class WorkerHandle(Protocol):
     def leave(self) -> None:
         """Let go of a worker that goes on by itself, where it can outlive the task; end it, where it can't."""
 
+    def sweep(self) -> None:
+        """Let go of what has left the spool without having been stored. Never blocks for long."""
+
     def give_up(self) -> None:
         """See to it that what the dead worker guarded can be written to, for there will be no other: called after its death."""
 

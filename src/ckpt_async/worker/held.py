@@ -45,8 +45,7 @@ class GuardedFolder:
 class GuardedFile:
     """A file with at least one link in the spool. One lease serves all links.
 
-    `inherited` are further descriptors from the deposits of a dead guard: each may have a lease of its own on the same file, or
-    share that one.
+    `inherited` are further leases on it, from the deposits of a dead guard.
     """
 
     lease: Lease
@@ -64,10 +63,15 @@ class GuardedFile:
             return False
         return (found.st_dev, found.st_ino) == (self.lease.found.st_dev, self.lease.found.st_ino)
 
-    def release(self) -> None:
-        """Let whoever waits for the file go on."""
-        for lease in (self.lease, *self.inherited):
-            lease.release()
+    @property
+    def leases(self) -> list[Lease]:
+        """All of them."""
+        return [self.lease, *self.inherited]
+
+    @property
+    def broken(self) -> bool:
+        """Whether somebody waits to write to it, or the kernel has let somebody through."""
+        return any(lease.broken for lease in self.leases)
 
 
 class Held:
@@ -104,6 +108,24 @@ class Held:
         self.size_bytes += lease.found.st_size
         return file
 
+    def inherit(self, descriptor: int) -> None:
+        """Hold a lease of a guard that was killed; the links are still to be found. The descriptor belongs to this object then."""
+        found = os.fstat(descriptor)
+        file = self.files.get((found.st_dev, found.st_ino))
+        if file is None:
+            self.add(Lease.inherit(descriptor), self.contents.new(), "")
+        elif any(lease.is_of(descriptor) for lease in file.leases):
+            os.close(descriptor)  # Several saves have deposited it.
+        else:
+            lease = Lease.inherit(descriptor)
+            file.inherited.append(lease)
+            self.by_descriptor[lease.descriptor] = file
+
+    @property
+    def links(self) -> int:
+        """How many links there are, each of which has been deposited with the task."""
+        return sum(len(file.links) for file in self.files.values())
+
     def files_in(self, folder: GuardedFolder) -> dict[str, GuardedFile]:
         """Return the files by the names of their links in a folder."""
         return {name: file for file in self.files.values() for where, name in file.links if where is folder}
@@ -117,10 +139,11 @@ class Held:
     def release(self, file: GuardedFile) -> None:
         """Forget a file, and let whoever waits for it go on."""
         self.contents.let_go(file.lease, file.content, file.file_system)
-        del self.by_descriptor[file.lease.descriptor]
         self.size_bytes -= file.lease.found.st_size
         del self.files[file.lease.found.st_dev, file.lease.found.st_ino]
-        file.release()
+        for lease in file.leases:
+            del self.by_descriptor[lease.descriptor]
+            lease.release()
 
     def sweep(self) -> None:
         """Let go of what has left the spool."""

@@ -120,7 +120,7 @@ class SidecarClient:
                 self._on_event(event)
                 if isinstance(event, EntryCommitted):
                     self._deposits.drop(event.entry)
-                    self._deposits.keep_only(lambda label: waits_beside(self._folder, label))
+                    self.sweep()
         if not self._closing:
             self._reap()
             self._on_death()
@@ -165,6 +165,16 @@ class SidecarClient:
             self._process.returncode = self._process.poll() if self._process.poll() is not None else 0
         self._release()
         self._deposits.close()
+
+    def sweep(self) -> None:
+        """Give deposits back."""
+        self._deposits.keep_only(self._waits)
+
+    def _waits(self, label: str) -> bool:
+        try:
+            return waits_beside(self._folder, label)
+        except OSError:
+            return True  # A folder that can't be read now is looked at again.
 
     def give_up(self) -> None:
         """Make private what nobody will guard any more."""

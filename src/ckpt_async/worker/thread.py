@@ -117,6 +117,9 @@ class ThreadWorker:
         self.send(Close(0.0))
         self.join(CANCEL_TIMEOUT_S)
 
+    def sweep(self) -> None:
+        """Nothing is held."""
+
     def give_up(self) -> None:
         """Nothing: a thread guards nothing."""
 
