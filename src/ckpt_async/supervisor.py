@@ -64,6 +64,7 @@ class Supervisor:
         self._ledger = ledger
         self._header = header
         self._spool = spool
+        self._found_nothing = not ledger.outstanding()
         self._say = say
         self._worker = make_worker(self._on_event, self._on_death)
         self._starting = threading.Lock()
@@ -341,6 +342,9 @@ class Supervisor:
             started = self._started
         if started:
             finished = not self._ledger.outstanding() and not self._ledger.failures(lost=False) and self._fatal is None
+            if finished and self._found_nothing and not self._ledger.references():
+                # It may still be starting, and a task that never saves need not wait for that.
+                self._worker.stop()
             self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
             if not finished or not self._worker.join(END_TIMEOUT_S):
                 self._worker.leave()

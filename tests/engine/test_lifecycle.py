@@ -87,3 +87,11 @@ def test_the_same_attempt_in_another_process_is_refused(make_desk: MakeDesk, loc
         desk.open()
     task.do("close")
     assert desk.is_clean() and len(desk.records()) == 1
+
+
+def test_a_task_that_never_saves_does_not_wait_for_its_sidecar(desk: Desk) -> None:
+    checkpointer = desk.open()
+    (sidecar,) = desk.sidecars()
+    checkpointer.close(timeout_s=30)
+    assert sidecar == os.getpid() or not alive(sidecar)
+    assert desk.said == [] and desk.is_clean()

@@ -30,6 +30,9 @@ class WorkerHandle(Protocol):
     def join(self, timeout_s: float) -> bool:
         """Wait for its end after a `Close`; returns whether it has ended, everything of it released."""
 
+    def stop(self) -> None:
+        """Have a worker end at once that has found nothing to do, and was given nothing; `join` sees its end."""
+
     def leave(self) -> None:
         """Let go of a worker that goes on by itself, where it can outlive the task; end it, where it can't."""
 

@@ -157,6 +157,12 @@ class SidecarClient:
         self._deposits.close()
         return True
 
+    def stop(self) -> None:
+        """Kill the process, which writes nothing but its own log before it is given a save."""
+        self._closing = True
+        if self._process is not None:
+            self._process.kill()
+
     def leave(self) -> None:
         """Let the process go on by itself; it ends with the spool empty, or at its deadline."""
         self._closing = True

@@ -112,6 +112,9 @@ class ThreadWorker:
             return not self._thread.is_alive()
         return True
 
+    def stop(self) -> None:
+        """Nothing: a thread that has nothing to do ends as soon as it is told."""
+
     def leave(self) -> None:
         """End the thread: it can't outlive its process."""
         self.send(Close(0.0))
