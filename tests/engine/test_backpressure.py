@@ -65,6 +65,7 @@ def test_save_waits_while_too_much_progress_is_at_risk(s3_desk: Desk, seaweed: S
     checkpointer = s3_desk.open(max_lag_s=0.001, on_full=on_full)
     with paused(seaweed):
         checkpointer.save(s3_desk.tree({"step": b"0"}))
+        wait_for(lambda: checkpointer._ledger.lag_s > 0.001, "the first save is older than that")
         thread, second = save_in_thread(s3_desk, checkpointer)
         wait_for(lambda: any("max_lag is 0.001 s" in line for line in s3_desk.said), "the second save waits, and says so")
         assert checkpointer.pending.saves == 1 and not second

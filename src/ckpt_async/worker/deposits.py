@@ -84,6 +84,7 @@ def receive(connection: socket.socket, size_bytes: int, flags: int = 0) -> tuple
     OSError
         As `socket.recvmsg`.
     """
+    # Not `socket.recv_fds`, which drops its flags (Python 3.11).
     data, found, _, _ = connection.recvmsg(size_bytes, _ROOM, flags | getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     descriptors = array.array("i")
     for level, kind, content in found:

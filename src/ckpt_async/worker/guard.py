@@ -204,7 +204,8 @@ class Guard:
                 spools[name] = Spool(os.path.join(os.path.dirname(self._spool.folder), name))
             deposits.append((spools[name], found[2], descriptors))
         for spool in {spool for spool, _, _ in deposits}:
-            self._obey(spool)
+            with contextlib.suppress(OSError, CheckpointError):  # a spool that is gone
+                spool.obeying(spool.header())
         self._links.inherit(deposits)
 
     def _what_is_inherited(self) -> list[tuple[int, str]]:
@@ -218,10 +219,6 @@ class Guard:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return [(int(number), str(label)) for number, label in json.loads(line)["inherit"]]
-
-    def _obey(self, spool: Spool) -> None:
-        with contextlib.suppress(OSError, CheckpointError):
-            spool.obeying(spool.header())
 
     def _adopt(self, spool: Spool, *, owned: bool) -> None:
         if self._refusal:
