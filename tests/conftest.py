@@ -1,4 +1,4 @@
-"""What every test gets: asyncio alone, fast tests first, and a failure for whatever a test leaves behind."""
+"""What every test gets: asyncio alone, its place in the order, and a failure for whatever a test leaves behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fixtures_s3"]
 
@@ -23,13 +24,30 @@ BLOCKING_LIMIT_S = 0.25
 
 IN_MEMORY = "/dev/shm"
 
+# Where this is set, each of the hundreds of processes that tests start would compile the package for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A slow moment of the machine is no failure of what is tested.
+settings.register_profile("no-clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no-clock")
+
 # Linux names what a descriptor points to; macOS only numbers them.
 _FD_FOLDER = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow tests last; the order among equals stays."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Put the slow tests last, so that a mistake shows early; the order among equals stays.
+
+    Where several processes share the tests it is the other way round, first of all those that only wait: what is left at the end is
+    then so quick that no process waits for another one.
+    """
+    slow_first = "PYTEST_XDIST_WORKER" in os.environ
+
+    def rank(item: pytest.Item) -> int:
+        slowness = 2 if item.get_closest_marker("waits") else 1 if item.get_closest_marker("slow") else 0
+        return -slowness if slow_first else slowness
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +151,14 @@ def no_leaks() -> Iterator[None]:
         pytest.fail(f"left behind by the test:\n{left.describe()}", pytrace=False)
 
 
+def _kept_from_running_s() -> float:
+    """How long this thread has waited for a processor so far, which is the machine's business. Linux only."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 @pytest.fixture
 def no_blocking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test in which one callback held up an event loop, of any thread, for more than a quarter of a second."""
@@ -141,9 +167,9 @@ def no_blocking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     # asyncio's debug mode measures the same, but only in loops that are made after it was switched on, and it slows all of them.
     def timed_run(handle: asyncio.Handle) -> None:
-        begun = time.monotonic()
+        begun_s = time.monotonic() - _kept_from_running_s()
         run(handle)
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - _kept_from_running_s() - begun_s
         if took_s > BLOCKING_LIMIT_S:
             blocked.append(f"{took_s:.3f} s in thread {threading.current_thread().name}: {handle!r}")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import botocore.session
 import pytest
 
 from ckpt_async.stores.s3 import S3Store
@@ -44,6 +46,16 @@ class S3Place:
 
     def store(self, **access: object) -> S3Store:
         return S3Store(self.bucket, self.prefix, self.access(**access))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def described_once() -> Iterator[None]:
+    """Have the client library read its description of S3 once for all stores of the tests' process, as for those of one session:
+    it takes a tenth of a second of a processor, and the tests make some hundred stores.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")

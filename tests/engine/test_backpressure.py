@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused, SpoolDamaged
+from ckpt_async.spool.entry import Entry, EntryState
+from ckpt_async.spool.spool import Spool
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryStarted
 from tests.engine.desk import DEADLINE_S, Desk, paused, wait_for
@@ -99,12 +101,20 @@ def test_a_save_that_could_never_fit_is_refused_at_once(thread_desk: Desk, on_fu
     assert thread_desk.is_clean()
 
 
-def test_damage_that_was_told_keeps_no_later_save_out(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+def test_damage_that_was_told_keeps_no_later_save_out(
+    s3_desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpointer = s3_desk.open(max_pending=1)
-    with paused(seaweed):
+    publish = Spool.publish
+
+    def publish_without_its_pack(spool: Spool, entry: Entry) -> None:
+        # Before it is published: afterwards the worker may have read it already.
+        Path(spool.folder, EntryState.STAGING, entry.id, "pack").unlink()
+        publish(spool, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "publish", publish_without_its_pack)
         damaged = checkpointer.save(s3_desk.tree({"a": b"12345"}))
-        (pack,) = Path(checkpointer.spool_folder).glob("*/0000000000/pack")
-        pack.unlink()
     with pytest.raises(CheckpointNotStored):
         damaged.wait(DEADLINE_S)
     with pytest.raises(SpoolDamaged):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +12,25 @@ import pytest
 from ckpt_async.testing.crash_plan import Journal, Plan
 from ckpt_async.testing.crash_points import CrashPoints, Outcome, Point, sample
 from ckpt_async.testing.crash_scenario import Place, recover, run_task, saves_of
-from ckpt_async.testing.faults import table
+from ckpt_async.testing.faults import IN_MEMORY, table
 from ckpt_async.words import keys
 from ckpt_async.words.settings import StoreAddress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def harness(quick_folder: Path) -> Iterator[CrashPoints]:
-    with CrashPoints(str(quick_folder), parallel=4) as harness:
+@pytest.fixture(scope="module")
+def runs_folder() -> Iterator[Path]:
+    """In memory where the system has that, like `quick_folder`."""
+    memory = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ckpt-async-test-", dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def harness(runs_folder: Path) -> Iterator[CrashPoints]:
+    """One for all tests: a program that has imported everything is what takes time."""
+    with CrashPoints(str(runs_folder), parallel=4) as harness:
         yield harness
 
 
@@ -101,8 +111,9 @@ def test_the_table_counts() -> None:
     assert rows[1][-4:] == ["2", "1", "1", "1"] == rows[-1][-4:]
 
 
-def test_a_run_that_survived_leaves_nothing(harness: CrashPoints, quick_folder: Path) -> None:
+def test_a_run_that_survived_leaves_nothing(harness: CrashPoints, runs_folder: Path) -> None:
+    before = os.listdir(runs_folder)
     points = [point for point in harness.points("thread") if point.kind == "thread: tear"][:1]
     (outcome,) = harness.run(points)
     assert outcome.struck and not outcome.violations
-    assert not os.listdir(quick_folder)
+    assert os.listdir(runs_folder) == before

@@ -199,8 +199,8 @@ def test_a_wait_for_a_save_can_be_interrupted(tmp_path: Path) -> None:
         saved.state.status = "queued"
         previous = signal.signal(signal.SIGALRM, strike)
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
             with pytest.raises(TimeoutError, match="struck"):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 saved.wait(30)
         finally:
             signal.signal(signal.SIGALRM, previous)

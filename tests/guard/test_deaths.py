@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,13 @@ def test_what_is_overwritten_while_there_is_no_lease_is_not_published(
     desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Deposits, "add", lambda _deposits, _label, keeping: keeping.close())  # so that a lease ends with its guard
+    start, starts, overwritten = SidecarClient.start, count(1), threading.Event()
+
+    def start_late(client: SidecarClient) -> None:
+        assert next(starts) == 1 or overwritten.wait(DEADLINE_S)  # else the next guard might be there first
+        start(client)
+
+    monkeypatch.setattr(SidecarClient, "start", start_late)
     tree = desk.tree({"model": os.urandom(MIB), "config": b"1"})
     checkpointer = desk.open()
     first = desk.sidecars()[0]
@@ -72,6 +81,7 @@ def test_what_is_overwritten_while_there_is_no_lease_is_not_published(
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: not leased_inodes(tree), "the dead guard's leases are gone")
         plain(tree / "model")
+        overwritten.set()
         desk.sidecars(2)
         wait_for(lambda: len(leased_inodes(desk.folder / "other")) == 1, "the other save is guarded again")
         kept = (desk.folder / "other" / "other").read_bytes()
@@ -253,7 +263,7 @@ def test_an_orphan_that_gives_up_leaves_no_link(desk: Desk, seaweed: SeaweedServ
     assert desk.content(saved) == before
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.timeout(200)
 def test_a_writer_that_the_kernel_lets_through_tears_nothing(desk: Desk, seaweed: SeaweedServer) -> None:
     tree = desk.tree({"model": os.urandom(MIB)})

@@ -26,7 +26,7 @@ from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.settings import Settings
-from ckpt_async.worker import guarded, held
+from ckpt_async.worker import guard_client, guarded, held
 from ckpt_async.worker.deposits import Deposits, deposit, look_into
 from ckpt_async.worker.guard_client import GuardClient
 from ckpt_async.worker.guarded import GuardedLinks
@@ -261,7 +261,8 @@ def test_the_guard_opens_nothing_outside_of_its_spool(tmp_path: Path) -> None:
             assert sidecar.wait(30) is not None
 
 
-def test_a_guard_that_does_not_answer_is_none() -> None:
+def test_a_guard_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_client, "ANSWER_TIMEOUT_S", 0.1)
     client, theirs = GuardClient.pair(Deposits())
     with theirs:
         assert "still starting" in str(client.guard("/s/0000000000", {"f000001": STATE}, patience_s=0.01)["f000001"])

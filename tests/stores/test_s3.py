@@ -197,33 +197,30 @@ async def test_server_side_encryption_is_accepted(s3_place: S3Place) -> None:
         assert await store.get("k") == await store.get("m") == b"content"
 
 
-@pytest.mark.slow
-async def test_a_server_that_stands_still() -> None:
+async def test_a_server_that_stands_still(s3_place: S3Place) -> None:
     """Connections stay open, nothing answers; then it goes on, and so does the call."""
-    with SeaweedServer() as server:
-        server.make_bucket("bucket")
-        place = S3Place(server, "bucket", "root")
-        bare = place.store(connect_timeout_s=0.5, read_timeout_s=0.5)
-        told: list[int] = []
-        troubled = anyio.Event()
+    server = s3_place.server
+    bare = s3_place.store(connect_timeout_s=0.5, read_timeout_s=0.5)
+    told: list[int] = []
+    troubled = anyio.Event()
 
-        def tell(failures: int, error: CheckpointError | None) -> None:
-            told.append(failures)
-            troubled.set()
+    def tell(failures: int, error: CheckpointError | None) -> None:
+        told.append(failures)
+        troubled.set()
 
-        async with Retrying(bare, on_trouble=tell) as store:
-            await store.put("k", Body.of(b"before"))
-            server.pause()
-            try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(store.put, "k", Body.of(b"after"))
-                    with anyio.fail_after(30):
-                        await troubled.wait()
-                    server.resume()
-            finally:
+    async with Retrying(bare, on_trouble=tell) as store:
+        await store.put("k", Body.of(b"before"))
+        server.pause()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(store.put, "k", Body.of(b"after"))
+                with anyio.fail_after(30):
+                    await troubled.wait()
                 server.resume()
-            assert await store.get("k") == b"after"
-        assert told == [1, 0]
+        finally:
+            server.resume()
+        assert await store.get("k") == b"after"
+    assert told == [1, 0]
 
 
 async def test_a_cut_line_and_its_repair(s3_place: S3Place) -> None:
