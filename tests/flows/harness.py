@@ -28,6 +28,8 @@ def s3_variables(place: S3Place, endpoint_url: str) -> dict[str, str]:
         "METAFLOW_DATASTORE_SYSROOT_S3": place.url,
         "METAFLOW_S3_ENDPOINT_URL": endpoint_url,
         "METAFLOW_DATATOOLS_CLIENT_PARAMS": json.dumps({"region_name": place.server.region}),
+        # Metaflow's own transfers, each in a process that makes a client: the more of them, the longer they take here.
+        "METAFLOW_S3_WORKER_COUNT": "1",
         "AWS_ACCESS_KEY_ID": place.server.admin.access_key,
         "AWS_SECRET_ACCESS_KEY": place.server.admin.secret_key,
     }

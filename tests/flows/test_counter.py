@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import stat
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[s
     assert place.wait_until_clean() == []
     if more:
         return  # what is stored does not depend on cards
-    task = place.look("CounterFlow")["count/0"]
+    task = place.look("CounterFlow")["start/0"]
     counters = [[record["metadata"]["counter"] for record in attempt["_task_checkpoints"]] for attempt in task["attempts"]]
     assert counters == [[2], [6, 4], [10, 8]]
     for attempt in task["attempts"]:
@@ -67,22 +68,17 @@ def test_children_of_a_task_save_for_it(local: Place) -> None:
 
 
 @pytest.mark.slow
-def test_eager_goes_on_from_another_run(local: Place) -> None:
+def test_eager_goes_on_from_another_run_and_attributes_arrive_as_text(local: Place) -> None:
     eager, nothing = (f"checkpoint:show_card=False,load_policy={policy}" for policy in ("eager", "None"))
     runs = [
         local.run("plain.py", "--with", eager),
         local.run("plain.py", "--with", eager),
-        local.run("plain.py", "--with", nothing),
+        local.run("plain.py", "--with", f"{nothing},async_upload=True,max_pending=3,max_pending_bytes=2MB"),
         local.run("plain.py", "--with", eager, "--tag", "checkpoint:elsewhere"),
     ]
     assert [run.after("began with") for run in runs] == [["None"], ["content"], ["None"], ["None"]], runs[1].text
-
-
-@pytest.mark.slow
-def test_attributes_arrive_as_text(local: Place) -> None:
-    result = local.run("plain.py", "--with", "checkpoint:async_upload=True,max_pending=3,max_pending_bytes=2MB,show_card=False")
-    assert result.code == 0, result.text
-    assert result.after("settings") == ["True 3 2000000"]
+    assert runs[2].code == 0 and runs[2].after("settings") == ["True 3 2000000"], runs[2].text
+    assert stat.S_IMODE(local.scratch.stat().st_mode) == 0o700, "spools are private"
 
 
 @pytest.mark.parametrize(

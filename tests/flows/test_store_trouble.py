@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import stat
-
 import pytest
 
 from ckpt_async import StoreAddress, open_reader
@@ -70,8 +68,3 @@ def test_a_failed_flush_hides_no_exception(local: Place) -> None:
     task = local.look("ExitsFlow")["start/0"]["attempts"][-1]
     assert task["_task_checkpoints"] == []
     assert [reference["type"] for reference in task["references"]] == ["checkpoint-not-stored"] * 2
-
-
-def test_spools_are_private(local: Place) -> None:
-    local.run("plain.py", "--with", "checkpoint:show_card=False")
-    assert stat.S_IMODE(local.scratch.stat().st_mode) == 0o700

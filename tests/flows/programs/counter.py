@@ -8,16 +8,12 @@ from metaflow import FlowSpec, Parameter, checkpoint, current, retry, step
 class CounterFlow(FlowSpec):
     fail_at = Parameter("fail_at", default="3,7", help="The counts at which the attempts 0, 1, ... fail")
 
-    @step
-    def start(self):
-        self.counter = 0
-        self.next(self.count)
-
     # What the test wants to vary: a decorator's attributes are read when the file is.
     @checkpoint(async_upload=os.environ["COUNTER_ASYNC"], show_card=os.environ["COUNTER_CARD"])
     @retry(times=3, minutes_between_retries=0)
     @step
-    def count(self):
+    def start(self):
+        self.counter = 0
         path = os.path.join(current.checkpoint.directory, "counter")
         if current.checkpoint.is_loaded:
             with open(path) as file:
