@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async import SnapshotFailed
+from ckpt_async import Checkpointer, SnapshotFailed
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from tests.engine.desk import Desk, paused, read_tree, wait_for
@@ -44,12 +44,17 @@ def test_every_kind_of_overwrite(desk_at: Desk, seaweed: SeaweedServer) -> None:
     assert desk_at.is_clean()
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_a_mapping_that_is_open_at_the_call(desk_at: Desk, seaweed: SeaweedServer, closed: bool) -> None:
-    tree = desk_at.tree({"mapped": os.urandom(SIZE), "other": os.urandom(SIZE)})
-    before = read_tree(tree)
+def test_what_is_open_for_writing_at_the_call(desk_at: Desk, seaweed: SeaweedServer) -> None:
     checkpointer = desk_at.open()
     desk_at.sidecars()
+    for closed in (False, True):
+        _a_mapping_is_seen(desk_at, checkpointer, seaweed, closed=closed)
+    _an_open_file_is_copied(desk_at, checkpointer, seaweed)
+
+
+def _a_mapping_is_seen(desk_at: Desk, checkpointer: Checkpointer, seaweed: SeaweedServer, *, closed: bool) -> None:
+    tree = desk_at.tree({"mapped": os.urandom(SIZE), "other": os.urandom(SIZE)}, name=f"mapped-{closed}")
+    before = read_tree(tree)
     with Mapping(tree / "mapped", keep_descriptor=not closed) as mapping, paused(seaweed):
         mapping.write(0, b"seen already")  # this page is dirty: later stores to it change no time of the file
         before["mapped"] = b"seen already" + before["mapped"][12:]
@@ -61,10 +66,8 @@ def test_a_mapping_that_is_open_at_the_call(desk_at: Desk, seaweed: SeaweedServe
     assert desk_at.content(reference) == before
 
 
-def test_a_file_that_stays_open_for_writing_is_copied(desk_at: Desk, seaweed: SeaweedServer) -> None:
-    tree = desk_at.tree({"log": os.urandom(2 * MIB), "small": b"1"})
-    checkpointer = desk_at.open()
-    desk_at.sidecars()
+def _an_open_file_is_copied(desk_at: Desk, checkpointer: Checkpointer, seaweed: SeaweedServer) -> None:
+    tree = desk_at.tree({"log": os.urandom(2 * MIB), "small": b"1"}, name="open")
     with open(tree / "log", "r+b", buffering=0) as file, paused(seaweed):
         before = read_tree(tree)
         reference = checkpointer.save(tree)
