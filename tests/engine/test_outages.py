@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
@@ -22,19 +23,22 @@ def test_uploads_go_on_when_the_line_is_back(make_desk: MakeDesk, s3_address: St
     reference = checkpointer.save(desk.tree())
     wait_for(desk.happened(Trouble), "the trouble is told")
     with pytest.raises(FlushTimeout) as caught:
-        checkpointer.flush(2.0)
+        checkpointer.flush(0.2)
     text = str(caught.value)
-    for word in (s3_address.url, "2.0 s", "1 save", "the last trouble was", checkpointer.spool_folder):
+    for word in (s3_address.url, "200 ms", "1 save", "the last trouble was", checkpointer.spool_folder):
         assert word in text
     assert isinstance(caught.value, TimeoutError)
     with pytest.raises(FlushTimeout, match="safe on local disk"):
         reference.wait(0.01)
-    told = [line for line in desk.said if "Uploading to" in line]
-    assert len(told) == 1 and s3_address.url in told[0] and "trouble, being retried" in told[0]
+    flushing = threading.Thread(target=checkpointer.flush)
+    flushing.start()
+    wait_for(lambda: any("Uploading to" in said for said in desk.said), "who waits is told")
 
     line.restore()
-    checkpointer.flush()
+    flushing.join(DEADLINE_S)
     assert reference.done()
+    told = [said for said in desk.said if "Uploading to" in said]
+    assert len(told) == 1 and s3_address.url in told[0] and "trouble, being retried" in told[0]
     assert checkpointer._ledger.trouble is None
     checkpointer.close(timeout_s=DEADLINE_S)
     assert desk.is_clean()
