@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused, SpoolDamaged
-from ckpt_async.spool.entry import Entry, EntryState
+from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import EntryState
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryStarted
 from tests.engine.desk import DEADLINE_S, Desk, paused, wait_for
