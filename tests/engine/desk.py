@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import signal
@@ -230,7 +231,8 @@ class Desk:
 
     def spools(self) -> list[str]:
         """The spools that are there."""
-        return sorted(path.parent.name for path in self.scratch.glob("*/*/spool.json"))
+        # Not by Path.glob(), which fails where a sidecar removes a folder that it is about to look into.
+        return sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(f"{self.scratch}/*/*/spool.json"))
 
     def is_clean(self) -> bool:
         """Whether nothing is left in the scratch folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -195,11 +196,12 @@ class Place:
 
     def spools(self) -> list[str]:
         """Spools that are still there."""
-        return [str(path) for path in self.scratch.rglob("spool.json")] if self.scratch.exists() else []
+        # Not by rglob(), which fails where a sidecar removes a folder that it is about to look into.
+        return [os.path.join(base, "spool.json") for base, _, names in os.walk(self.scratch) if "spool.json" in names]
 
     def saves_left(self, pathspec: str) -> list[str]:
         """What a task has saved and is not in the store yet."""
-        return [str(path) for path in self.scratch.glob(f"{pathspec.replace('/', '-')}-*/*/[ar]*/*/entry.json")]
+        return glob.glob(f"{self.scratch}/{pathspec.replace('/', '-')}-*/*/[ar]*/*/entry.json")
 
     def wait_until_clean(self) -> list[str]:
         """Wait until nothing is left over (a sidecar that outlives its task ends by itself); returns what is."""
