@@ -19,6 +19,7 @@ from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
 from ckpt_async.spool.keeping import has_links, keep_left_links
 from ckpt_async.spool.kept import drop_all_kept, end_keeping
+from ckpt_async.spool.loaded import note_loaded, read_loaded
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
@@ -200,7 +201,6 @@ class Checkpointer:
                 )
             for folder in older_attempts(self._spool.folder):
                 drop_all_kept(Spool(folder))
-            return restored
         except CheckpointError:
             raise  # Some are OSErrors too.
         except OSError as error:
@@ -210,6 +210,9 @@ class Checkpointer:
                 cause=error.strerror or str(error),
                 hint="What was saved is kept. Mend the disk, or name another folder.",
             ) from error
+        if restored is not None:
+            note_loaded(self._spool, restored, self._say)
+        return restored
 
     def _way_to_restore(self) -> RestoreWay:
         """A link where somebody guards it, and where the user takes links: what is restored may be overwritten at once."""
@@ -241,7 +244,10 @@ class Checkpointer:
         for own in self._ledger.references():
             if own["key"] == key and not own.done():
                 own.wait(self.settings.flush_timeout_s)
-        return self.reader.load(reference, target)
+        record = self.reader.load(reference, target)
+        if read_loaded(self._spool) is None:
+            note_loaded(self._spool, record, self._say)
+        return record
 
     # Waiting and ending
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import anyio
+import pytest
 
+from ckpt_async import StoreAddress
 from ckpt_async.disk.lease import file_system_of
 from ckpt_async.reference import CheckpointReference
+from ckpt_async.stores.contract import Body
 from ckpt_async.testing.access import ACCESS_SPEC
+from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.words.events import EntryCommitted
 from ckpt_async.worker.contents import TELLING_FILE_SYSTEMS
-from tests.engine.desk import Desk, read_tree
+from tests.engine.conftest import MakeDesk
+from tests.engine.desk import Desk, alive, paused, read_tree, wait_for
 from tests.fixtures_s3 import S3Place
 
 MIB = 1024 * 1024
@@ -102,3 +109,89 @@ def test_what_only_looks_changed_is_not_sent(s3_desk: Desk, s3_place: S3Place) -
     checkpointer.flush()
     assert last.state.sent_bytes == 2 * MIB
     assert s3_desk.content(last) == read_tree(tree)
+
+
+def test_a_retry_sends_only_what_has_changed_since_the_attempts_before(
+    s3_desk: Desk, s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckpt_async.transfer.line_speed.PART_BYTES", 5 * MIB)
+    # Of two parts: joined from copies by another worker than the one that sent them.
+    tree = s3_desk.tree({"frozen": os.urandom(6 * MIB)})
+    references: list[CheckpointReference] = []
+
+    def sent_by_attempt(resumed: bool = False) -> int:
+        checkpointer = s3_desk.open(attempt=len(references))
+        if resumed:
+            assert checkpointer.resume("fresh", str(s3_desk.target())) is not None
+        (tree / "adapter").write_bytes(os.urandom(MIB // 2))
+        references.append(checkpointer.save(tree))
+        checkpointer.close(timeout_s=30)
+        return references[-1].state.sent_bytes
+
+    everything = 6 * MIB + MIB // 2
+    assert [sent_by_attempt(), sent_by_attempt()] == [everything, MIB // 2]
+    _delete_data(s3_desk, s3_place, references[0])
+    with open(tree / "frozen", "r+b") as file:
+        file.seek(5 * MIB)
+        file.write(b"?")
+    assert sent_by_attempt(resumed=True) == MIB + MIB // 2
+    _delete_data(s3_desk, s3_place, references[1])
+    assert s3_desk.content(references[2]) == read_tree(tree)
+    _delete_data(s3_desk, s3_place, references[2])
+    assert sent_by_attempt() == everything
+    assert s3_desk.content(references[3]) == read_tree(tree)
+
+    async def damage() -> None:
+        async with s3_place.store() as store:
+            await store.put(references[3].record.manifest, Body.of(b"{"))
+
+    assert not any("looked at" in said for said in s3_desk.said)
+    anyio.run(damage)
+    assert sent_by_attempt() == everything
+    assert sum("looked at" in said for said in s3_desk.said) == 1
+
+
+def test_another_run_sends_only_what_differs_from_what_it_has_loaded(s3_desk: Desk) -> None:
+    tree = s3_desk.tree({"frozen": os.urandom(2 * MIB)})
+
+    def saved_by(run: str, *, eager: bool = False, load: CheckpointReference | None = None) -> CheckpointReference:
+        checkpointer = s3_desk.open(run=run)
+        if eager:
+            assert checkpointer.resume("eager", str(s3_desk.target())) is not None
+        if load is not None:
+            checkpointer.load(load, str(s3_desk.target()))
+        (tree / "adapter").write_bytes(os.urandom(MIB // 2))
+        reference = checkpointer.save(tree)
+        checkpointer.close(timeout_s=30)
+        assert s3_desk.content(reference) == read_tree(tree)
+        return reference
+
+    first = saved_by("1")
+    runs = [saved_by("2", eager=True), saved_by("3", load=first), saved_by("4")]
+    assert [run.state.sent_bytes for run in runs] == [MIB // 2, MIB // 2, 2 * MIB + MIB // 2]
+
+
+def test_what_a_killed_attempt_left_is_sent_without_what_the_store_has(
+    make_desk: MakeDesk, s3_address: StoreAddress, seaweed: SeaweedServer
+) -> None:
+    desk = make_desk(s3_address)
+    tree = desk.tree({"frozen": os.urandom(2 * MIB), "adapter": os.urandom(MIB)})
+    task = desk.task()
+    sidecar = desk.orphan(task.do("sidecar"))
+    task.do("save", path=str(tree))
+    task.do("flush")
+    with paused(seaweed):
+        (tree / "adapter").write_bytes(os.urandom(MIB))
+        task.do("save", path=str(tree))
+        task.kill()
+        os.kill(sidecar, signal.SIGKILL)
+        wait_for(lambda: not alive(sidecar), "all are dead")
+    retry = desk.open(attempt=1)
+    # It lies here still: the store has only the one before it, or by now this one too.
+    assert retry.resume("fresh", str(desk.target())) is not None
+    (tree / "adapter").write_bytes(os.urandom(MIB))
+    last = retry.save(tree)
+    retry.flush()
+    sent = {event.entry: event.sent_bytes for event in desk.events if isinstance(event, EntryCommitted)}
+    assert sent == {"0000/0000000001": MIB, "0000000000": MIB}
+    assert desk.content(last) == read_tree(tree)

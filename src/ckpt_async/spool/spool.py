@@ -7,6 +7,7 @@
       task.lock         held by the task, as long as it lives
       worker.lock       held by the one worker
       counter           the next save number
+      loaded            what the task has loaded; see `ckpt_async.spool.loaded`
       staging/ID/       being taken; deleted by whoever opens the spool after a crash
       ready/ID/         saved
       active/ID/        its upload has begun

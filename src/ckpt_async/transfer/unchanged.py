@@ -105,7 +105,8 @@ class _Known:
 
 
 class StoredBefore:
-    """The parts of the last checkpoints that one worker has stored. Forgotten with the worker.
+    """The parts of the last checkpoints that one worker has stored; `ckpt_async.transfer.recalling` brings what was stored before
+    it.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_byt
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
+from ckpt_async.transfer.recorded import to_manifest
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
 from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
@@ -312,8 +313,9 @@ async def upload(
             continue
         break
     # In a thread: the digests of 50,000 files take their time.
-    manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
     stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
+    # Of a store that is not far nobody would ask for it.
+    manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes, stored if store.traits.far else ())
     return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored, plan.part_bytes)
 
 
@@ -325,7 +327,7 @@ def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed, b
     return make_plan(job.record, job.files, job.directories, traits, part_bytes)
 
 
-def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
+def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes, stored: Sequence[StoredPart]) -> Manifest:
     pieces = notes.all_pieces()
     files = []
     for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets, strict=True)):
@@ -338,4 +340,5 @@ def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
                 hint="Save again.",
             )
         files.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
-    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories)
+    said_of_objects = to_manifest(job.record.key, [file.path for file in job.files], stored, plan.part_bytes)
+    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories, stored=said_of_objects)
