@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ckpt_async import StoreAddress
+from ckpt_async import StoreAddress, open_for_child
 from ckpt_async.disk.lease import file_system_of
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.stores.contract import Body
@@ -19,7 +19,7 @@ from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryCommitted
 from ckpt_async.worker.contents import TELLING_FILE_SYSTEMS
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import Desk, alive, paused, read_tree, wait_for
+from tests.engine.desk import Desk, alive, identity_of, paused, read_tree, wait_for
 from tests.fixtures_s3 import S3Place
 
 MIB = 1024 * 1024
@@ -169,6 +169,19 @@ def test_another_run_sends_only_what_differs_from_what_it_has_loaded(s3_desk: De
     first = saved_by("1")
     runs = [saved_by("2", eager=True), saved_by("3", load=first), saved_by("4")]
     assert [run.state.sent_bytes for run in runs] == [MIB // 2, MIB // 2, 2 * MIB + MIB // 2]
+
+
+def test_a_child_process_sends_only_what_has_changed_since_what_its_task_has_saved(s3_desk: Desk) -> None:
+    tree = s3_desk.tree({"frozen": os.urandom(2 * MIB)})
+    task = s3_desk.open(async_upload=False)
+    sent = []
+    for by_child in (False, True, True):
+        child = open_for_child(identity_of(), s3_desk.address, scratch_root=str(s3_desk.scratch)) if by_child else task
+        (tree / "adapter").write_bytes(os.urandom(MIB // 2))
+        sent.append(child.save(tree).state.sent_bytes)
+        if by_child:
+            child.close(timeout_s=30)
+    assert sent == [2 * MIB + MIB // 2, MIB // 2, MIB // 2]
 
 
 def test_what_a_killed_attempt_left_is_sent_without_what_the_store_has(

@@ -71,6 +71,11 @@ class SpoolHeader:
     version_start: int = 0
     version_step: int = 1
 
+    @property
+    def first_version(self) -> int | None:
+        """The number of the attempt's first save; None in the spool of a child process whose task had saved before."""
+        return self.version_start if self.version_start < self.version_step else None
+
     def to_json(self) -> bytes:
         """Return the text of the header file."""
         return json.dumps(dataclasses.asdict(self)).encode()

@@ -122,7 +122,7 @@ class WorkerRuntime:
                         store,
                         self._emit,
                         keep=header.settings.keep_local,
-                        first_version=header.version_start,
+                        first_version=header.first_version,
                         on_removed=self._sweep,
                     )
                     older = older_attempts(self._spool.folder)
@@ -180,7 +180,7 @@ class WorkerRuntime:
                     store,
                     self._emit,
                     prefix=f"{attempt}/",
-                    first_version=header.version_start,
+                    first_version=header.first_version,
                     on_removed=self._sweep,
                 )
                 uploader.close()

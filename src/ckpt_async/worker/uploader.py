@@ -69,8 +69,8 @@ class Uploader:
         Put before the ids of entries in events.
     keep : int
         How many of the newest stored entries stay in the spool, for a next attempt.
-    first_version : int
-        The number of the first save of the attempt whose spool it is.
+    first_version : int, optional
+        The number of the first save of the attempt; None where it is known to have been made by another process.
     on_removed : callable, optional
         Called in a thread, before it is told, when an entry has been removed.
     """
@@ -83,7 +83,7 @@ class Uploader:
         *,
         prefix: str = "",
         keep: int = 0,
-        first_version: int = 0,
+        first_version: int | None = 0,
         on_removed: Callable[[], None] | None = None,
     ) -> None:
         self._spool = spool
@@ -91,7 +91,7 @@ class Uploader:
         self._emit = emit
         self._prefix = prefix
         self._keep = keep
-        self._first_entry = entry_id(first_version)
+        self._first_entry = entry_id(first_version) if first_version is not None else ""
         self._on_removed = on_removed
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
