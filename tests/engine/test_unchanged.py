@@ -119,36 +119,32 @@ def test_a_retry_sends_only_what_has_changed_since_the_attempts_before(
     tree = s3_desk.tree({"frozen": os.urandom(6 * MIB)})
     references: list[CheckpointReference] = []
 
-    def sent_by_attempt(resumed: bool = False) -> int:
+    def sent_by_attempt() -> int:
         checkpointer = s3_desk.open(attempt=len(references))
-        if resumed:
-            assert checkpointer.resume("fresh", str(s3_desk.target())) is not None
         (tree / "adapter").write_bytes(os.urandom(MIB // 2))
         references.append(checkpointer.save(tree))
         checkpointer.close(timeout_s=30)
         return references[-1].state.sent_bytes
 
+    async def damage() -> None:
+        async with s3_place.store() as store:
+            await store.put(references[-1].record.manifest, Body.of(b"{"))
+
     everything = 6 * MIB + MIB // 2
-    assert [sent_by_attempt(), sent_by_attempt()] == [everything, MIB // 2]
-    _delete_data(s3_desk, s3_place, references[0])
+    assert sent_by_attempt() == everything
     with open(tree / "frozen", "r+b") as file:
         file.seek(5 * MIB)
         file.write(b"?")
-    assert sent_by_attempt(resumed=True) == MIB + MIB // 2
+    assert sent_by_attempt() == MIB + MIB // 2
+    _delete_data(s3_desk, s3_place, references[0])
+    assert s3_desk.content(references[1]) == read_tree(tree)
     _delete_data(s3_desk, s3_place, references[1])
-    assert s3_desk.content(references[2]) == read_tree(tree)
-    _delete_data(s3_desk, s3_place, references[2])
     assert sent_by_attempt() == everything
-    assert s3_desk.content(references[3]) == read_tree(tree)
-
-    async def damage() -> None:
-        async with s3_place.store() as store:
-            await store.put(references[3].record.manifest, Body.of(b"{"))
-
     assert not any("looked at" in said for said in s3_desk.said)
     anyio.run(damage)
     assert sent_by_attempt() == everything
     assert sum("looked at" in said for said in s3_desk.said) == 1
+    assert s3_desk.content(references[3]) == read_tree(tree)
 
 
 def test_another_run_sends_only_what_differs_from_what_it_has_loaded(s3_desk: Desk) -> None:
@@ -167,8 +163,8 @@ def test_another_run_sends_only_what_differs_from_what_it_has_loaded(s3_desk: De
         return reference
 
     first = saved_by("1")
-    runs = [saved_by("2", eager=True), saved_by("3", load=first), saved_by("4")]
-    assert [run.state.sent_bytes for run in runs] == [MIB // 2, MIB // 2, 2 * MIB + MIB // 2]
+    runs = [saved_by("2", eager=True), saved_by("3", load=first)]
+    assert [run.state.sent_bytes for run in runs] == [MIB // 2, MIB // 2]
 
 
 def test_a_child_process_sends_only_what_has_changed_since_what_its_task_has_saved(s3_desk: Desk) -> None:
