@@ -53,7 +53,7 @@ async def recall(
     loaded : CheckpointRecord, optional
         What the task has loaded.
     has_stored : bool
-        Whether this attempt has stored something, so that the task has something newer.
+        Whether this attempt had stored something before this worker began: something newer than what was loaded.
     """
 
     async def of_task() -> CheckpointRecord | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -313,9 +314,12 @@ async def upload(
             continue
         break
     # In a thread: the digests of 50,000 files take their time.
+    manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
     stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
-    # Of a store that is not far nobody would ask for it.
-    manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes, stored if store.traits.far else ())
+    if store.traits.far:  # Of another one nobody would ask for it.
+        paths = [file.path for file in job.files]
+        said = await anyio.to_thread.run_sync(to_manifest, job.record.key, paths, stored, plan.part_bytes)
+        manifest = dataclasses.replace(manifest, stored=said)
     return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored, plan.part_bytes)
 
 
@@ -327,7 +331,7 @@ def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed, b
     return make_plan(job.record, job.files, job.directories, traits, part_bytes)
 
 
-def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes, stored: Sequence[StoredPart]) -> Manifest:
+def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
     pieces = notes.all_pieces()
     files = []
     for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets, strict=True)):
@@ -340,5 +344,4 @@ def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes, stored: Sequ
                 hint="Save again.",
             )
         files.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
-    said_of_objects = to_manifest(job.record.key, [file.path for file in job.files], stored, plan.part_bytes)
-    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories, stored=said_of_objects)
+    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories)

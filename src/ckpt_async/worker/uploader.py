@@ -12,11 +12,12 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.spool.abandoned import abandoned_logs
-from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.kept import keep
 from ckpt_async.spool.loaded import read_loaded
 from ckpt_async.spool.part_log import PartLog, read_notes
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import check_links
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
@@ -100,6 +101,8 @@ class Uploader:
         self._told_of_store = False
         self._before = StoredBefore(lambda text: emit(Notice(text)))
         self._recalled = False
+        #: Whether another worker has stored something of this attempt.
+        self._succeeds: bool | None = None
         self._speed = LineSpeed()
         self._current: tuple[str, anyio.CancelScope] | None = None
 
@@ -238,12 +241,13 @@ class Uploader:
 
     async def _recall(self, job: UploadJob) -> None:
         """Learn, once, before the first upload that may gain by it, what the store has from before this worker."""
+        if self._succeeds is None:
+            # The first save leaves the spool when it is stored; after one that was given up the store is asked in vain.
+            self._succeeds = self._first_entry not in self._spool.waiting()
         if self._recalled or not may_gain(self._store, job.record, job.files):
             return
         loaded = await anyio.to_thread.run_sync(read_loaded, self._spool)
-        # The first save of an attempt leaves its spool when it is stored; after one that was given up the store is asked in vain.
-        has_stored = self._first_entry not in self._spool.waiting()
-        await recall(self._store, self._before, job.record, job.files, loaded=loaded, has_stored=has_stored)
+        await recall(self._store, self._before, job.record, job.files, loaded=loaded, has_stored=self._succeeds)
         self._recalled = True
 
     def _retire(self, entry: Entry) -> None:
