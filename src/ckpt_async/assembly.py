@@ -171,7 +171,8 @@ def open_for_child(
         max_bandwidth_bytes_per_s=of_parent.max_bandwidth_bytes_per_s,
         flush_timeout_s=of_parent.flush_timeout_s,
     )
-    return _open(child_spool_folder(of_task, version), SpoolHeader(address, settings, version_start=version), identity, say)
+    header = SpoolHeader(address, settings, version_start=version, version_step=num_nodes)
+    return _open(child_spool_folder(of_task, version), header, identity, say)
 
 
 def next_save_number(

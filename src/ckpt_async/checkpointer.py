@@ -234,7 +234,12 @@ class Checkpointer:
         for own in self._ledger.references():
             if own["key"] == key and not own.done():
                 own.wait(self.settings.flush_timeout_s)
-        return self.reader.load(reference, target)
+        from ckpt_async.spool.loaded import note_loaded, read_loaded
+
+        record = self.reader.load(reference, target)
+        if read_loaded(self._spool) is None:
+            note_loaded(self._spool, record, self._say)
+        return record
 
     # Waiting and ending
 

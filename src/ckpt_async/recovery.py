@@ -10,6 +10,7 @@ from ckpt_async.disk.restore import RestoreWay
 from ckpt_async.loading import Damages, Loading
 from ckpt_async.reader import Reader
 from ckpt_async.spool.kept import drop_all_kept
+from ckpt_async.spool.loaded import note_loaded
 from ckpt_async.spool.neighbours import LeftSave, is_last_of_attempt, left_in_scope, left_saves, older_attempts
 from ckpt_async.spool.restoring import kept_saves
 from ckpt_async.spool.spool import Spool
@@ -85,6 +86,8 @@ def resume(
             restored = _resume(policy, identity, spool_folder, held, store_url, target, say, see_home, way, strict=strict)
         for folder in older_attempts(spool_folder):
             drop_all_kept(Spool(folder))
+        if restored is not None:
+            note_loaded(Spool(spool_folder), restored, say)
         return restored
     except CheckpointError:
         raise  # Some are OSErrors too.

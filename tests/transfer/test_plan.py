@@ -16,8 +16,8 @@ from ckpt_async.transfer.plan import (
     PlannedPart,
     SourceFile,
     UploadPlan,
-    _part_bytes,
     make_plan,
+    part_bytes_within,
     tar_size_bytes,
 )
 from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
@@ -73,7 +73,7 @@ def test_parts_cover_every_object_exactly(sizes: dict[str, int], most: int, stor
 def test_parts_keep_within_the_bounds_of_a_store_like_s3(size_bytes: int, most_parts: int) -> None:
     s3 = traits(5 * 2**30, least=5 * MIB, count=most_parts)
     # The size of a part alone: a plan of 50 TiB is not written down here.
-    part_bytes = _part_bytes(size_bytes, s3, 16 * MIB)
+    part_bytes = part_bytes_within(size_bytes, s3, 16 * MIB)
     assert s3.min_part_bytes <= part_bytes <= s3.max_part_bytes
     usable = max(1, int(most_parts * PARTS_SHARE))
     if size_bytes <= usable * s3.max_part_bytes:

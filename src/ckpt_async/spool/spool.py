@@ -7,6 +7,7 @@
       task.lock         held by the task, as long as it lives
       worker.lock       held by the one worker
       counter           the next save number
+      loaded            what the task has loaded; see `ckpt_async.spool.loaded`
       staging/ID/       being taken; deleted by whoever opens the spool after a crash
       ready/ID/         saved
       active/ID/        its upload has begun
@@ -72,6 +73,11 @@ class SpoolHeader:
     settings: Settings
     version_start: int = 0
     version_step: int = 1
+
+    @property
+    def first_version(self) -> int | None:
+        """The number of the attempt's first save; None in the spool of a child process whose task had saved before."""
+        return self.version_start if self.version_start < self.version_step else None
 
     def to_json(self) -> bytes:
         """Return the text of the header file."""

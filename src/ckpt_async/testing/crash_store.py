@@ -43,8 +43,8 @@ class StepStore(Store):
 
     @property
     def traits(self) -> StoreTraits:
-        """As the store's, with small parts."""
-        return dataclasses.replace(self._store.traits, max_part_bytes=PART_BYTES)
+        """As the store's, with small parts. A far one: there, what has not changed is looked for in what was stored before."""
+        return dataclasses.replace(self._store.traits, max_part_bytes=PART_BYTES, far=True)
 
     async def __aenter__(self) -> StepStore:
         await self._store.__aenter__()

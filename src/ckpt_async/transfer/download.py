@@ -24,13 +24,12 @@ async def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
 
     Raises
     ------
+    StoreObjectMissing
+        There is none.
     CheckpointDamaged
-        It is missing, damaged, or belongs to another checkpoint.
+        It is damaged, or belongs to another checkpoint.
     """
-    try:
-        text = await store.get(record.manifest)
-    except StoreObjectMissing:
-        raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its manifest {record.manifest!r} is missing") from None
+    text = await store.get(record.manifest)
     # In a thread: 50,000 files take more than half a second.
     manifest = await anyio.to_thread.run_sync(lambda: Manifest.from_json(text, source=record.manifest))
     if manifest.key != record.key or manifest.algorithm != DIGEST_ALGORITHM:
@@ -38,6 +37,14 @@ async def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
             "load a checkpoint", on=record.key, cause=f"its manifest is of {manifest.key!r}, with digests in {manifest.algorithm!r}"
         )
     return manifest
+
+
+async def _manifest_of_listed(store: Store, record: CheckpointRecord) -> Manifest:
+    """As `read_manifest`, of a checkpoint that can be seen: then it is damage that there is none."""
+    try:
+        return await read_manifest(store, record)
+    except StoreObjectMissing:
+        raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its manifest {record.manifest!r} is missing") from None
 
 
 async def download(store: Store, record: CheckpointRecord, target: str) -> None:
@@ -59,7 +66,7 @@ async def download(store: Store, record: CheckpointRecord, target: str) -> None:
     try:
         await anyio.to_thread.run_sync(folder.make)
         if record.manifest:
-            manifest = await read_manifest(store, record)
+            manifest = await _manifest_of_listed(store, record)
             await anyio.to_thread.run_sync(_make_folders, manifest, folder.path)
             await fetch_files(store, [_wanted(record, file) for file in manifest.files], folder.path, on=record.key)
         else:

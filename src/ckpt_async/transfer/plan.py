@@ -16,7 +16,17 @@ from ckpt_async.stores.contract import StoreTraits
 from ckpt_async.transfer.line_speed import PART_BYTES
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["PlannedObject", "PlannedPart", "Segment", "SourceFile", "UploadPlan", "make_plan", "tar_size_bytes"]
+__all__ = [
+    "PlannedObject",
+    "PlannedPart",
+    "Segment",
+    "SourceFile",
+    "UploadPlan",
+    "largest_object_bytes",
+    "make_plan",
+    "part_bytes_within",
+    "tar_size_bytes",
+]
 
 MIB = 1024 * 1024
 
@@ -147,9 +157,9 @@ def make_plan(
     if record.storage_format == "tar":
         segments, tar_offsets = _tar_segments(files, directories)
         size_bytes = sum(segment.size_bytes for segment in segments)
-        part_bytes = _part_bytes(size_bytes, traits, part_bytes)
+        part_bytes = part_bytes_within(size_bytes, traits, part_bytes)
         return UploadPlan((_object(record.key, segments, part_bytes),), tuple(tar_offsets), part_bytes)
-    part_bytes = _part_bytes(max((file.size_bytes for file in files), default=0), traits, part_bytes)
+    part_bytes = part_bytes_within(largest_object_bytes(record, files), traits, part_bytes)
     objects = tuple(
         _object(f"{record.key}/{file.path}", [Segment(file.size_bytes, index)], part_bytes) for index, file in enumerate(files)
     )
@@ -173,7 +183,15 @@ def _tar_header_bytes(path: str, size_bytes: int) -> int:
     return len(info.tobuf(tarfile.PAX_FORMAT))
 
 
-def _part_bytes(largest_bytes: int, traits: StoreTraits, wanted_bytes: int) -> int:
+def largest_object_bytes(record: CheckpointRecord, files: Sequence[SourceFile]) -> int:
+    """Return the size of the largest object that these files become: the archive, or the largest of them."""
+    if record.storage_format == "tar":
+        return record.size_bytes
+    return max((file.size_bytes for file in files), default=0)
+
+
+def part_bytes_within(largest_bytes: int, traits: StoreTraits, wanted_bytes: int) -> int:
+    """Return the size of parts that is nearest to the wanted one and suits a store, for objects of up to `largest_bytes`."""
     needed = -(-largest_bytes // max(1, int(traits.max_parts * PARTS_SHARE)))
     rounded = -(-needed // MIB) * MIB
     return max(traits.min_part_bytes, min(traits.max_part_bytes, max(wanted_bytes, rounded)))

@@ -29,7 +29,7 @@ from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, Upl
 from ckpt_async.words.errors import StoreError, StoreObjectMissing, StorePreconditionFailed, StoreUnavailable
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["COPY_MIN_BYTES", "Copying", "StoredBefore", "StoredPart", "stored_parts"]
+__all__ = ["COPY_MIN_BYTES", "Copying", "StoredBefore", "StoredPart", "md5_in", "stored_parts"]
 
 #: Smaller objects are sent: for them a copy is a request that costs what sending them costs.
 COPY_MIN_BYTES = 1024 * 1024
@@ -77,11 +77,16 @@ def stored_parts(plan: UploadPlan, files: Sequence[SourceFile], notes: UploadNot
             continue
         content = _content_of(planned, files)
         for part in planned.parts:
-            known = _MD5.fullmatch(noted[part.number].etag)
-            md5 = notes.md5s.get((index, part.number)) or (known[1] if known else "")
+            md5 = notes.md5s.get((index, part.number)) or md5_in(noted[part.number].etag)
             source = CopySource(planned.key, etag, part.offset, part.size_bytes, noted[part.number].crc32)
             found.append(StoredPart(source, whole, md5, content))
     return tuple(found)
+
+
+def md5_in(etag: str) -> str:
+    """Return the MD5 that an etag is; empty where it is none."""
+    known = _MD5.fullmatch(etag)
+    return known[1] if known else ""
 
 
 def _content_of(planned: PlannedObject, files: Sequence[SourceFile]) -> str:
@@ -105,7 +110,8 @@ class _Known:
 
 
 class StoredBefore:
-    """The parts of the last checkpoints that one worker has stored. Forgotten with the worker.
+    """The parts of the last checkpoints that one worker has stored; `ckpt_async.transfer.recalling` brings what was stored before
+    it.
 
     Parameters
     ----------

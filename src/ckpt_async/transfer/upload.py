@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_byt
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
+from ckpt_async.transfer.recorded import to_manifest
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
 from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
@@ -314,6 +316,10 @@ async def upload(
     # In a thread: the digests of 50,000 files take their time.
     manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
     stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
+    if store.traits.far:  # Of another one nobody would ask for it.
+        paths = [file.path for file in job.files]
+        said = await anyio.to_thread.run_sync(to_manifest, job.record.key, paths, stored, plan.part_bytes)
+        manifest = dataclasses.replace(manifest, stored=said)
     return UploadResult(manifest, sent_bytes + sender.sent_bytes, copied_bytes + sender.copied_bytes, stored, plan.part_bytes)
 
 

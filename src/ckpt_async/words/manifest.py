@@ -66,6 +66,9 @@ class Manifest:
         Every folder below the saved one, empty ones too.
     algorithm : str
         Of the digests.
+    stored : dict, optional
+        What later uploads may have copied, as it stands in the text; `ckpt_async.transfer.recorded` reads it. A load does not look
+        at it: whatever it holds, the checkpoint can be loaded.
     """
 
     key: str
@@ -73,6 +76,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     directories: tuple[str, ...] = ()
     algorithm: str = DIGEST_ALGORITHM
+    stored: dict[str, Any] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -89,6 +93,8 @@ class Manifest:
             "directories": list(self.directories),
             "files": [[f.path, f.size_bytes, f.digest, f.mode, f.mtime_ns, f.tar_offset] for f in self.files],
         }
+        if self.stored is not None:
+            body["stored"] = self.stored
         return json.dumps({"manifest": body, "crc32": _sum_of(body)}).encode()
 
     @classmethod
@@ -115,7 +121,15 @@ class Manifest:
             files = tuple(_file_of(row, source) for row in body["files"])
             directories = tuple(check_relative_path(path, source) for path in body["directories"])
             _check_tree([file.path for file in files], directories)
-            return cls(str(body["key"]), str(body["storage_format"]), files, directories, str(body["algorithm"]))
+            stored = body.get("stored")
+            return cls(
+                str(body["key"]),
+                str(body["storage_format"]),
+                files,
+                directories,
+                str(body["algorithm"]),
+                stored if isinstance(stored, dict) else None,
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointDamaged("read a manifest", on=source, cause=f"{type(error).__name__}: {error}") from error
 

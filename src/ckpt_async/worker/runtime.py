@@ -118,7 +118,12 @@ class WorkerRuntime:
             with anyio.CancelScope() as self._scope:
                 async with store:
                     self._uploader = Uploader(
-                        self._spool, store, self._emit, keep=header.settings.keep_local, on_removed=self._sweep
+                        self._spool,
+                        store,
+                        self._emit,
+                        keep=header.settings.keep_local,
+                        first_version=header.first_version,
+                        on_removed=self._sweep,
                     )
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
@@ -170,7 +175,14 @@ class WorkerRuntime:
             header = await anyio.to_thread.run_sync(spool.header)
             spool.obeying(header)
             async with self._make_store(header, self._tell_trouble) as store:
-                uploader = Uploader(spool, store, self._emit, prefix=f"{attempt}/", on_removed=self._sweep)
+                uploader = Uploader(
+                    spool,
+                    store,
+                    self._emit,
+                    prefix=f"{attempt}/",
+                    first_version=header.first_version,
+                    on_removed=self._sweep,
+                )
                 uploader.close()
                 await uploader.run()
                 if (failure_to_tell := uploader.failure_to_tell) is not None:

@@ -14,14 +14,17 @@ import anyio.to_thread
 from ckpt_async.spool.abandoned import abandoned_logs
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.kept import keep
+from ckpt_async.spool.loaded import read_loaded
 from ckpt_async.spool.part_log import PartLog, read_notes
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import check_links
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.line_speed import LineSpeed
 from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.plan import SourceFile
+from ckpt_async.transfer.recalling import may_gain, recall
 from ckpt_async.transfer.unchanged import StoredBefore
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
@@ -67,6 +70,8 @@ class Uploader:
         Put before the ids of entries in events.
     keep : int
         How many of the newest stored entries stay in the spool, for a next attempt.
+    first_version : int, optional
+        The number of the first save of the attempt; None where it is known to have been made by another process.
     on_removed : callable, optional
         Called in a thread, before it is told, when an entry has been removed.
     """
@@ -79,6 +84,7 @@ class Uploader:
         *,
         prefix: str = "",
         keep: int = 0,
+        first_version: int | None = 0,
         on_removed: Callable[[], None] | None = None,
     ) -> None:
         self._spool = spool
@@ -86,6 +92,7 @@ class Uploader:
         self._emit = emit
         self._prefix = prefix
         self._keep = keep
+        self._first_entry = entry_id(first_version) if first_version is not None else ""
         self._on_removed = on_removed
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
@@ -93,6 +100,9 @@ class Uploader:
         self._newest_first = False
         self._told_of_store = False
         self._before = StoredBefore(lambda text: emit(Notice(text)))
+        self._recalled = False
+        #: Whether another worker has stored something of this attempt.
+        self._succeeds: bool | None = None
         self._speed = LineSpeed()
         self._current: tuple[str, anyio.CancelScope] | None = None
 
@@ -195,14 +205,16 @@ class Uploader:
         started_s = time.monotonic()
         entry = await anyio.to_thread.run_sync(self._spool.read, name)
         folder = self._spool.entry_folder(name)
+        job = _job_of(entry, folder)
         progress = _Progress(self._prefix + name, self._emit)
         log = PartLog(folder)
         try:
             await anyio.to_thread.run_sync(check_links, entry, folder)
+            await self._recall(job)
             try:
                 result = await upload(
                     self._store,
-                    _job_of(entry, folder),
+                    job,
                     log,
                     on_progress=progress.report,
                     on_plan=progress.plan,
@@ -226,6 +238,17 @@ class Uploader:
                 await anyio.to_thread.run_sync(self._on_removed)
         took_s = time.monotonic() - started_s
         self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes))
+
+    async def _recall(self, job: UploadJob) -> None:
+        """Learn, once, before the first upload that may gain by it, what the store has from before this worker."""
+        if self._succeeds is None:
+            # The first save leaves the spool when it is stored; after one that was given up the store is asked in vain.
+            self._succeeds = self._first_entry not in self._spool.waiting()
+        if self._recalled or not may_gain(self._store, job.record, job.files):
+            return
+        loaded = await anyio.to_thread.run_sync(read_loaded, self._spool)
+        await recall(self._store, self._before, job.record, job.files, loaded=loaded, has_stored=self._succeeds)
+        self._recalled = True
 
     def _retire(self, entry: Entry) -> None:
         if not (self._keep and entry.record.latest and keep(self._spool, entry, self._keep)):
