@@ -277,8 +277,8 @@ def main() -> None:
                 spec = {
                     "loop": loop, "variant": cell.variant, "folder": str(model_folder(scratch, size_mib)), "run": run,
                     "wholes": THREAD_PAIRS if in_thread and not options.quick else 1, "seconds": options.seconds,
-                    "window_s": options.window_s, "around_s": options.around_s, "core": core, "others": others, "sink_pid": sink.pid,
-                    "scratch": str(scratch / "spool"), "prefix": run, "worker": options.worker,
+                    "window_s": options.window_s, "around_s": options.around_s, "core": core, "others": others,
+                    "sink_pid": sink.pid, "scratch": str(scratch / "spool"), "prefix": run, "worker": options.worker,
                 }  # fmt: skip
                 measured = run_loop(cell.python, spec, environment, scratch)
                 runs[cell].append(measured)
