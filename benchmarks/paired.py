@@ -30,6 +30,8 @@ class Window:
         What each step took, by the clock.
     cpu_steps_s : list of float
         What each took of the processor, in the loop's own thread; without what the host ran meanwhile, where the system knows that.
+    wall_s : float
+        The whole window by the clock.
     stolen_s : float
         For how long the host ran something else on the loop's core.
     waited_s : float
@@ -38,16 +40,13 @@ class Window:
 
     steps_s: list[float]
     cpu_steps_s: list[float]
+    wall_s: float
     stolen_s: float
     waited_s: float
 
     @property
     def steps(self) -> int:
         return len(self.steps_s)
-
-    @property
-    def wall_s(self) -> float:
-        return sum(self.steps_s)
 
     @property
     def own_s(self) -> float:

@@ -202,7 +202,7 @@ def folders_of(mib: int) -> Callable[[int, Path], list[Path]]:
 
 AXES = (
     Axis("size", "size of one file, MiB", (1, 8, 64, 512, 2048, 8192), (1, 64), one_large, peer_up_to=2048),
-    Axis("files", "number of files of 4 KiB", (1, 10, 100, 1000, 10_000, 50_000), (1, 100), many_small, peer_up_to=10_000),
+    Axis("files", "number of files of 4 KiB", (1, 10, 100, 1000, 10_000, 50_000), (1, 20), many_small, peer_up_to=10_000),
     Axis(
         "queue", "saves of 32 MiB, one right after the other, over 200 MB/s", (1, 5, 10, 25, 50), (1, 4), folders_of(32),
         line_bytes_per_s=LINE_BYTES_PER_S,

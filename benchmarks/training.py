@@ -136,14 +136,16 @@ def brief(pair: Pair) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pairs_row(pairs: list[Pair]) -> list[str]:
+def pairs_row(found: list[dict[str, Any]]) -> list[str]:
     """What all processes of a cell say together, of the many pairs."""
+    pairs = [pair_of(pair) for run in found for pair in run["pairs"]]
     kept = [pair for pair in pairs if not pair.was_stolen] or pairs
     others = [
         sum(window.waited_s for window in windows) / sum(window.wall_s for window in windows)
         for windows in ([pair.idle for pair in kept], [pair.busy for pair in kept])
     ]
     return [
+        f"{sum(run['sent_bytes'] for run in found) / (1024 * MIB):.1f}",
         f"{len(pairs)} ({len(pairs) - len(kept)})",
         speed_in_total(kept, own=False).text(3),
         speed_in_total(kept, own=True).text(3),
@@ -171,8 +173,8 @@ def firsts_row(firsts: list[tuple[dict[str, Any], Pair]]) -> list[str]:
 
 
 PAIRS_HEADINGS = (
-    "pairs (left out)", "steps/s, clock, total", "own time, total", "own time, median", "CPU of a step, median", "p99, clock",
-    "p99, CPU", "core had by others, idle/busy",
+    "GiB sent", "pairs (left out)", "steps/s, clock, total", "own time, total", "own time, median", "CPU of a step, median",
+    "p99, clock", "p99, CPU", "core had by others, idle/busy",
 )  # fmt: skip
 FIRSTS_HEADINGS = ("save() blocks, ms", "longest step, ms, idle", "busy", "stored after, s", "steps/s, own time, save() included")
 
@@ -192,7 +194,7 @@ def print_loop(loop: str, runs: dict[Cell, list[dict[str, Any]]]) -> None:
     runs = {cell: found for cell, found in runs.items() if found}
     print_rows(
         f"{loop}: windows with the upload by windows without", "in parentheses the limits with 95 % confidence", PAIRS_HEADINGS,
-        {cell: pairs_row([pair_of(pair) for run in found for pair in run["pairs"]]) for cell, found in runs.items()},
+        {cell: pairs_row(found) for cell, found in runs.items()},
     )  # fmt: skip
     print_rows(
         f"{loop}: the first save of a process, with nothing stopped", "one value for each process", FIRSTS_HEADINGS,
@@ -280,11 +282,14 @@ def main() -> None:
                     "window_s": options.window_s, "around_s": options.around_s, "core": core, "others": others,
                     "sink_pid": sink.pid, "scratch": str(scratch / "spool"), "prefix": run, "worker": options.worker,
                 }  # fmt: skip
+                before_bytes = sink.stats().get("body_bytes", 0)
                 measured = run_loop(cell.python, spec, environment, scratch)
+                measured["sent_bytes"] = sink.stats().get("body_bytes", 0) - before_bytes
                 runs[cell].append(measured)
                 pairs = [pair_of(found) for found in measured["pairs"]]
                 measurements.append({
                     "loop": loop, "line": cell.line, "variant": cell.variant, "repeat": repeat, "size_mib": size_mib,
+                    "sent_bytes": measured["sent_bytes"],
                     "first": {name: measured["first"][name] for name in ("blocked_s", "stored_s")},
                     "first_pair": brief(pair_of(measured["first"])), "pairs": [brief(pair) for pair in pairs],
                 })  # fmt: skip
