@@ -77,7 +77,8 @@ class Cell:
 
 
 def missing_library(python: str, library: str) -> bool:
-    return subprocess.run([python, "-c", f"import {library}"], capture_output=True, cwd="/").returncode != 0
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library!r}) is None)"
+    return subprocess.run([python, "-c", code], capture_output=True, cwd="/").returncode != 0
 
 
 def python_for(loop: str, variant: str, peer: str | None, torch: str) -> tuple[str, str]:
