@@ -73,9 +73,10 @@ def _engine(spec: dict[str, Any]) -> tuple[Callable[[str], Any], Callable[[Any],
     from ckpt_async.disk.durable import make_private_folder
     from ckpt_async.disk.scan import scan
     from ckpt_async.disk.snapshot import take_snapshot
-    from ckpt_async.spool.entry import Entry, entry_id
+    from ckpt_async.spool.entry import Entry
     from ckpt_async.spool.neighbours import spool_folder
     from ckpt_async.spool.spool import Spool, SpoolHeader
+    from ckpt_async.spool.states import entry_id
     from ckpt_async.words.events import EntryCommitted, EntryFailed, Wake
     from ckpt_async.worker.thread import ThreadWorker
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # Each name twice: without a list that they can read, type checkers take only these for public.
     from ckpt_async.assembly import (
-        Reader as Reader,
         next_save_number as next_save_number,
         open_checkpointer as open_checkpointer,
         open_for_child as open_for_child,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     )
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
     from ckpt_async.progress import readable_bytes as readable_bytes
+    from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
         CheckpointReference as CheckpointReference,
         Pending as Pending,
@@ -68,9 +68,10 @@ __version__ = "0.1.0"
 METAFLOW_PACKAGE_POLICY = "include"
 
 _HOMES = {
-    "ckpt_async.assembly": ("Reader", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
+    "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.checkpointer": ("Checkpointer",),
     "ckpt_async.progress": ("readable_bytes",),
+    "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (

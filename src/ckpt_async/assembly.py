@@ -1,19 +1,19 @@
-"""The one place that builds real objects from settings."""
+"""The one place that builds real objects from settings.
+
+What a task may never need is imported where it is needed: a step that saves nothing pays for nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ckpt_async.checkpointer import Checkpointer
 from ckpt_async.disk import durable
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import child_spool_folder, older_attempts, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.stores.contract import Store
-from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.opening import check_address, open_store
-from ckpt_async.stores.pacing import UNPACED, Pace
-from ckpt_async.stores.retrying import Retrying
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged, StoreError
 from ckpt_async.words.events import Event
 from ckpt_async.words.identity import TaskIdentity
@@ -22,7 +22,11 @@ from ckpt_async.worker.handle import WorkerHandle
 from ckpt_async.worker.sidecar_client import SidecarClient
 from ckpt_async.worker.thread import ThreadWorker
 
-__all__ = ["Reader", "StoresOfWorker", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"]
+if TYPE_CHECKING:
+    from ckpt_async.stores.contract import Store
+    from ckpt_async.stores.pacing import Pace
+
+__all__ = ["StoresOfWorker", "next_save_number", "open_checkpointer", "open_for_child", "open_reader"]
 
 #: Requests to a store at once.
 REQUESTS_AT_ONCE = 32
@@ -33,8 +37,11 @@ READ_GIVE_UP_S = 120.0
 TellTrouble = Callable[[int, "StoreError | None"], None]
 
 
-def _stack(address: StoreAddress, tell_trouble: TellTrouble, give_up_after_s: float | None, pace: Pace = UNPACED) -> Store:
+def _stack(address: StoreAddress, tell_trouble: TellTrouble, give_up_after_s: float | None, pace: Pace | None = None) -> Store:
     """A call that backs off holds no slot: the limit is inside."""
+    from ckpt_async.stores.limiting import Limiting
+    from ckpt_async.stores.retrying import Retrying
+
     bare = open_store(address, pace)
     return Retrying(Limiting(bare, REQUESTS_AT_ONCE), on_trouble=tell_trouble, give_up_after_s=give_up_after_s)
 
@@ -50,6 +57,8 @@ class StoresOfWorker:
 
     def __call__(self, header: SpoolHeader, tell_trouble: TellTrouble) -> Store:
         """Return the store of a spool."""
+        from ckpt_async.stores.pacing import Pace
+
         if self._pace is None:
             self._pace = Pace(header.settings.max_bandwidth_bytes_per_s)
         return _stack(header.address, tell_trouble, None, self._pace)

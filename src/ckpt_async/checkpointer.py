@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ckpt_async import recovery
-from ckpt_async.disk.restore import RestoreWay
-from ckpt_async.disk.scan import scan
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import summary_line
-from ckpt_async.reader import Reader
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
-from ckpt_async.spool.keeping import has_links, keep_left_links
-from ckpt_async.spool.kept import drop_all_kept, end_keeping
+from ckpt_async.spool.kept import end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
-from ckpt_async.taking import SaveRequest, Taking
-from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
-from ckpt_async.words.events import EntrySaved, Wake
+from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.events import EntrySaved, Wake, WorkerReady
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.records import CheckpointRecord
-from ckpt_async.worker.detached import GUARD_TIMEOUT_S, bring_home
+from ckpt_async.worker.handle import GUARD_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from ckpt_async.reader import Reader
+    from ckpt_async.taking import Taking
 
 __all__ = ["Checkpointer"]
 
@@ -68,15 +67,15 @@ class Checkpointer:
             self._spool.task_lock.release()
             raise
         older = older_attempts(spool.folder)
-        linked = [folder for folder in older if has_links(folder)]
-        if self.settings.worker == "thread":
-            # A sidecar guards them from its start on; a thread can't, and this task may write to the same files from now on.
-            for folder in linked:
-                keep_left_links(folder)
-            linked = []
+        linked: builtins.list[str] = []
+        if older:
+            from ckpt_async.spool.keeping import left_links
+
+            linked = left_links(older, guarded=self.settings.worker == "process")
         self._ledger = Ledger(map(os.path.basename, older), map(os.path.basename, linked))
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
-        self._taking = Taking(identity, header, spool, self._ledger, lambda: self._worker.link_guard)
+        self._header = header
+        self._worker.listeners.add(_import_what_saving_needs)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
             self._start_worker()
@@ -103,6 +102,12 @@ class Checkpointer:
         self._worker.listeners.add(callback)
 
     # Saving
+
+    @functools.cached_property
+    def _taking(self) -> Taking:
+        from ckpt_async.taking import Taking
+
+        return Taking(self.identity, self._header, self._spool, self._ledger, lambda: self._worker.link_guard)
 
     def save(
         self,
@@ -149,6 +154,9 @@ class Checkpointer:
             The store refuses what was saved before, for good as things are; this save was not taken. Without ``async_upload``:
             this save.
         """
+        from ckpt_async.disk.scan import scan
+        from ckpt_async.taking import SaveRequest
+
         started_s = time.monotonic()
         self._check_usable("save a checkpoint")
         request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format)
@@ -181,40 +189,23 @@ class Checkpointer:
     # Loading
 
     def resume(self, policy: str, target: str, *, strict: bool = False) -> CheckpointRecord | None:
-        """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`. What earlier attempts have kept
-        besides is deleted then.
-        """
-        try:
-            with self.reader.held_open() as reader:
-                restored = recovery.resume(
-                    policy,
-                    identity=self.identity,
-                    spool_folder=self._spool.folder,
-                    reader=reader,
-                    store_url=self.address.url,
-                    target=target,
-                    say=self._say,
-                    bring_home=functools.partial(bring_home, may_start=self.settings.worker == "process", say=self._say),
-                    way=self._way_to_restore(),
-                    strict=strict,
-                )
-            for folder in older_attempts(self._spool.folder):
-                drop_all_kept(Spool(folder))
-            return restored
-        except CheckpointError:
-            raise  # Some are OSErrors too.
-        except OSError as error:
-            raise SnapshotFailed(
-                "resume from a checkpoint",
-                on=error.filename or target,
-                cause=error.strerror or str(error),
-                hint="What was saved is kept. Mend the disk, or name another folder.",
-            ) from error
+        """Load the newest checkpoint that the policy allows; see `ckpt_async.recovery.resume`."""
+        if policy == "fresh" and not self.identity.attempt and not older_attempts(self._spool.folder):
+            return None
+        from ckpt_async.recovery import resume
 
-    def _way_to_restore(self) -> RestoreWay:
-        """A link where somebody guards it, and where the user takes links: what is restored may be overwritten at once."""
-        guarded = self.settings.snapshot != "copy" and self._worker.guards_left_links
-        return RestoreWay.LINK if guarded else RestoreWay.COPY
+        return resume(
+            policy,
+            identity=self.identity,
+            spool_folder=self._spool.folder,
+            reader=self.reader,
+            store_url=self.address.url,
+            target=target,
+            say=self._say,
+            may_start=self.settings.worker == "process",
+            guarded=self.settings.snapshot != "copy" and self._worker.guards_left_links,
+            strict=strict,
+        )
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
@@ -231,6 +222,8 @@ class Checkpointer:
             Of all runs that share this task's scope.
         """
         if scope:
+            from ckpt_async.words import keys
+
             return self.reader.list_scope(keys.scope_records_prefix(self.identity), name=name, attempt=attempt)
         return self.reader.list(pathspec or self.identity.pathspec, name=name, attempt=attempt)
 
@@ -351,3 +344,9 @@ class Checkpointer:
         self._check_owner(attempted)
         if self._closed:
             raise InvalidArgument(attempted, on=self.identity.pathspec, cause="the checkpointer is closed: its task has ended")
+
+
+def _import_what_saving_needs(event: object) -> None:
+    """A task that ends before its worker is ready has no need of it; in any other, the first ``save()`` must not wait for it."""
+    if isinstance(event, WorkerReady):
+        importlib.import_module("ckpt_async.taking")

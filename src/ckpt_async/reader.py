@@ -7,17 +7,16 @@ import contextlib
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
-from ckpt_async.stores.contract import Store
-from ckpt_async.transfer import catalog
-from ckpt_async.transfer.catalog import Listing
-from ckpt_async.transfer.download import download
-from ckpt_async.words import keys
 from ckpt_async.words.errors import StoreError
 from ckpt_async.words.records import CheckpointRecord
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+    from ckpt_async.stores.contract import Store
+    from ckpt_async.transfer.catalog import Listing
 
 __all__ = ["Reader"]
 
@@ -37,6 +36,9 @@ class _Session:
         self._opened: tuple[BlockingPortal, Store] | None = None
 
     def run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        # Here: every task has a reader, and most of them never read.
+        from anyio.from_thread import start_blocking_portal
+
         with self._opening:
             if self._opened is None:
                 portal = self._owned.enter_context(start_blocking_portal("asyncio"))
@@ -106,12 +108,16 @@ class Reader:
         CheckpointDamaged
             With `strict`: a record is damaged.
         """
+        from ckpt_async.transfer import catalog
+
         return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
 
     def list_scope(
         self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
     ) -> builtins.list[CheckpointRecord]:
         """List the checkpoints of all runs that share a scope, newest first; else as `list`."""
+        from ckpt_async.transfer import catalog
+
         found = self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
         return self._told(found, strict)
 
@@ -130,10 +136,14 @@ class Reader:
         CheckpointDamaged
             The pointer can't be read.
         """
+        from ckpt_async.words import keys
+
         return self.latest_at(keys.task_latest_key(pathspec))
 
     def latest_at(self, pointer_key: str) -> CheckpointRecord | None:
         """Follow a `latest` pointer by its key; see `latest`."""
+        from ckpt_async.transfer import catalog
+
         return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
     def load(self, reference: object, target: str) -> CheckpointRecord:
@@ -153,6 +163,8 @@ class Reader:
         LoadTargetNotEmpty
             The folder holds something.
         """
+        from ckpt_async.transfer import catalog
+        from ckpt_async.transfer.download import download
 
         async def act(store: Store) -> CheckpointRecord:
             record = await catalog.resolve(store, reference)
@@ -163,4 +175,6 @@ class Reader:
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""
+        from ckpt_async.transfer.download import download
+
         self._run(functools.partial(download, record=record, target=target))

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckpt_async.disk.restore import RestoreWay
 from ckpt_async.loading import Damages, Loading
 from ckpt_async.reader import Reader
-from ckpt_async.spool.neighbours import LeftSave, is_last_of_attempt, left_in_scope, left_saves
+from ckpt_async.spool.kept import drop_all_kept
+from ckpt_async.spool.neighbours import LeftSave, is_last_of_attempt, left_in_scope, left_saves, older_attempts
 from ckpt_async.spool.restoring import kept_saves
+from ckpt_async.spool.spool import Spool
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, SpoolDamaged, StoreError, StoreUnavailable
+from ckpt_async.words.errors import (
+    CheckpointDamaged,
+    CheckpointError,
+    InvalidArgument,
+    SnapshotFailed,
+    SpoolDamaged,
+    StoreError,
+    StoreUnavailable,
+)
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord, supersedes
+from ckpt_async.worker.detached import bring_home
 
 __all__ = ["POLICIES", "resume"]
 
@@ -32,21 +44,22 @@ def resume(
     store_url: str,
     target: str,
     say: Callable[[str], None],
-    bring_home: Callable[[Sequence[LeftSave]], None],
-    way: RestoreWay = RestoreWay.COPY,
+    may_start: bool,
+    guarded: bool,
     strict: bool = False,
 ) -> CheckpointRecord | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
     ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint
-    that turns out damaged is named, and the next older one is taken.
+    that turns out damaged is named, and the next older one is taken. What earlier attempts have kept besides is deleted then.
 
     Parameters
     ----------
-    bring_home : callable
-        Is given what dead tasks of the scope left on this machine, after the load.
-    way : RestoreWay
-        How the files of a save that waits for its upload are brought back.
+    may_start : bool
+        Whether processes may be started, for what dead tasks of the scope left on this machine.
+    guarded : bool
+        Whether somebody guards what lies as a link in the spools: then the files may be brought back as links, for what is restored
+        may be overwritten at once.
     strict : bool
         Whether the first damage is raised, instead of an older checkpoint being taken.
 
@@ -60,9 +73,43 @@ def resume(
     CheckpointDamaged
         The store has checkpoints, and none of them can be loaded: training from zero must be the user's decision. With
         `strict`: the newest can't.
-    SpoolDamaged, SnapshotFailed
+    SpoolDamaged
         With `strict`: likewise, of what lies on this machine.
+    SnapshotFailed
+        That too; and the disk refuses.
     """
+    try:
+        way = RestoreWay.LINK if guarded else RestoreWay.COPY
+        see_home = functools.partial(bring_home, may_start=may_start, say=say)
+        with reader.held_open() as held:
+            restored = _resume(policy, identity, spool_folder, held, store_url, target, say, see_home, way, strict=strict)
+        for folder in older_attempts(spool_folder):
+            drop_all_kept(Spool(folder))
+        return restored
+    except CheckpointError:
+        raise  # Some are OSErrors too.
+    except OSError as error:
+        raise SnapshotFailed(
+            "resume from a checkpoint",
+            on=error.filename or target,
+            cause=error.strerror or str(error),
+            hint="What was saved is kept. Mend the disk, or name another folder.",
+        ) from error
+
+
+def _resume(
+    policy: str,
+    identity: TaskIdentity,
+    spool_folder: str,
+    reader: Reader,
+    store_url: str,
+    target: str,
+    say: Callable[[str], None],
+    see_home: Callable[[Sequence[LeftSave]], None],
+    way: RestoreWay,
+    *,
+    strict: bool,
+) -> CheckpointRecord | None:
     if policy not in POLICIES:
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
     damages = Damages(say, strict=strict)
@@ -88,7 +135,7 @@ def resume(
             # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
             continue
         if others:
-            bring_home(others)
+            see_home(others)
         return restored
     raise StoreUnavailable(
         "resume from a checkpoint",

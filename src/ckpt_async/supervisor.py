@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.ledger import Ledger, Outstanding
 from ckpt_async.leftovers import refusal, refused_attempt
 from ckpt_async.listeners import Listeners
@@ -28,6 +28,9 @@ from ckpt_async.words.events import (
     Retry,
 )
 from ckpt_async.worker.handle import WorkerHandle
+
+if TYPE_CHECKING:
+    from ckpt_async.disk.linking import LinkGuard
 
 __all__ = ["MakeWorker", "Supervisor"]
 

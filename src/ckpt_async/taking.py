@@ -12,8 +12,9 @@ from ckpt_async.disk.scan import ScannedTree
 from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.ledger import Ledger
 from ckpt_async.reference import CheckpointReference
-from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import keep_links
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
 from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed

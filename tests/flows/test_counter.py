@@ -98,3 +98,13 @@ def test_a_wrong_attribute_is_refused_before_any_task(local: Place, attributes: 
     assert message in result.text
     assert "Traceback" not in result.text
     assert "Workflow starting" not in result.text
+
+
+def test_a_step_that_never_saves_pays_for_nothing_that_saving_needs(local: Place) -> None:
+    result = local.run("idle.py")
+    assert result.code == 0, result.text
+    first, second = result.after("imported")
+    assert first == "[]"
+    # Its sidecar may be there already: then the first save() must not wait for an import.
+    assert second in ("[]", "['ckpt_async.disk.snapshot']")
+    assert result.after("cards") == ["[False, False, True]"]

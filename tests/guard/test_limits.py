@@ -22,8 +22,8 @@ from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
 from ckpt_async.disk.snapshot import take_snapshot
-from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.states import EntryState
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.settings import Settings
 from ckpt_async.worker import guarded, held

@@ -7,8 +7,9 @@ from pathlib import Path
 from ckpt_async.disk.restore import restore_snapshot
 from ckpt_async.disk.scan import scan
 from ckpt_async.disk.snapshot import take_snapshot
-from ckpt_async.spool.entry import Entry, entry_id
+from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.states import entry_id
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import Settings, StoreAddress

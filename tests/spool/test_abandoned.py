@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_async.spool.abandoned import abandoned_logs
-from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import EntryState
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.words.errors import StoreAccessDenied, StoreError

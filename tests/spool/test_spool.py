@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async.spool.entry import ENTRY_FILE, Entry
+from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.neighbours import left_saves, older_attempts, remove_spool, spool_folder
 from ckpt_async.spool.spool import Spool, SpoolHeader
+from ckpt_async.spool.states import ENTRY_FILE
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress
 from tests.spool.parts import ADDRESS, HEADER, content, identity, save

@@ -6,7 +6,6 @@ All functions block. They raise OSError as it comes: only the caller knows what 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -83,6 +82,8 @@ def sync_filesystem(path: str) -> bool:
     """
     if sys.platform != "linux":
         return False
+    import ctypes  # for a few
+
     call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if call is None:
         return False

@@ -12,30 +12,9 @@ from ckpt_async.words.errors import CheckpointDamaged, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["ENTRY_FILE", "Entry", "EntryState", "entry_id"]
+__all__ = ["Entry"]
 
-ENTRY_FILE = "entry.json"
 FORMAT_VERSION = 1
-
-
-class EntryState:
-    """The states of an entry, each the name of a folder of the spool.
-
-    ``staging``: the snapshot is being taken. ``ready``: saved; waits for the worker. ``active``: the worker has begun the upload.
-    ``kept``: stored, and kept for a next attempt; only with `Settings.keep_local`. ``trash``: stored or given up; being deleted.
-    """
-
-    STAGING = "staging"
-    READY = "ready"
-    ACTIVE = "active"
-    KEPT = "kept"
-    TRASH = "trash"
-    ALWAYS = (STAGING, READY, ACTIVE, TRASH)
-
-
-def entry_id(version: int) -> str:
-    """Return the name of the entry of this save number; sorted by name is sorted by age."""
-    return f"{version:010d}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +24,7 @@ class Entry:
     Attributes
     ----------
     id : str
-        See `entry_id`.
+        See `ckpt_async.spool.states.entry_id`.
     identity : TaskIdentity
         Whose it is.
     record : CheckpointRecord

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.torn import make_links_private
 from ckpt_async.words.errors import SnapshotFailed, SpoolDamaged
 
-__all__ = ["has_links", "keep_left_links"]
+__all__ = ["keep_left_links", "left_links"]
 
 
-def has_links(folder: str) -> bool:
-    """Return whether something lies as a link in the spool of an earlier attempt, as far as it can be read."""
+def left_links(folders: Iterable[str], *, guarded: bool) -> list[str]:
+    """Return the spools of earlier attempts in which something lies as a link, as far as they can be read.
+
+    Parameters
+    ----------
+    folders : iterable of str
+        The spools.
+    guarded : bool
+        Whether the worker is going to guard them. Else they are made private now, for the task may write to the same files from now
+        on, and none is returned.
+    """
+    linked = [folder for folder in folders if _has_links(folder)]
+    if guarded:
+        return linked
+    for folder in linked:
+        keep_left_links(folder)
+    return []
+
+
+def _has_links(folder: str) -> bool:
     spool = Spool(folder)
     for name in spool.waiting():
         with contextlib.suppress(OSError, SpoolDamaged):

@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from typing import TYPE_CHECKING
 
 from ckpt_async.disk import durable
-from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import ENTRY_FILE, EntryState
 from ckpt_async.words.errors import SpoolDamaged
+
+if TYPE_CHECKING:
+    from ckpt_async.spool.entry import Entry
 
 __all__ = ["BOOT_FILE", "boot_id", "drop_all_kept", "drop_kept", "end_keeping", "is_kept", "keep", "kept_folder", "read_kept"]
 
@@ -65,6 +69,8 @@ def keep(spool: Spool, entry: Entry, limit: int) -> bool:
 
 def read_kept(spool: Spool) -> list[Entry]:
     """Return the kept entries, newest first. One that can't be read is passed by: it is in the store."""
+    from ckpt_async.spool.entry import Entry  # there is hardly ever one to read
+
     entries = []
     for name in reversed(_names(spool)):
         path = os.path.join(kept_folder(spool, name), ENTRY_FILE)

@@ -7,15 +7,16 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
-from ckpt_async.spool.torn import torn_error
-from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
-from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.words.settings import StoreAddress
+
+if TYPE_CHECKING:
+    from ckpt_async.spool.entry import Entry
+    from ckpt_async.words.records import CheckpointRecord
 
 __all__ = [
     "LeftSave",
@@ -132,6 +133,8 @@ def is_last_of_attempt(left: LeftSave) -> bool:
 
 
 def _saves_in(folder: str, wanted: Callable[[Entry], bool]) -> tuple[list[LeftSave], list[CheckpointError]]:
+    from ckpt_async.spool.torn import torn_error  # what a first attempt has no use for is not imported
+
     spool = Spool(folder)
     found: list[LeftSave] = []
     damaged: list[CheckpointError] = []
@@ -199,6 +202,8 @@ def left_in_scope(folder: str, url: str, identity: TaskIdentity) -> tuple[list[L
 
 def _left_by(task_folder: str, url: str, identity: TaskIdentity) -> tuple[list[LeftSave], list[CheckpointError]]:
     """Return what one other task left; nothing where it is alive, or is none of ours."""
+    from ckpt_async.words import keys
+
     scope = keys.scope_latest_key(identity)
 
     def wanted(entry: Entry) -> bool:

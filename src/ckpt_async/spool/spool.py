@@ -26,15 +26,18 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_async.disk import durable
 from ckpt_async.spool.abandoned import keep_notes
-from ckpt_async.spool.entry import ENTRY_FILE, Entry, EntryState, entry_id
 from ckpt_async.spool.ownership import FileLock
 from ckpt_async.spool.part_log import PART_LOG_FILE
+from ckpt_async.spool.states import ENTRY_FILE, EntryState, entry_id
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
+
+if TYPE_CHECKING:
+    from ckpt_async.spool.entry import Entry
 
 __all__ = ["OWN_A_SPOOL", "Spool", "SpoolHeader"]
 
@@ -298,6 +301,8 @@ class Spool:
         SpoolDamaged
             The description can't be read.
         """
+        from ckpt_async.spool.entry import Entry  # a task that never saves has none to read
+
         trouble: OSError | None = None
         for _ in range(_READ_TRIES):
             # A transition between looking and reading moves the folder away: look again. And what a disk refuses once (a volume in

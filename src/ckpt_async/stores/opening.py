@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from ckpt_async.stores.contract import Store
-from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.words.errors import UnsupportedStore
 from ckpt_async.words.settings import StoreAddress
+
+if TYPE_CHECKING:
+    from ckpt_async.stores.contract import Store
+    from ckpt_async.stores.pacing import Pace
 
 __all__ = ["check_address", "open_store"]
 
@@ -32,10 +35,10 @@ def check_address(address: StoreAddress) -> None:
                 "open a store", on=address.url, cause="the package aiobotocore is not installed", hint="Install aiobotocore."
             )
     else:
-        open_store(address)
+        _folder_of(address.url)
 
 
-def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
+def open_store(address: StoreAddress, pace: Pace | None = None) -> Store:
     """Return the bare store of an address: without limits and repetitions, not entered yet. Connects to nothing.
 
     Parameters
@@ -43,33 +46,38 @@ def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
     address : StoreAddress
         Where it is.
     pace : Pace
-        For what is sent.
+        For what is sent; by default at any speed.
 
     Raises
     ------
     UnsupportedStore
         No store is known for the URL. What is wrong with its access function, the first request raises.
     """
-    url = address.url
+    from ckpt_async.stores.pacing import UNPACED
+
+    pace = pace or UNPACED
+    if address.url.startswith("s3://"):
+        return _open_s3(address, pace)
+    folder = _folder_of(address.url)
+    from ckpt_async.stores.local import LocalStore
+
+    return LocalStore(folder, address.url, pace)
+
+
+def _folder_of(url: str) -> str:
+    """Return the folder that an address names."""
     scheme, separator, _ = url.partition("://")
-    if not separator:
-        return _open_folder(url, url, pace)
-    if scheme == "file":
+    path = url
+    if separator:
+        if scheme != "file":
+            raise UnsupportedStore("open a store", on=_shown(url), cause=f"there is no store for {scheme}://", hint=SUPPORTED)
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
             raise UnsupportedStore("open a store", on=_shown(url), cause="a file URL names another machine", hint=SUPPORTED)
-        return _open_folder(unquote(parts.path), url, pace)
-    if scheme == "s3":
-        return _open_s3(address, pace)
-    raise UnsupportedStore("open a store", on=_shown(url), cause=f"there is no store for {scheme}://", hint=SUPPORTED)
-
-
-def _open_folder(path: str, url: str, pace: Pace) -> Store:
+        path = unquote(parts.path)
     if not path:
         raise UnsupportedStore("open a store", on=repr(url), cause="the address is empty", hint=SUPPORTED)
-    from ckpt_async.stores.local import LocalStore
-
-    return LocalStore(path, url, pace)
+    return path
 
 
 def _bucket_and_prefix(url: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ import anyio.lowlevel
 from ckpt_async import assembly, sidecar
 from ckpt_async.stores import opening, retrying
 from ckpt_async.stores.contract import Store
-from ckpt_async.stores.pacing import UNPACED, Pace
+from ckpt_async.stores.pacing import Pace
 from ckpt_async.testing.crash_hooks import Hooks
 from ckpt_async.testing.crash_plan import Journal, Plan, Steps
 from ckpt_async.testing.crash_scenario import FLUSH_TIMEOUT_S, SAVES, Place, content_of, recover, run_task
@@ -45,7 +45,15 @@ SHORT_TIMEOUT_S = 1.0
 CHILD_TIMEOUT_S = 240.0
 
 #: What the engine imports when it needs it.
-IMPORTED_LATE = ("ckpt_async.hosting", "ckpt_async.stores.local")
+IMPORTED_LATE = (
+    "anyio.from_thread",
+    "ckpt_async.hosting",
+    "ckpt_async.recovery",
+    "ckpt_async.spool.keeping",
+    "ckpt_async.stores.local",
+    "ckpt_async.taking",
+    "ckpt_async.worker.detached",
+)
 
 
 def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
@@ -67,7 +75,7 @@ def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
         plan = Plan("none", "none")  # Neither strikes nor tells every step; the store is watched all the same.
     steps = Steps(plan, journal, place.folder, role, partner)
 
-    def open_store(address: StoreAddress, pace: Pace = UNPACED) -> Store:
+    def open_store(address: StoreAddress, pace: Pace | None = None) -> Store:
         return StepStore(opening.open_store(address, pace), steps)
 
     assembly.open_store = open_store  # type: ignore[attr-defined]

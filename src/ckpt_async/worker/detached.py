@@ -13,19 +13,16 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import WorkerDied
 from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
+from ckpt_async.worker.handle import GUARD_TIMEOUT_S
 from ckpt_async.worker.sidecar_client import NOBODY, SIDECAR_LOG, launch
 
-__all__ = ["GUARD_TIMEOUT_S", "bring_home", "finish_detached"]
+__all__ = ["bring_home", "finish_detached"]
 
 #: Spools that one task has emptied; each takes a process beside the training.
 SPOOLS_AT_ONCE = 4
 
 #: How long the process may take to become independent of the one that started it.
 START_TIMEOUT_S = 30.0
-
-#: How long links that nobody guards are waited for (it takes some tenths of a second): the task may write to the same files
-#: afterwards.
-GUARD_TIMEOUT_S = 10.0
 
 
 def bring_home(left: Sequence[LeftSave], *, may_start: bool, say: Callable[[str], None]) -> None:

@@ -13,10 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckpt_async.disk.linking import FileState, Guarded
 from ckpt_async.worker.deposits import DESCRIPTORS_IN_A_DEPOSIT, Deposits, receive
+
+if TYPE_CHECKING:
+    from ckpt_async.disk.linking import FileState, Guarded
 
 __all__ = ["GuardClient"]
 
@@ -68,6 +70,8 @@ class GuardClient:
 
     def guard(self, folder: str, links: Mapping[str, FileState], *, patience_s: float) -> Mapping[str, Guarded | str]:
         """Have links guarded."""
+        from ckpt_async.disk.linking import Guarded  # whoever asks has it already
+
         answers: dict[str, Guarded | str] = {}
         with self._guard:
             if refusal := self._refusal(patience_s):

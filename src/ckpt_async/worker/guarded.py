@@ -16,8 +16,8 @@ from ckpt_async.disk import durable
 from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, break_time_s
 from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
-from ckpt_async.spool.entry import EntryState
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import EntryState
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
 from ckpt_async.worker.held import GuardedFile, GuardedFolder, Held

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.words.events import Command
 
-__all__ = ["WorkerHandle"]
+if TYPE_CHECKING:
+    from ckpt_async.disk.linking import LinkGuard
+
+__all__ = ["GUARD_TIMEOUT_S", "WorkerHandle"]
+
+#: How long links that nobody guards are waited for (it takes some tenths of a second): the task may write to the same files
+#: afterwards.
+GUARD_TIMEOUT_S = 10.0
 
 
 class WorkerHandle(Protocol):

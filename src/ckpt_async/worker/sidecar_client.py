@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from ckpt_async.disk.linking import LinkGuard
-from ckpt_async.spool.keeping import keep_left_links
 from ckpt_async.spool.neighbours import older_attempts, waits_beside
 from ckpt_async.words.events import Close, Command, EntryCommitted, Event, decode_event, encode
 from ckpt_async.worker.deposits import Deposits
 from ckpt_async.worker.guard_client import GuardClient
+
+if TYPE_CHECKING:
+    from ckpt_async.disk.linking import LinkGuard
 
 __all__ = ["NOBODY", "SIDECAR_LOG", "SidecarClient", "launch"]
 
@@ -184,6 +186,8 @@ class SidecarClient:
 
     def give_up(self) -> None:
         """Make private what nobody will guard any more."""
+        from ckpt_async.spool.keeping import keep_left_links  # hardly ever needed
+
         for folder in (*older_attempts(self._folder), self._folder):
             keep_left_links(folder)
         self._deposits.close()

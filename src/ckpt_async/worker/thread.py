@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 import traceback
 from collections.abc import Callable
-
-import anyio
+from typing import TYPE_CHECKING
 
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.words.events import Close, Command, Event
-from ckpt_async.worker.runtime import StoreMaker, WorkerRuntime
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ckpt_async.worker.runtime import StoreMaker, WorkerRuntime
 
 __all__ = ["ThreadWorker"]
 
@@ -69,6 +71,9 @@ class ThreadWorker:
 
     def _run(self) -> None:
         try:
+            # Here: a step that never saves, and waits for its uploads, has a worker that never starts.
+            import anyio
+
             anyio.run(self._main)
         except CheckpointError as error:
             self._error = str(error)
@@ -82,6 +87,10 @@ class ThreadWorker:
             self._on_death()
 
     async def _main(self) -> None:
+        import asyncio
+
+        from ckpt_async.worker.runtime import WorkerRuntime
+
         runtime = WorkerRuntime(Spool(self._folder), self._make_store, self._on_event)
         with self._guard:
             self._loop, self._runtime = asyncio.get_running_loop(), runtime

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from .names import CARD_ID
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
 
-__all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text", "time_text"]
+__all__ = ["CheckpointCard", "NoCard", "leave_out_card", "loaded_text", "table_text", "time_text"]
 
 #: How many saves the table shows: the newest ones.
 MAX_ROWS = 100
@@ -122,10 +122,19 @@ class CheckpointCard(NoCard):
         What the attempt began with.
     load_policy : str
         Of the decorator.
+    leave_out : callable
+        Called where there is nothing to show in the end: has Metaflow make no card. Making one takes it a second.
     """
 
-    def __init__(self, checkpointer: Checkpointer, loaded: CheckpointRecord | None, load_policy: str) -> None:
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        loaded: CheckpointRecord | None,
+        load_policy: str,
+        leave_out: Callable[[], None] = lambda: None,
+    ) -> None:
         self._checkpointer = checkpointer
+        self._leave_out = leave_out
         self._loaded = loaded
         self._load_policy = load_policy
         self._condition = threading.Condition()
@@ -160,7 +169,7 @@ class CheckpointCard(NoCard):
         self._thread.start()
 
     def finish(self, *, refresh: bool) -> None:
-        """Stop the thread and leave the final state on the card.
+        """Stop the thread and leave the final state on the card; none where nothing was loaded or saved.
 
         Metaflow itself renders it for a task that ended well, and only then: `refresh` asks for it here, which takes up to 2 s.
         """
@@ -171,6 +180,9 @@ class CheckpointCard(NoCard):
             self._stopping = True
             self._condition.notify()
         thread.join()
+        if self._loaded is None and not self._checkpointer.references():
+            self._leave_out()
+            return
         self._table.update(self._table_text())
         if refresh:
             if self._refreshed:
@@ -204,3 +216,16 @@ class CheckpointCard(NoCard):
             # Metaflow starts a process for each update, which takes half a second of a processor: not for ever every two seconds.
             self._due_at = self._refreshed_at + pause_s
             pause_s = min(2 * pause_s, MAX_UPDATE_S)
+
+
+def leave_out_card(step: Any) -> None:
+    """Have Metaflow make no card of ours for a step that has ended; other cards are made."""
+    for deco in step.decorators:
+        if deco.name == "card" and deco.attributes.get("id") == CARD_ID:
+            # All of it but the making of the card, for which Metaflow has no switch.
+            deco.card_creator = _NoCreator()
+
+
+class _NoCreator:
+    def create(self, **_: object) -> None:
+        """Do nothing."""

@@ -53,7 +53,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     temp_dir_root : str, optional, default None
         The folder in which the checkpoint directory is made. Default: the system's folder for temporary files.
     show_card : bool, default True
-        Whether a card shows the checkpoints.
+        Whether a card shows the checkpoints. A task that neither loaded nor saved one has none.
     async_upload : bool, default False
         Whether `save()` returns before the checkpoint is in the datastore.
     worker : str, default "process"
@@ -146,6 +146,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow.unbounded_foreach import UBF_CONTROL
 
         from .artifacts import newest_in_store, store_artifacts
+        from .card import leave_out_card
         from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
         from .output import say
@@ -167,7 +168,13 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         place = TaskPlace(address, scratch, node_index, num_nodes)
         with_card = self._attributes.show_card and node_index == 0
         self._session = TaskSession(
-            flow, identity, place, self._attributes, with_card=with_card, last_attempt=retry_count >= max_user_code_retries
+            flow,
+            identity,
+            place,
+            self._attributes,
+            with_card=with_card,
+            leave_out_card=functools.partial(leave_out_card, getattr(flow, step_name)),
+            last_attempt=retry_count >= max_user_code_retries,
         )
         current._update_env({"checkpoint": self._session.current})
         if self._session.loaded is not None:

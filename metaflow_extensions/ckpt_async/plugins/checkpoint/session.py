@@ -40,6 +40,8 @@ class TaskSession:
         Of the decorator.
     with_card : bool
         Whether this task updates the card.
+    leave_out_card : callable
+        See `CheckpointCard`.
     last_attempt : bool
         Whether Metaflow repeats the task no more.
 
@@ -64,6 +66,7 @@ class TaskSession:
         attributes: CheckpointAttributes,
         *,
         with_card: bool,
+        leave_out_card: Callable[[], None] = lambda: None,
         last_attempt: bool,
     ) -> None:
         from ckpt_async import open_checkpointer
@@ -101,7 +104,7 @@ class TaskSession:
             raise
         self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over)
         if with_card:
-            self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy)
+            self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy, leave_out_card)
         export_task(identity, place)
 
     def _load(self, policy: str) -> CheckpointRecord | None:
