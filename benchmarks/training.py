@@ -4,8 +4,9 @@
     python benchmarks/training.py --quick
 
 Loops in pure Python, NumPy and PyTorch step all the time while 2 GiB go out, again and again, at full speed and over a line of
-200 MB/s. The speed of a machine changes by more than what is looked for, within tenths of a second. So windows alternate in one
-process, 50 ms each: the upload goes on; uploader and sink are stopped (SIGSTOP); it goes on. Hundreds of pairs are compared:
+200 MB/s. The speed of a machine changes by more than what is looked for, within tenths of a second. So windows of 50 ms are
+compared in pairs, hundreds in one process: in one the upload goes on, in the other uploader and sink are stopped (SIGSTOP); which
+comes first is left to chance.
 
 - steps/s by the clock, in total: what somebody sees who waits for the training.
 - The same in the loop's own time: less the time in which other programs had its core. Those are not the uploader, which is kept
@@ -28,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -107,17 +109,19 @@ def cells_of(loop: str, options: argparse.Namespace, peer: str | None, torch: st
 
 
 def run_loop(python: str, spec: dict[str, Any], environment: dict[str, str], scratch: Path) -> dict[str, Any]:
-    answer = subprocess.run(
-        [python, str(HERE / "training_loop.py"), json.dumps(spec)],
-        cwd=scratch,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LOOP_TIMEOUT_S,
-    )
-    if answer.returncode != 0:
-        raise RuntimeError(f"{spec['loop']} with {spec['variant']} failed:\n{answer.stderr[-4000:]}")
-    measured: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    command = [python, str(HERE / "training_loop.py"), json.dumps(spec)]
+    with subprocess.Popen(
+        command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as loop:  # fmt: skip
+        try:
+            output, errors = loop.communicate(timeout=LOOP_TIMEOUT_S)
+        except BaseException:
+            # Not killed: it lets go on what it has stopped.
+            loop.terminate()
+            raise
+    if loop.returncode != 0:
+        raise RuntimeError(f"{spec['loop']} with {spec['variant']} failed:\n{errors[-4000:]}")
+    measured: dict[str, Any] = json.loads(output.splitlines()[-1])
     return measured
 
 
@@ -252,6 +256,8 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = read_arguments()
+    # Told to end, it cleans up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     peer, torch = peer_path(options.peer_python), peer_path(options.torch_python) or sys.executable
     machine = describe_machine(("numpy", "boto3"), peer)
     say(machine_line(machine))

@@ -1,7 +1,7 @@
 """A training loop beside which checkpoints are uploaded; for ``training.py``, which starts it with one JSON object.
 
-Steps go on all the time. First one save between two idle windows; then windows in turn, with the upload going on and with uploader
-and sink stopped, save after save. Prints the times of all steps as JSON. Runs with any Python that has the loop's library and
+Steps go on all the time. First one save between two idle windows; then pairs of short windows, one with the upload going on and
+one with uploader and sink stopped, save after save. Prints the times of all steps as JSON. Runs with any Python that has the loop's library and
 the uploader's.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -288,23 +289,21 @@ def switch(pids: list[int], way: signal.Signals) -> None:
 
 
 def run_in_turns(step: Step, uploader: Uploader, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Windows in turn: half an idle one, one while the upload goes on, half an idle one; a new save whenever one is stored."""
+    """Pairs of windows, an idle one and one while the upload goes on; a new save whenever one is stored."""
     core, window_s, pairs = spec["core"], spec["window_s"], []
     assert uploader.pids is not None
     over = for_seconds(spec["seconds"])
     uploader.save()
+    # Which of the two comes first is left to chance: nothing but the upload is then different between them.
+    draw = random.Random(spec["run"])
     while not over():
-        pids = [*uploader.pids(), spec["sink_pid"]]
-        # After each switch one step does not count: it has the caches as the other state left them.
-        with stopped(pids):
-            step()
-            before = run_steps(step, for_seconds(window_s / 2), core)
-        step()
-        busy = run_steps(step, for_seconds(window_s), core)
-        with stopped(pids):
-            step()
-            after = run_steps(step, for_seconds(window_s / 2), core)
-        pairs.append({"idle": together(before, after), "busy": busy})
+        pids, pair = [*uploader.pids(), spec["sink_pid"]], {}
+        for name in draw.sample(["idle", "busy"], 2):
+            with stopped(pids if name == "idle" else []):
+                # After each switch one step does not count: it has the caches as the other state left them.
+                step()
+                pair[name] = run_steps(step, for_seconds(window_s), core)
+        pairs.append(pair)
         if uploader.stored():
             # What is the same as before would not be sent.
             change(spec["folder"])
@@ -314,12 +313,14 @@ def run_in_turns(step: Step, uploader: Uploader, spec: dict[str, Any]) -> list[d
 
 
 def give_up(number: int, frame: object) -> None:
-    raise TimeoutError(f"not done in {TIMEOUT_S} s")
+    """End in order, so that nothing stays stopped."""
+    raise TimeoutError(f"not done in {TIMEOUT_S} s, or told to end")
 
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
     signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGTERM, give_up)
     signal.alarm(TIMEOUT_S)
     step, core = STEPS[spec["loop"]](), spec["core"]
     uploader = UPLOADERS[spec["variant"]](spec)
