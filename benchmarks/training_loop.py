@@ -1,8 +1,8 @@
 """A training loop beside which checkpoints are uploaded; for ``training.py``, which starts it with one JSON object.
 
 Steps go on all the time. First one save between two idle windows; then pairs of short windows, one with the upload going on and
-one with uploader and sink stopped, save after save. Prints the times of all steps as JSON. Runs with any Python that has the loop's library and
-the uploader's.
+one with uploader and sink stopped, save after save. Prints the times of all steps as JSON. Runs with any Python that has the
+loop's library and the uploader's.
 """
 
 from __future__ import annotations
