@@ -67,9 +67,11 @@ def write_case(case: Case, folder: Path) -> None:
 
 
 def write_sparse(path: Path, size_bytes: int) -> None:
-    """Make a file that takes no room: a few random bytes, then a hole. Its digest is like no other's."""
+    """Make a file that takes little room: holes, but for a few random bytes in each MiB, so that no part is like another."""
     with path.open("wb") as file:
-        file.write(os.urandom(min(size_bytes, 4096)))
+        for offset in range(0, size_bytes, MIB):
+            file.seek(offset)
+            file.write(os.urandom(min(size_bytes - offset, 16)))
         file.truncate(size_bytes)
 
 

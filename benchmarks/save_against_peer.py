@@ -104,11 +104,17 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="Python of an environment with metaflow-checkpoint; left out: ours alone")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="0.05 makes a quick trial")
+    parser.add_argument("--scale", type=float, default=1.0, help="0.1: a tenth of the bytes")
     parser.add_argument("--stores", nargs="+", choices=("s3", "local"), default=["s3", "local"])
     parser.add_argument("--cases", nargs="+", type=int, choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--scratch", help="a folder on the disk to measure on; default: the temporary folder")
-    return parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="a trial of less than a minute: small, once, one large file and many small ones"
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.scale, options.cases = 1, min(options.scale, 0.01), [1, 3]
+    return options
 
 
 def main() -> None:

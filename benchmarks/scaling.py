@@ -1,17 +1,20 @@
 """How the cost of saving grows with the work: size, number of files, saves queued, tasks at once. Draws a plot of each.
 
-    python benchmarks/scaling.py --plots docs/plots
+    python benchmarks/scaling.py --plots docs/plots --peer-python .venv-peer/bin/python
     python benchmarks/scaling.py --quick
 
 Through the whole engine (a task with its sidecar) into a sink, so that neither server nor disk is what grows. Large files are holes
-but for their first bytes; all lie in memory where there is room.
+but for a few bytes in each MiB; all lie in memory where there is room. metaflow-checkpoint saves the same folders, up to a value of
+each axis beyond which it takes minutes; its save() returns when all is stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +25,16 @@ from typing import Any
 import psutil
 from common import (
     MIB,
+    OURS,
+    PEER,
+    clean_environment,
     describe_machine,
     drop_folder,
     in_turns,
     machine_line,
+    peer_path,
+    run_client,
+    s3_environment,
     say,
     scratch_folder,
     version_here,
@@ -48,8 +57,8 @@ LINE_BYTES_PER_S = 200e6
 QUANTITIES = (
     Quantity("blocked_s", "save() blocks, ms", 1e-3, 1),
     Quantity("stored_s", "until stored, s"),
-    Quantity("cpu_s", "CPU of the sidecars, s"),
-    Quantity("peak_bytes", "memory of the sidecars, MB", 1e6, 0),
+    Quantity("cpu_s", "CPU of who uploads, s"),
+    Quantity("peak_bytes", "its memory, MB", 1e6, 0),
 )
 
 
@@ -63,8 +72,12 @@ class Axis:
         For table and plot.
     values, quick_values : tuple of int
         How far; and for a trial.
-    measure : callable
-        Measures one value.
+    make : callable
+        Makes the folders that are saved for one value.
+    task_for_each : bool
+        Whether each folder has a task of its own; else one task saves one after the other without waiting.
+    peer_up_to : int
+        The largest value that metaflow-checkpoint is measured with; 0: with none.
     line_bytes_per_s : float, optional
         The rate of the line meanwhile.
     """
@@ -73,7 +86,9 @@ class Axis:
     unit: str
     values: tuple[int, ...]
     quick_values: tuple[int, ...]
-    measure: Callable[[int, Path, str], dict[str, float]]
+    make: Callable[[int, Path], list[Path]]
+    task_for_each: bool = False
+    peer_up_to: int = 0
     line_bytes_per_s: float | None = None
 
 
@@ -146,52 +161,54 @@ def save_and_wait(tasks: list[Task], folders: list[Path]) -> dict[str, float]:
     }
 
 
-def by_size(mib: int, scratch: Path, run: str) -> dict[str, float]:
-    """One file of so many MiB."""
-    folder = scratch / "saved"
-    folder.mkdir()
+def measure_ours(axis: Axis, folders: list[Path], scratch: Path, run: str) -> dict[str, float]:
+    with contextlib.ExitStack() as owned:
+        count = len(folders) if axis.task_for_each else 1
+        tasks = [owned.enter_context(task(scratch, f"{run}-{number}")) for number in range(count)]
+        return save_and_wait(tasks if axis.task_for_each else tasks * len(folders), folders)
+
+
+def measure_peer(peer: str, folder: Path, environment: dict[str, str], scratch: Path, run: str) -> dict[str, float]:
+    spec = {"client": PEER, "action": "upload", "run": f"{run}-peer", "folder": str(folder)}
+    found = run_client(peer, spec, environment, scratch)
+    return {
+        "blocked_s": found["seconds"], "stored_s": found["seconds"], "cpu_s": found["cpu_s"], "peak_bytes": found["peak_bytes"],
+    }  # fmt: skip
+
+
+def one_large(mib: int, folder: Path) -> list[Path]:
     write_sparse(folder / "model", mib * MIB)
-    with task(scratch, run) as one:
-        return save_and_wait([one], [folder])
+    return [folder]
 
 
-def by_files(count: int, scratch: Path, run: str) -> dict[str, float]:
-    """So many files of 4 KiB."""
-    folder = scratch / "saved"
-    folder.mkdir()
+def many_small(count: int, folder: Path) -> list[Path]:
     for number in range(count):
         (folder / f"{number:06}").write_bytes(os.urandom(SMALL_BYTES))
-    with task(scratch, run) as one:
-        return save_and_wait([one], [folder])
+    return [folder]
 
 
-def by_queue(count: int, scratch: Path, run: str) -> dict[str, float]:
-    """So many saves of 32 MiB, one right after the other, over a line of 200 MB/s."""
-    folders = [scratch / "saved" / str(number) for number in range(count)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        write_sparse(folder / "model", 32 * MIB)
-    with task(scratch, run) as one:
-        return save_and_wait([one] * count, folders)
+def folders_of(mib: int) -> Callable[[int, Path], list[Path]]:
+    """So many folders with one file each."""
 
+    def make(count: int, folder: Path) -> list[Path]:
+        folders = [folder / str(number) for number in range(count)]
+        for one in folders:
+            one.mkdir()
+            write_sparse(one / "model", mib * MIB)
+        return folders
 
-def by_tasks(count: int, scratch: Path, run: str) -> dict[str, float]:
-    """So many tasks at once, each with a sidecar of its own and 256 MiB."""
-    folders = [scratch / "saved" / str(number) for number in range(count)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        write_sparse(folder / "model", 256 * MIB)
-    with contextlib.ExitStack() as owned:
-        tasks = [owned.enter_context(task(scratch, f"{run}-{number}")) for number in range(count)]
-        return save_and_wait(tasks, folders)
+    return make
 
 
 AXES = (
-    Axis("size", "MiB in one file", (1, 8, 64, 512, 2048, 8192), (1, 64), by_size),
-    Axis("files", "files of 4 KiB", (1, 10, 100, 1000, 10_000, 50_000), (1, 100), by_files),
-    Axis("queue", "saves of 32 MiB queued (200 MB/s)", (1, 5, 10, 25, 50), (1, 4), by_queue, LINE_BYTES_PER_S),
-    Axis("tasks", "tasks at once, 256 MiB each", (1, 2, 4, 8), (1, 2), by_tasks),
-)
+    Axis("size", "size of one file, MiB", (1, 8, 64, 512, 2048, 8192), (1, 64), one_large, peer_up_to=2048),
+    Axis("files", "number of files of 4 KiB", (1, 10, 100, 1000, 10_000, 50_000), (1, 20), many_small, peer_up_to=10_000),
+    Axis(
+        "queue", "saves of 32 MiB, one right after the other, over 200 MB/s", (1, 5, 10, 25, 50), (1, 4), folders_of(32),
+        line_bytes_per_s=LINE_BYTES_PER_S,
+    ),
+    Axis("tasks", "tasks at once, each saving 256 MiB", (1, 2, 4, 8), (1, 2), folders_of(256), task_for_each=True),
+)  # fmt: skip
 
 
 def draw(axis: Axis, measurements: list[dict[str, Any]], folder: Path, machine: dict[str, Any]) -> Path:
@@ -202,21 +219,38 @@ def draw(axis: Axis, measurements: list[dict[str, Any]], folder: Path, machine: 
     # Text stays text, and two runs with the same numbers give the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ckpt-async", "font.size": 10})
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
-    figure, area = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, area = pyplot.subplots(figsize=(7.0, 4.4), layout="constrained")
+    lines = (
+        (PEER, "stored_s", f"{PEER}: save() blocks until stored", "#7f7f7f", "s"),
+        (OURS, "stored_s", f"{OURS}: until stored", "#1f77b4", "o"),
+        (OURS, "blocked_s", f"{OURS}: save() blocks", "#d62728", "^"),
+    )
+    seconds = []
+    for variant, field, label, color, marker in lines:
+        some = [one for one in measurements if one["variant"] == variant]
+        values = sorted({one["value"] for one in some})
+        if not values:
+            continue
+        found = [sorted(one[field] for one in some if one["value"] == value) for value in values]
+        seconds += [second for at_value in found for second in at_value]
+        area.plot(values, [statistics.median(at_value) for at_value in found], marker=marker, label=label, color=color)
+        area.fill_between(values, *zip(*((at[0], at[-1]) for at in found), strict=True), alpha=0.2, color=color, linewidth=0)
+    area.set(xscale="log", yscale="log", xlabel=axis.unit, ylabel="time, seconds")
     values = sorted({one["value"] for one in measurements})
-    for field, label, color in (("stored_s", "until stored", "#1f77b4"), ("blocked_s", "save() blocks", "#d62728")):
-        found = [sorted(one[field] for one in measurements if one["value"] == value) for value in values]
-        area.plot(values, [some[len(some) // 2] for some in found], marker="o", label=label, color=color)
-        area.fill_between(values, [some[0] for some in found], [some[-1] for some in found], alpha=0.2, color=color, linewidth=0)
-    area.set(xscale="log", yscale="log", xlabel=axis.unit, ylabel="seconds")
     area.set_xticks(values, [f"{value:,}" for value in values])
-    area.minorticks_off()
+    # Whole decades: each has a line with its number.
+    area.set_ylim(10 ** math.floor(math.log10(min(seconds))), 10 ** math.ceil(math.log10(max(seconds))))
+    area.yaxis.set_major_locator(LogLocator(numticks=12))
     area.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    area.set_title(f"{machine['cores']} cores, {machine['system'].split()[0]}, Python {machine['python']}", fontsize=9, loc="right")
+    area.minorticks_off()
     area.grid(alpha=0.3)
-    area.legend(frameon=False)
+    area.spines[["top", "right"]].set_visible(False)
+    # Above the axes, where no line can be.
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    system = f"{machine['cores']} cores, {machine['system'].split()[0]}, Python {machine['python']}"
+    area.annotate(system, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8, color="#555555")
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"scaling-{axis.name}.svg"
     figure.savefig(path, metadata={"Date": None})
@@ -226,6 +260,7 @@ def draw(axis: Axis, measurements: list[dict[str, Any]], folder: Path, machine: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="Python of an environment with metaflow-checkpoint; left out: without it")
     parser.add_argument("--axes", nargs="+", choices=[axis.name for axis in AXES], default=[axis.name for axis in AXES])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--largest", type=int, help="leave larger values out")
@@ -236,31 +271,42 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.repeats = 1
-    machine = describe_machine(())
+    peer = peer_path(options.peer_python)
+    machine = describe_machine((), peer)
     measurements: list[dict[str, Any]] = []
     run = 0
     with scratch_folder(options.scratch) as scratch, Sink(keep_below_bytes=KEEP_BELOW_BYTES) as sink:
         os.environ.update(access_variables(sink.endpoint_url, "key", "secret"))
+        environment = clean_environment(
+            METAFLOW_HOME=str(scratch / "config"), **s3_environment(sink.endpoint_url, "bench", "key", "secret")
+        )
         for axis in (axis for axis in AXES if axis.name in options.axes):
             sink.set_line(bytes_per_s=axis.line_bytes_per_s)
             values = axis.quick_values if options.quick else axis.values
             chosen = [value for value in values if not options.largest or value <= options.largest]
             for repeat, value in in_turns(chosen, options.repeats):
                 run += 1
-                measured = axis.measure(value, scratch, str(run))
-                drop_folder(scratch / "saved")
-                measurements.append({"axis": axis.name, "value": value, "repeat": repeat, **measured})
-                say(
-                    f"{value:6,} {axis.unit:34} save() {measured['blocked_s'] * 1000:8.1f} ms, "
-                    f"stored {measured['stored_s']:7.2f} s, CPU {measured['cpu_s']:6.2f} s, {measured['peak_bytes'] / 1e6:5.0f} MB"
-                )
+                saved = scratch / "saved"
+                saved.mkdir()
+                folders = axis.make(value, saved)
+                found = {OURS: measure_ours(axis, folders, scratch, str(run))}
+                if peer and value <= axis.peer_up_to:
+                    found[PEER] = measure_peer(peer, saved, environment, scratch, str(run))
+                drop_folder(saved)
+                for variant, measured in found.items():
+                    measurements.append({"axis": axis.name, "value": value, "variant": variant, "repeat": repeat, **measured})
+                    spent = f"CPU {measured['cpu_s']:6.2f} s, {measured['peak_bytes'] / 1e6:5.0f} MB"
+                    say(
+                        f"{value:6,} {axis.name:6} {variant:20} save() {measured['blocked_s'] * 1000:9.1f} ms, "
+                        f"stored {measured['stored_s']:7.2f} s, {spent}"
+                    )
     path = write_results("scaling", machine, measurements, options.results)
     for axis in (axis for axis in AXES if axis.name in options.axes):
         found = [one for one in measurements if one["axis"] == axis.name]
         print_table(
-            [{**one, "variant": f"{one['value']:,}"} for one in found],
+            [{**one, axis.name: f"{one['value']:,}"} for one in found],
             f"{axis.unit}; {machine_line(machine)}",
-            group_by=("axis",),
+            group_by=(axis.name,),
             quantities=QUANTITIES,
             baseline=None,
         )

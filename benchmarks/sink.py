@@ -249,6 +249,12 @@ class Sink:
             self._process.kill()
             self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def stats(self) -> dict[str, float]:
         """What it has seen so far: requests by kind, bytes taken in (``body_bytes``), and its own CPU seconds (``cpu_s``)."""
         return self._ask(STATS_PATH)

@@ -1,6 +1,7 @@
 """How long save() takes, linked and copied, alternating in one run; and where packing small files ends to pay.
 
     python benchmarks/snapshot.py --size-mib 4096 --scratch FOLDER
+    python benchmarks/snapshot.py --quick
 
 Nothing is uploaded: the store's address leads nowhere, so that only save() is at work. Needs twice the size on the disk.
 """
@@ -125,7 +126,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each way (default 3)")
     parser.add_argument("--count", type=int, default=200, help="of small files (default 200)")
     parser.add_argument("--scratch", help="a folder on the disk to be measured (default: the system's for temporary files)")
+    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: small, once")
     options = parser.parse_args()
+    if options.quick:
+        options.size_mib, options.repeats, options.count = min(options.size_mib, 256), 1, min(options.count, 50)
     folder = Path(tempfile.mkdtemp(prefix="ckpt-async-bench-", dir=options.scratch))
     try:
         many_files(folder, options.count)
