@@ -37,7 +37,7 @@ bench-all: .venv-bench/stamp .venv-peer/stamp ## Every other benchmark, one afte
 	.venv-bench/bin/python benchmarks/restore.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/training.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/overhead.py --peer-python .venv-peer/bin/python
-	.venv-bench/bin/python benchmarks/scaling.py --plots docs/plots
+	.venv-bench/bin/python benchmarks/scaling.py --plots docs/plots --peer-python .venv-peer/bin/python
 
 faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
 	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)

@@ -157,6 +157,7 @@ def _peer(spec: dict[str, Any]) -> Any:
 
 def peer_upload(spec: dict[str, Any]) -> Act:
     checkpoint = _peer(spec)
+    checkpoint.save(__file__)  # a small save before, as ours has one: its late imports and its first client are not measured
     return lambda: {"key": checkpoint.save(spec["folder"])["key"]}
 
 

@@ -96,7 +96,7 @@ def median_of(values: Sequence[float]) -> Estimate:
     ordered = sorted(values)
     outside = 0
     # As many at each end as are outside of the limits in less than one case of 40.
-    while sum(math.comb(len(ordered), number) for number in range(outside + 1)) <= 0.025 * 2 ** len(ordered):
+    while sum(math.comb(len(ordered), number) for number in range(outside + 1)) * 40 <= 2 ** len(ordered):
         outside += 1
     outside = max(outside, 1)
     return Estimate(statistics.median(ordered), ordered[outside - 1], ordered[-outside])

@@ -302,8 +302,8 @@ def main() -> None:
                 })  # fmt: skip
                 typical = median_of([pair.own_speed for pair in pairs]).text(3)
                 say(f"{loop:6} {cell.line:10} {cell.variant:32} {len(pairs):4} pairs, steps/s in own time ×{typical}")
-            print_loop(loop, runs)
             path = write_results("training", machine, measurements, options.results)
+            print_loop(loop, runs)
     for note in notes:
         say(note)
     say(f"every measurement: {path}")
