@@ -8,7 +8,7 @@ Loops in pure Python, NumPy and PyTorch step all the time while 2 GiB go out, ag
 compared in pairs, hundreds in one process: in one the upload goes on, in the other uploader and sink are stopped (SIGSTOP); which
 comes first is left to chance.
 
-- steps/s by the clock, in total: what somebody sees who waits for the training.
+- steps/s by the clock, in total: what somebody sees who waits for the training, but for `save()` itself (in the second table).
 - The same in the loop's own time: less the time in which other programs had its core. Those are not the uploader, which is kept
   from that core; so this holds where others work on the machine, too. A loop that waits for the GIL is slower here.
 - The median of all pairs: known best, but a stall that comes now and then is not in it; it is in the total and in p99.

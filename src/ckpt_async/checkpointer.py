@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import functools
-import importlib
 import os
 import threading
 import time
@@ -19,8 +18,9 @@ from ckpt_async.spool.kept import end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
+from ckpt_async.warmth import warm_up
 from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.events import EntrySaved, Wake, WorkerReady
+from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.records import CheckpointRecord
@@ -75,7 +75,7 @@ class Checkpointer:
         self._ledger = Ledger(map(os.path.basename, older), map(os.path.basename, linked))
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._header = header
-        self._worker.listeners.add(_import_what_saving_needs)
+        self._worker.listeners.add(warm_up)
         self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
         if self.settings.async_upload or older:
             self._start_worker()
@@ -154,11 +154,11 @@ class Checkpointer:
             The store refuses what was saved before, for good as things are; this save was not taken. Without ``async_upload``:
             this save.
         """
+        started_s = time.monotonic()
+        self._check_usable("save a checkpoint")
         from ckpt_async.disk.scan import scan
         from ckpt_async.taking import SaveRequest
 
-        started_s = time.monotonic()
-        self._check_usable("save a checkpoint")
         request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format)
         self._gate.raise_earlier_failure()
         tree = scan(path)
@@ -237,7 +237,7 @@ class Checkpointer:
         from ckpt_async.spool.loaded import note_loaded, read_loaded
 
         record = self.reader.load(reference, target)
-        if read_loaded(self._spool) is None:
+        if not self._closed and read_loaded(self._spool) is None:
             note_loaded(self._spool, record, self._say)
         return record
 
@@ -349,9 +349,3 @@ class Checkpointer:
         self._check_owner(attempted)
         if self._closed:
             raise InvalidArgument(attempted, on=self.identity.pathspec, cause="the checkpointer is closed: its task has ended")
-
-
-def _import_what_saving_needs(event: object) -> None:
-    """A task that ends before its worker is ready has no need of it; in any other, the first ``save()`` must not wait for it."""
-    if isinstance(event, WorkerReady):
-        importlib.import_module("ckpt_async.taking")

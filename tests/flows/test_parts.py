@@ -11,14 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from metaflow import current
 
 import ckpt_async
-from ckpt_async import CheckpointRecord, CheckpointReference, InvalidArgument, Settings, StoreAddress, TaskIdentity
+from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, InvalidArgument, Settings, StoreAddress, TaskIdentity
 from ckpt_async.reference import SaveState
+from ckpt_async.words.events import WorkerReady
+from metaflow_extensions.ckpt_async.plugins.checkpoint import card
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
@@ -31,11 +36,12 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
 )
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE, UID, TaskPlace, read_task
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
-from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.names import CARD_ID, DEFAULTS
 from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
 from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address
+from tests.engine.desk import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = TaskIdentity("Flow", "1", "train", "2", 1, "0" * 12, "1" * 12)
@@ -376,6 +382,32 @@ class TestText:
         assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
         assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
         assert time_text("yesterday") == "yesterday"
+
+
+def test_a_card_is_made_only_for_what_it_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "UPDATE_S", 0.0)
+    references: list[CheckpointReference] = []
+    listeners: list[Callable[[object], None]] = []
+    checkpointer = SimpleNamespace(
+        identity=SimpleNamespace(pathspec="Flow/1/train/7", attempt=0), references=lambda: references, add_listener=listeners.append
+    )
+    refreshed, left_out = threading.Event(), threading.Event()
+    manager = SimpleNamespace(append=lambda _part: None, refresh=refreshed.set)
+    monkeypatch.setattr(current, "get", lambda _name: {CARD_ID: manager})
+
+    def end_after(event: object, seen: Callable[[card.CheckpointCard], bool]) -> None:
+        shown = card.CheckpointCard(cast(Checkpointer, checkpointer), None, "fresh", left_out.set)
+        shown.start()
+        listeners.pop()(event)
+        wait_for(lambda: seen(shown), "the event is dealt with")
+        shown.finish(refresh=False)
+
+    end_after(WorkerReady(1), lambda shown: not shown._changed)
+    assert left_out.is_set() and not refreshed.is_set()
+    left_out.clear()
+    references.append(reference(0))
+    end_after(WorkerReady(1), lambda _: refreshed.is_set())
+    assert not left_out.is_set()
 
 
 def test_only_public_names_of_the_engine_are_used() -> None:

@@ -118,7 +118,8 @@ def left_saves(folder: str) -> tuple[list[LeftSave], list[CheckpointError]]:
 def is_last_of_attempt(left: LeftSave) -> bool:
     """Return whether nothing was saved after it in its attempt, by any process: no later save number was taken.
 
-    False also where that is not known, as with nodes of a gang, whose other members may have their spools elsewhere.
+    False also where that is not known: of a child process's save, whose spool counts nothing but that one, and of the nodes of a
+    gang, whose other members may have their spools elsewhere.
 
     Raises
     ------
@@ -127,6 +128,8 @@ def is_last_of_attempt(left: LeftSave) -> bool:
     SpoolDamaged
         It can't be read.
     """
+    if len(os.path.basename(left.folder)) > _ATTEMPT_DIGITS:
+        return False
     spool = Spool(left.folder)
     header = spool.header()
     return header.version_step == 1 and spool.version_to_come(header.version_start) == left.record.version_id + 1

@@ -72,7 +72,9 @@ async def recall(
     with anyio.move_on_after(RECALL_TIMEOUT_S) as scope:
         for find in finds:
             try:
-                if await _learn(store, before, await find(), most_bytes):
+                found = await find()
+                # What this very upload had stored before its worker died is no source: a store refuses to copy onto itself.
+                if found is not None and found.key != record.key and await _learn(store, before, found, most_bytes):
                     return
             except StoreObjectMissing:
                 continue  # Deleted, or not stored yet.
@@ -86,19 +88,20 @@ def _tell(before: StoredBefore, cause: str) -> None:
     before.tell_once("recall", f"What was stored before can't be looked at, so what has not changed may be sent again. {cause}")
 
 
-async def _learn(store: Store, before: StoredBefore, record: CheckpointRecord | None, most_bytes: int) -> bool:
+async def _learn(store: Store, before: StoredBefore, record: CheckpointRecord, most_bytes: int) -> bool:
     """Read the manifest of a checkpoint; returns whether it tells of any parts.
 
     Parameters
     ----------
     most_bytes : int
-        Larger parts are passed by: they would be held in memory, and only a text that nobody here has written can ask for them.
+        Parts of more than twice that are passed by: they would be held in memory, and only a text that nobody here has written can
+        ask for them.
     """
-    if record is None or not record.manifest:
+    if not record.manifest:
         return False
     manifest = await read_manifest(store, record)
     parts, part_bytes = await anyio.to_thread.run_sync(from_manifest, manifest)
-    if not parts or part_bytes > most_bytes:
+    if not parts or part_bytes > 2 * most_bytes:
         return False
     before.remember(record, parts, part_bytes)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -55,6 +56,9 @@ class ThreadWorker:
 
     def start(self) -> None:
         """Start the thread."""
+        # Imported now: a step that waits for its uploads and never saves has a worker that never starts. And not in the thread: a
+        # child that is forked meanwhile would wait for ever for what another thread was importing.
+        importlib.import_module("ckpt_async.worker.runtime")
         self._error = ""
         self._thread = threading.Thread(target=self._run, name="ckpt-async-worker", daemon=True)
         self._thread.start()
@@ -70,10 +74,9 @@ class ThreadWorker:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        try:
-            # Here: a step that never saves, and waits for its uploads, has a worker that never starts.
-            import anyio
+        import anyio
 
+        try:
             anyio.run(self._main)
         except CheckpointError as error:
             self._error = str(error)

@@ -180,7 +180,7 @@ class CheckpointCard(NoCard):
             self._stopping = True
             self._condition.notify()
         thread.join()
-        if self._loaded is None and not self._checkpointer.references():
+        if not (self._refreshed or self._has_content()):
             self._leave_out()
             return
         self._table.update(self._table_text())
@@ -189,6 +189,9 @@ class CheckpointCard(NoCard):
                 # Metaflow passes over requests that follow one another too closely.
                 threading.Event().wait(max(0.0, self._refreshed_at + UPDATE_S - time.monotonic()))
             self._manager.refresh()
+
+    def _has_content(self) -> bool:
+        return self._loaded is not None or bool(self._checkpointer.references())
 
     def _table_text(self) -> str:
         return table_text(self._checkpointer.references())
@@ -209,6 +212,8 @@ class CheckpointCard(NoCard):
                 if self._stopping:
                     return
                 self._changed = False
+            if not self._has_content():
+                continue  # The worker is ready, and that is all: perhaps there is never going to be a card.
             self._table.update(self._table_text())
             self._manager.refresh()
             self._refreshed = True
