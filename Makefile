@@ -4,8 +4,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
 PIP_FLAGS ?= --quiet --disable-pip-version-check
-# Three tests at once, also on two processors: half of their time is waiting for processes, servers and slow lines.
-TEST_FLAGS ?= -n 3
+# Two tests at once: most of their time is waiting for processes, servers and slow lines. On a quiet machine -n 3 is quicker.
+TEST_FLAGS ?= -n 2
 # With torch, `torch.save` is among the writers that the tests try; its wheel is large, so that only CI asks for it.
 EXTRAS ?= test,lint
 BENCH_FLAGS ?=

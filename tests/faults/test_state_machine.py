@@ -119,7 +119,8 @@ class Machine(RuleBasedStateMachine):
         assert self.opened is not None
         self.weather.task_is_dead = True
         supervisor: Any = self.opened._worker
-        supervisor._ending = True
+        with supervisor._starting:  # else one that is being started at this moment would not hear of it
+            supervisor._ending = True
         supervisor._worker.send(Close(0.0))
         assert supervisor._worker.join(TIMEOUT_S)
         self.opened._spool.task_lock.release()
