@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--line-mb-per-s", type=float, default=None, help="the rate of the line (default: as fast as it goes)")
     parser.add_argument("--scratch", help="where files and spool lie (default: in memory where there is room)")
     parser.add_argument("--results", help="the folder for the JSON (default: benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: a small model, once")
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute or so: a small model, once")
     options = parser.parse_args()
     if options.quick:
         options.width, options.layers, options.batch, options.every, options.saves, options.repeats = 512, 2, 32, 10, 2, 1

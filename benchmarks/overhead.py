@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--scratch", help="where the datastore lies (default: in memory where there is room)")
     parser.add_argument("--results", help="the folder for the JSON (default: benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: local, twice")
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute or so: local, twice")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.stores = 2, ["local"]

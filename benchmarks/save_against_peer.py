@@ -109,7 +109,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", type=int, choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--scratch", help="a folder on the disk to measure on; default: the temporary folder")
     parser.add_argument(
-        "--quick", action="store_true", help="a trial of less than a minute: small, once, one large file and many small ones"
+        "--quick", action="store_true", help="a trial of a minute or so: small, once, one large file and many small ones"
     )
     options = parser.parse_args()
     if options.quick:

@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--plots", help="draw into this folder (default: no plots)")
     parser.add_argument("--scratch", help="where files and spools lie (default: in memory where there is room)")
     parser.add_argument("--results", help="the folder for the JSON (default: benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: small, once")
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute or so: small, once")
     options = parser.parse_args()
     if options.quick:
         options.repeats = 1

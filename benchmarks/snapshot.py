@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each way (default 3)")
     parser.add_argument("--count", type=int, default=200, help="of small files (default 200)")
     parser.add_argument("--scratch", help="a folder on the disk to be measured (default: the system's for temporary files)")
-    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: small, once")
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute or so: small, once")
     options = parser.parse_args()
     if options.quick:
         options.size_mib, options.repeats, options.count = min(options.size_mib, 256), 1, min(options.count, 50)

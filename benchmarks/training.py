@@ -245,7 +245,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--scratch", help="where files and spool lie (default: in memory where there is room)")
     parser.add_argument("--results", help="the folder for the JSON (default: benchmarks/results)")
     parser.add_argument(
-        "--quick", action="store_true", help="a trial of less than a minute: small, once, full speed, the others beside one loop"
+        "--quick", action="store_true", help="a trial of a minute or so: small, once, full speed, the others beside one loop"
     )
     options = parser.parse_args()
     if options.quick:

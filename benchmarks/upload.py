@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="0.1: a tenth of the bytes")
     parser.add_argument("--scratch", help="where files and spool lie (default: in memory where there is room)")
     parser.add_argument("--results", help="the folder for the JSON (default: benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="a trial of less than a minute: small, once, without the 5 MiB files")
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute or so: small, once, without the 5 MiB files")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.scale = 1, min(options.scale, 0.01)
