@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckpt_async.disk.restore import RestoreWay
@@ -79,16 +79,56 @@ def resume(
     SnapshotFailed
         That too; and the disk refuses.
     """
-    try:
-        way = RestoreWay.LINK if guarded else RestoreWay.COPY
-        see_home = functools.partial(bring_home, may_start=may_start, say=say)
-        with reader.held_open() as held:
-            restored = _resume(policy, identity, spool_folder, held, store_url, target, say, see_home, way, strict=strict)
+    if policy not in POLICIES:
+        raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
+    way = RestoreWay.LINK if guarded else RestoreWay.COPY
+    damages = Damages(say, strict=strict)
+    with _disk_errors(target), reader.held_open() as held:
+        for _ in range(LOOKS):
+            left, unreadable = left_saves(spool_folder)
+            others: list[LeftSave] = []
+            for damage in unreadable:
+                damages.note("A save of an earlier attempt can't be read and is passed by", damage)
+            if policy == "eager":
+                others, unreadable = left_in_scope(spool_folder, store_url, identity)
+                for damage in unreadable:
+                    damages.note("A save that another task left can't be read and is passed by", damage)
+            if policy == "fresh" and identity.attempt == 0 and not _resumable(left):
+                restored = None
+                break
+            kept = kept_saves(spool_folder)
+            sources = [_Source(_of_task(identity, held, damages), _resumable(left), kept, way)]
+            if policy == "eager":
+                sources.append(_Source(_of_scope(identity, held, damages), _resumable(others)))
+            loading = Loading(held, target, damages, kept)
+            try:
+                restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
+            except FileNotFoundError:
+                # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
+                continue
+            if others:
+                bring_home(others, may_start=may_start, say=say)
+            break
+        else:
+            raise StoreUnavailable(
+                "resume from a checkpoint",
+                on=spool_folder,
+                cause=f"what lies there changed {LOOKS} times while it was read",
+                hint="Start again.",
+            )
+    with _disk_errors(target):
         for folder in older_attempts(spool_folder):
             drop_all_kept(Spool(folder))
-        if restored is not None:
-            note_loaded(Spool(spool_folder), restored, say)
-        return restored
+    if restored is not None:
+        note_loaded(Spool(spool_folder), restored, say)
+    return restored
+
+
+@contextmanager
+def _disk_errors(target: str) -> Iterator[None]:
+    """Translate what the operating system says of the disks."""
+    try:
+        yield
     except CheckpointError:
         raise  # Some are OSErrors too.
     except OSError as error:
@@ -98,54 +138,6 @@ def resume(
             cause=error.strerror or str(error),
             hint="What was saved is kept. Mend the disk, or name another folder.",
         ) from error
-
-
-def _resume(
-    policy: str,
-    identity: TaskIdentity,
-    spool_folder: str,
-    reader: Reader,
-    store_url: str,
-    target: str,
-    say: Callable[[str], None],
-    see_home: Callable[[Sequence[LeftSave]], None],
-    way: RestoreWay,
-    *,
-    strict: bool,
-) -> CheckpointRecord | None:
-    if policy not in POLICIES:
-        raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
-    damages = Damages(say, strict=strict)
-    for _ in range(LOOKS):
-        left, unreadable = left_saves(spool_folder)
-        others: list[LeftSave] = []
-        for damage in unreadable:
-            damages.note("A save of an earlier attempt can't be read and is passed by", damage)
-        if policy == "eager":
-            others, unreadable = left_in_scope(spool_folder, store_url, identity)
-            for damage in unreadable:
-                damages.note("A save that another task left can't be read and is passed by", damage)
-        if policy == "fresh" and identity.attempt == 0 and not _resumable(left):
-            return None
-        kept = kept_saves(spool_folder)
-        sources = [_Source(_of_task(identity, reader, damages), _resumable(left), kept, way)]
-        if policy == "eager":
-            sources.append(_Source(_of_scope(identity, reader, damages), _resumable(others)))
-        loading = Loading(reader, target, damages, kept)
-        try:
-            restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
-        except FileNotFoundError:
-            # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
-            continue
-        if others:
-            see_home(others)
-        return restored
-    raise StoreUnavailable(
-        "resume from a checkpoint",
-        on=spool_folder,
-        cause=f"what lies there changed {LOOKS} times while it was read",
-        hint="Start again.",
-    )
 
 
 def _resumable(left: list[LeftSave]) -> list[LeftSave]:
