@@ -19,7 +19,7 @@ from .names import CARD_ID
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference
 
-__all__ = ["CheckpointCard", "NoCard", "leave_out_card", "loaded_text", "table_text", "time_text"]
+__all__ = ["CheckpointCard", "NoCard", "loaded_text", "table_text", "time_text"]
 
 #: How many saves the table shows: the newest ones.
 MAX_ROWS = 100
@@ -131,7 +131,7 @@ class CheckpointCard(NoCard):
         checkpointer: Checkpointer,
         loaded: CheckpointRecord | None,
         load_policy: str,
-        leave_out: Callable[[], None] = lambda: None,
+        leave_out: Callable[[], None],
     ) -> None:
         self._checkpointer = checkpointer
         self._leave_out = leave_out
@@ -221,16 +221,3 @@ class CheckpointCard(NoCard):
             # Metaflow starts a process for each update, which takes half a second of a processor: not for ever every two seconds.
             self._due_at = self._refreshed_at + pause_s
             pause_s = min(2 * pause_s, MAX_UPDATE_S)
-
-
-def leave_out_card(step: Any) -> None:
-    """Have Metaflow make no card of ours for a step that has ended; other cards are made."""
-    for deco in step.decorators:
-        if deco.name == "card" and deco.attributes.get("id") == CARD_ID:
-            # All of it but the making of the card, for which Metaflow has no switch.
-            deco.card_creator = _NoCreator()
-
-
-class _NoCreator:
-    def create(self, **_: object) -> None:
-        """Do nothing."""

@@ -146,7 +146,6 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow.unbounded_foreach import UBF_CONTROL
 
         from .artifacts import newest_in_store, store_artifacts
-        from .card import leave_out_card
         from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
         from .output import say
@@ -173,7 +172,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
             place,
             self._attributes,
             with_card=with_card,
-            leave_out_card=functools.partial(leave_out_card, getattr(flow, step_name)),
+            leave_out_card=functools.partial(_leave_out_card, getattr(flow, step_name)),
             last_attempt=retry_count >= max_user_code_retries,
         )
         current._update_env({"checkpoint": self._session.current})
@@ -220,9 +219,26 @@ def _attach_card(flow: Any, step_name: str) -> None:
     for step in flow:
         if step.name != step_name:
             continue
-        if any(deco.name == "card" and deco.attributes.get("id") == CARD_ID for deco in step.decorators):
+        if any(_is_our_card(deco) for deco in step.decorators):
             return
         _attach_decorators_to_step(step, [f"card:type=blank,id={CARD_ID},refresh_interval=2"])
+
+
+def _leave_out_card(step: Any) -> None:
+    """Have Metaflow make no card of ours for a step that has ended; other cards are made."""
+    for deco in step.decorators:
+        if _is_our_card(deco):
+            # All of it but the making of the card, for which Metaflow has no switch.
+            deco.card_creator = _NoCreator()
+
+
+def _is_our_card(deco: Any) -> bool:
+    return bool(deco.name == "card" and deco.attributes.get("id") == CARD_ID)
+
+
+class _NoCreator:
+    def create(self, **_: object) -> None:
+        """Do nothing."""
 
 
 def _load_metadata(record: Any, attempt: int) -> list[Any]:
