@@ -33,7 +33,8 @@ from ckpt_async.words.errors import from_wire
 from ckpt_async.words.events import WorkerReady
 
 DEADLINE_S = 60.0
-TASK = Path(__file__).parent / "programs" / "task.py"
+PROGRAMS = Path(__file__).parent / "programs"
+TASK = PROGRAMS / "task.py"
 
 
 def wait_for(reached: Callable[[], object], what: str) -> None:
@@ -81,6 +82,13 @@ def paused(server: SeaweedServer) -> Iterator[None]:
         yield
     finally:
         server.resume()
+
+
+def save_in_killed_child(identity: TaskIdentity, address: StoreAddress, scratch: str, folder: Path, name: str) -> None:
+    """Have a child process of the task save, and die as soon as its save is in the spool; see ``programs/killed_child.py``."""
+    arguments = [json.dumps(dataclasses.asdict(identity)), address.url, scratch, str(folder), name]
+    child = subprocess.run([sys.executable, str(PROGRAMS / "killed_child.py"), *arguments], timeout=DEADLINE_S)
+    assert child.returncode == -signal.SIGKILL
 
 
 class TaskProcess:

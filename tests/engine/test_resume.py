@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +19,14 @@ from ckpt_async import (
     StoreAddress,
     StoreMissing,
     StoreUnavailable,
-    open_for_child,
     open_reader,
 )
-from ckpt_async.spool.spool import Spool
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
 from ckpt_async.words import keys
 from ckpt_async.words.events import EntryFailed
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, read_tree, wait_for
+from tests.engine.desk import DEADLINE_S, Desk, identity_of, paused, read_tree, save_in_killed_child, wait_for
 
 
 @pytest.fixture
@@ -267,20 +264,12 @@ def test_a_store_that_is_away_does_not_hide_what_this_machine_has(
         elsewhere.resume("fresh", str(desk.target()))
 
 
-def test_what_a_killed_child_left_is_not_taken_for_the_newest(s3_desk: Desk, seaweed: SeaweedServer) -> None:
-    task = s3_desk.open(snapshot="copy")
-    child = open_for_child(identity_of(), s3_desk.address, scratch_root=str(s3_desk.scratch))
-    with paused(seaweed):
-        saving = threading.Thread(target=child.save, args=(s3_desk.tree({"step": b"of the child"}),))
-        saving.start()
-        wait_for(Spool(child.spool_folder).waiting, "it is in the spool")
-        kept = shutil.copytree(child.spool_folder, s3_desk.folder / "kept")
-    saving.join(DEADLINE_S)
-    child.close(timeout_s=DEADLINE_S)
-    newest = task.save(s3_desk.tree({"step": b"later"}))
+def test_what_a_killed_child_left_is_not_taken_for_the_newest(desk: Desk) -> None:
+    task = desk.open()
+    save_in_killed_child(identity_of(), desk.address, str(desk.scratch), desk.tree({"step": b"of the child"}, "child"), "mfchckpt")
+    # The task goes on, and saves once more.
+    newest = task.save(desk.tree({"step": b"later"}))
     task.close(timeout_s=DEADLINE_S)
-    # As if the child had been killed while it saved, and its task had gone on.
-    shutil.copytree(kept, child.spool_folder)
-    target = s3_desk.target()
-    found = s3_desk.open(1).resume("fresh", str(target))
+    target = desk.target()
+    found = desk.open(1).resume("fresh", str(target))
     assert found == newest.record and read_tree(target) == {"step": b"later"}

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,18 +30,9 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_at
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import IDENTIFIER, STORE, UID, TaskPlace
 from metaflow_extensions.ckpt_async.plugins.checkpoint.session import TaskSession
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import scratch_root
+from tests.engine.desk import save_in_killed_child
 
 IDENTITY = TaskIdentity("Flow", "1", "train", "2", 0, "0" * 12, "1" * 12)
-
-#: Dies as soon as its save is in the spool, before anything of it is in the store.
-KILLED_CHILD = """
-import os, signal, sys
-from ckpt_async import StoreAddress, TaskIdentity, open_for_child
-identity = TaskIdentity("Flow", "1", "train", "2", 0, "0" * 12, "1" * 12)
-checkpointer = open_for_child(identity, StoreAddress(sys.argv[1]), scratch_root=sys.argv[2])
-checkpointer.add_listener(lambda event: os.kill(os.getpid(), signal.SIGKILL))
-checkpointer.save(sys.argv[3], name="child")
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -240,8 +230,7 @@ def test_the_next_attempt_goes_on_from_what_a_killed_child_left(tmp_path: Path) 
     settings = Settings(worker="thread")
     task = open_checkpointer(IDENTITY, address, settings, scratch_root=scratch)
     task.save(files, name="task")
-    child = subprocess.run([sys.executable, "-c", KILLED_CHILD, address.url, scratch, str(files)], timeout=60)
-    assert child.returncode == -signal.SIGKILL
+    save_in_killed_child(IDENTITY, address, scratch, files, "child")
     task.close(timeout_s=30)
 
     identity = dataclasses.replace(IDENTITY, attempt=1)

@@ -28,6 +28,7 @@ from ckpt_async.words.errors import (
     StoreUnavailable,
     UnsupportedStore,
 )
+from tests.conftest import Unblocked
 from tests.fixtures_s3 import S3Place
 
 pytestmark = pytest.mark.anyio
@@ -177,15 +178,18 @@ def six_bodies() -> list[Body]:
     return [part_body(5 * MIB) for _ in range(6)]
 
 
-async def test_big_bodies_at_once_do_not_block_the_loop(s3_place: S3Place, six_bodies: list[Body], no_blocking: None) -> None:
-    async with Limiting(s3_place.store(), 4) as store:
-        async with anyio.create_task_group() as group:
+async def test_big_bodies_at_once_do_not_block_the_loop(s3_place: S3Place, six_bodies: list[Body], unblocked: Unblocked) -> None:
+    async def put_and_get(_: int) -> None:
+        async with Limiting(s3_place.store(), 4) as store:
+            async with anyio.create_task_group() as group:
+                for number, body in enumerate(six_bodies):
+                    group.start_soon(store.put, f"k/{number}", body)
             for number, body in enumerate(six_bodies):
-                group.start_soon(store.put, f"k/{number}", body)
-        for number, body in enumerate(six_bodies):
-            content = await store.get(f"k/{number}")
-            # Not in the loop, of which it would be the test that blocks it.
-            assert await anyio.to_thread.run_sync(zlib.crc32, content) == body.crc32
+                content = await store.get(f"k/{number}")
+                # Not in the loop, of which it would be the test that blocks it.
+                assert await anyio.to_thread.run_sync(zlib.crc32, content) == body.crc32
+
+    await unblocked(put_and_get)
 
 
 async def test_server_side_encryption_is_accepted(s3_place: S3Place) -> None:

@@ -24,6 +24,7 @@ from ckpt_async.transfer.download import download
 from ckpt_async.transfer.partial import PARTIAL_PREFIX
 from ckpt_async.words.errors import CheckpointDamaged, LoadTargetNotEmpty, SnapshotFailed, StoreUnavailable
 from ckpt_async.words.records import CheckpointRecord
+from tests.conftest import Unblocked
 from tests.transfer.parts import DIRECTORIES, FILES, SmallLocal, SmallMemory, content_of, job_of, save_whole
 
 pytestmark = pytest.mark.anyio
@@ -261,14 +262,18 @@ async def test_what_a_killed_load_left_is_deleted_and_what_lives_is_not(store: S
 
 
 async def test_many_small_files_neither_block_the_loop_nor_fill_the_memory(
-    store: SmallMemory, tmp_path: Path, no_blocking: None
+    store: SmallMemory, tmp_path: Path, unblocked: Unblocked
 ) -> None:
     # Each of another length: joining their sums one by one took 0.2 ms of the loop for each.
     files = {f"d{number % 7}/{number:05d}": b"x" * number for number in range(700)}
     job = await anyio.to_thread.run_sync(job_of, tmp_path / "spool", files)
-    record = await save_whole(store, job)
-    await download(store, record, str(tmp_path / "target"))
-    assert len(await anyio.to_thread.run_sync(content_of, tmp_path / "target")) == 700
+
+    async def save_and_load(number: int) -> None:
+        record = await save_whole(store, job)
+        await download(store, record, str(tmp_path / f"target-{number}"))
+        assert len(await anyio.to_thread.run_sync(content_of, tmp_path / f"target-{number}")) == 700
+
+    await unblocked(save_and_load)
 
 
 async def test_descriptors_are_few_whatever_the_number_of_files(store: SmallMemory, tmp_path: Path) -> None:
