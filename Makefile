@@ -49,7 +49,7 @@ docs-check: .venv/stamp ## Check the links, commands and code blocks of the docu
 	.venv/bin/python tools/check_docs.py
 
 clean: ## Remove the environments, caches and build products
-	rm -rf .venv .venv-demo .venv-bench .venv-peer build dist src/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-demo .venv-bench .venv-peer .venv-tests build dist src/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	find src metaflow_extensions tests examples benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
