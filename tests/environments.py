@@ -50,6 +50,17 @@ def packages(name: str, requirements: list[str]) -> Path:
     return _made(name, [sys.executable, *requirements], make)
 
 
+def interpreter(version: str) -> str | None:
+    """Return a Python of that version, such as ``"3.10"``, where the machine has one: by its name, or among those of pyenv."""
+    named = [shutil.which(f"python{version}")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for candidate in [*named, *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]:
+        # The first may be no more than a signpost to the others.
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, timeout=60).returncode == 0:
+            return candidate
+    return None
+
+
 def _made(name: str, recipe: list[str], make: Callable[[Path], None]) -> Path:
     """Make a folder by this recipe, unless it is there. Several processes may ask for it at once."""
     folder, stamp = ENVIRONMENTS / name, ENVIRONMENTS / f"{name}.json"
