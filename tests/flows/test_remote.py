@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.environments import interpreter, packages, virtual_environment
+from tests.environments import interpreter, packages, product, requirements, virtual_environment
 from tests.flows.harness import PROGRAMS, RUN_TIMEOUT_S, Place
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ENGINE = ".mf_code/ckpt_async/"
 
@@ -27,6 +29,14 @@ def bare_python() -> str:
     older = interpreter("3.10")
     name = "bare-3.10" if older else "bare"
     return str(virtual_environment(name, ["boto3", "requests"], python=older or sys.executable))
+
+
+@pytest.fixture(scope="module")
+def launching_python() -> str:
+    """A Python with what users install but for ckpt-async itself; a newer one, where there is one."""
+    newer = interpreter("3.13")
+    name = "python-3.13" if newer else "python"
+    return str(virtual_environment(name, [*requirements(), "metaflow"], python=newer or sys.executable))
 
 
 @dataclass
@@ -56,12 +66,11 @@ class Machine:
 
 def packed(place: Place, program: Path) -> Path:
     """Return the code package of a flow."""
-    folder = place.folder / "launcher"
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="launcher-", dir=place.folder))
     shutil.copy(program, folder)
     target = folder / "code.tgz"
     saved = subprocess.run(
-        [sys.executable, program.name, "--no-pylint", "package", "save", str(target)],
+        [place.python, program.name, "--no-pylint", "package", "save", str(target)],
         cwd=folder,
         env=place.environment(),
         capture_output=True,
@@ -70,6 +79,12 @@ def packed(place: Place, program: Path) -> Path:
     )
     assert saved.returncode == 0, saved.stdout + saved.stderr
     return target
+
+
+def engine_in(package: Path) -> set[str]:
+    """Return the files of the engine, and of what it carries, in a code package."""
+    with tarfile.open(package) as archive:
+        return {name for name in archive.getnames() if name.startswith(ENGINE)}
 
 
 def machine(place: Place, python: str, package: Path, name: str) -> Machine:
@@ -88,8 +103,11 @@ def old_typing_extensions() -> Iterator[str]:
     yield str(packages("old-typing-extensions", ["typing_extensions==4.7.1"]))
 
 
-def test_a_bare_image(on_s3: Place, bare_python: str, old_typing_extensions: str) -> None:
-    package = packed(on_s3, PROGRAMS / "remote.py")
+def test_a_bare_image(on_s3: Place, launching_python: str, bare_python: str, old_typing_extensions: str) -> None:
+    variables = {**on_s3.variables, "PYTHONPATH": str(product())}
+    package = packed(dataclasses.replace(on_s3, python=launching_python, variables=variables), PROGRAMS / "remote.py")
+    # The same from a checkout, which an editable install leads to.
+    assert engine_in(package) == engine_in(packed(on_s3, PROGRAMS / "remote.py"))
     first, second = (machine(on_s3, bare_python, package, name) for name in ("first", "second"))
 
     def step(where: Machine, attempt: int) -> subprocess.CompletedProcess[str]:
@@ -111,8 +129,6 @@ def test_a_bare_image(on_s3: Place, bare_python: str, old_typing_extensions: str
     assert "resumed at 2 from attempt 0" in resumed.stdout
     assert resumed.stderr.count("S3 is reached through botocore in threads: aiobotocore can't be imported") == 1, resumed.stderr
     assert second.place.wait_until_clean() == []
-    with tarfile.open(package) as archive:
-        assert not [name for name in archive.getnames() if name.startswith(ENGINE + "testing")]
 
 
 PLAIN = """
@@ -143,8 +159,7 @@ def test_a_flow_without_checkpoints_carries_nothing(local: Place, bare_python: s
     program = tmp_path / "without.py"
     program.write_text(PLAIN)
     package = packed(local, program)
-    with tarfile.open(package) as archive:
-        assert not [name for name in archive.getnames() if name.startswith(ENGINE)]
+    assert engine_in(package) == set()
     remote = machine(local, bare_python, package, "remote")
     begun = remote.run("without.py", "init", "--run-id", "7", "--task-id", "1")
     assert begun.returncode == 0, begun.stdout + begun.stderr
