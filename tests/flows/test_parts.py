@@ -433,7 +433,15 @@ def test_importing_metaflow_loads_little_of_ours() -> None:
         "print(*(name for name in sys.modules if name.startswith(names)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    expected = {ours, f"{ours}.plugins", f"{ours}.toplevel", f"{ours}.toplevel.toplevel", f"{ours}.plugins.checkpoint"}
+    expected = {
+        ours,
+        f"{ours}.config",
+        f"{ours}.config.mfextinit_ckpt_async",
+        f"{ours}.plugins",
+        f"{ours}.toplevel",
+        f"{ours}.toplevel.toplevel",
+        f"{ours}.plugins.checkpoint",
+    }
     expected |= {f"{ours}.plugins.checkpoint.{name}" for name in ("api", "decorator", "names")}
     assert set(printed.split()) == expected
 
