@@ -133,7 +133,7 @@ def open_for_child(
     """Return a checkpointer for one save, synchronous, by a child process of a running task; the caller closes it.
 
     It has a spool of its own, and takes one save number from the task's: parent and children never take the same one. What is left
-    in its spool if the process is killed goes to the task's next attempt on this machine.
+    in its spool if the process is killed is uploaded by the task's next flush, or goes to its next attempt on this machine.
 
     Parameters
     ----------

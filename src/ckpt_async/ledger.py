@@ -36,7 +36,7 @@ class Outstanding:
     saves, size_bytes : int
         Of this attempt: not settled, and the bytes of them that the store lacks.
     adopting : tuple of str
-        Earlier attempts whose spools are still being emptied.
+        Earlier attempts, and child processes that have ended, whose spools are still being emptied.
     """
 
     saves: int
@@ -71,6 +71,8 @@ class Ledger:
         self._newest_stored = ""
         self._adopting = set(adopting)
         self._unguarded = set(unguarded)
+        #: Those of `_adopting` that a worker knows of because it was told.
+        self._children: set[str] = set()
         self.adoption_errors: dict[str, CheckpointError] = {}
         #: The transient failure that is being retried now.
         self.trouble: CheckpointError | None = None
@@ -120,7 +122,7 @@ class Ledger:
             if isinstance(event, WorkerReady):
                 # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
                 # removed by its own sidecar) nobody will.
-                self._adopting = set(event.adopting)
+                self._adopting = set(event.adopting) | self._children
                 self._unguarded &= self._adopting
                 self.adoption_errors.clear()
             elif isinstance(event, Trouble):
@@ -129,6 +131,7 @@ class Ledger:
                 self._unguarded.discard(event.attempt)
             elif isinstance(event, AdoptionEnded):
                 self._adopting.discard(event.attempt)
+                self._children.discard(event.attempt)
                 self._unguarded.discard(event.attempt)
                 self.adoption_errors.pop(event.attempt, None)
                 if event.left:
@@ -156,6 +159,18 @@ class Ledger:
                 del self._live[entry]
             elif not (state.lost or state.passed_by):
                 return
+
+    def begin_adopting(self, children: Iterable[str]) -> None:
+        """Wait from now on for what these child processes left, too."""
+        with self.lock:
+            self._children.update(children)
+            self._adopting |= self._children
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The child processes whose spools are still being emptied."""
+        with self.lock:
+            return tuple(sorted(self._children))
 
     def reopen_failed(self) -> bool:
         """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""

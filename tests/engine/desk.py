@@ -86,7 +86,7 @@ def paused(server: SeaweedServer) -> Iterator[None]:
 
 def save_in_killed_child(identity: TaskIdentity, address: StoreAddress, scratch: str, folder: Path, name: str) -> None:
     """Have a child process of the task save, and die as soon as its save is in the spool; see ``programs/killed_child.py``."""
-    arguments = [json.dumps(dataclasses.asdict(identity)), address.url, scratch, str(folder), name]
+    arguments = [json.dumps(dataclasses.asdict(identity)), json.dumps(dataclasses.asdict(address)), scratch, str(folder), name]
     child = subprocess.run([sys.executable, str(PROGRAMS / "killed_child.py"), *arguments], timeout=DEADLINE_S)
     assert child.returncode == -signal.SIGKILL
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckpt_async.disk import durable
-from ckpt_async.spool.abandoned import keep_notes
+from ckpt_async.spool.abandoned import abandoned_logs, keep_notes
 from ckpt_async.spool.ownership import FileLock
 from ckpt_async.spool.part_log import PART_LOG_FILE
 from ckpt_async.spool.states import ENTRY_FILE, EntryState, entry_id
@@ -249,6 +249,11 @@ class Spool:
     def holds(self, entry: str) -> bool:
         """Return whether an entry is being taken or waits for its upload. Exact where no worker runs."""
         return any(os.path.isdir(self._path(state, entry)) for state in (EntryState.STAGING, EntryState.READY, EntryState.ACTIVE))
+
+    def holds_anything(self) -> bool:
+        """Return whether there is more than the spool itself: a save, or what is left of one, in whatever state."""
+        states = (EntryState.STAGING, *_HELD, EntryState.TRASH)
+        return any(self._names(state) for state in states) or bool(abandoned_logs(self.folder))
 
     def entry_folder(self, entry: str) -> str:
         """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""
