@@ -173,7 +173,8 @@ class Supervisor:
             try:
                 if gone:
                     self._spool.header()
-                news += [EntryCommitted(entry, 0, 0.0) for entry in gone]
+                # Whether that made a group save visible, the next look tells.
+                news += [EntryCommitted(entry, 0, 0.0, visible=not self._ledger.is_part(entry)) for entry in gone]
             except (SpoolDamaged, OSError) as error:
                 damage = SpoolDamaged(
                     "keep what was saved",

@@ -86,7 +86,7 @@ class EntryProgress:
 
 @dataclass(frozen=True)
 class EntryCommitted:
-    """The checkpoint is visible in the store and the entry has left the spool.
+    """The checkpoint is visible in the store, or a part of one is stored, and the entry has left the spool.
 
     Attributes
     ----------
@@ -96,12 +96,15 @@ class EntryCommitted:
         From the start of its upload by this worker.
     copied_bytes : int
         What the store copied from an earlier checkpoint, because it had not changed.
+    visible : bool
+        False of a part of a group save that waits for those of other nodes.
     """
 
     entry: str
     sent_bytes: int
     seconds: float
     copied_bytes: int = 0
+    visible: bool = True
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,8 @@ class TaskSession:
         What is to be known of the children's saves costs requests, so those are only made where there may be some.
         """
         place = self._place
+        if any(reference.get("group") for reference in self._checkpointer.references()):
+            return True  # Their numbers tell nothing of how many there were.
         try:
             number = next_save_number(
                 self._checkpointer.identity,
