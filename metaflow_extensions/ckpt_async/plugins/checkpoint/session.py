@@ -78,7 +78,7 @@ class TaskSession:
         self._ended = False
         self._owner_pid = os.getpid()
         self._signals = StopSignals(say)
-        self._card = NoCard()
+        self._card = NoCard(leave_out_card)
         self._passed_over: set[str] = set()
         self.loaded: CheckpointRecord | None = None
         self._directory = make_directory(attributes.temp_dir_root, identity, place.node_index)
