@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.flows.harness import Place
+from tests.fixtures_s3 import S3Place
+from tests.flows.harness import Place, s3_variables
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -16,9 +17,12 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.mark.slow
 @pytest.mark.parametrize(("datastore", "order"), [("local", "above"), ("local", "below"), ("s3", "above")])
 def test_a_gang_saves_alone_and_together_and_goes_on_from_one_group_save(
-    local: Place, on_s3: Place, datastore: str, order: str
+    local: Place, s3_place: S3Place, datastore: str, order: str
 ) -> None:
-    place = local if datastore == "local" else on_s3
+    place = local
+    if datastore == "s3":
+        at_s3 = {**s3_variables(s3_place, s3_place.server.endpoint_url), "CHECKPOINTS_AT": s3_place.url}
+        place = dataclasses.replace(local, variables=at_s3)
     # Metaflow starts the other nodes with the `python` that it finds.
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     place = dataclasses.replace(place, variables={**place.variables, "PATH": path, "GANG_CHECKPOINT": order})

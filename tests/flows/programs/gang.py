@@ -2,6 +2,7 @@
 
 import os
 
+import apart  # noqa: F401
 from metaflow import Checkpoint, FlowSpec, Task, checkpoint, current, parallel, retry, step
 from metaflow.cards import get_cards
 from metaflow.plugins.cards.exception import CardNotPresentException
