@@ -104,17 +104,17 @@ def resume(
                 break
             kept = kept_saves(spool_folder)
             loading = Loading(held, target, damages, kept)
-            if num_nodes > 1 and (group := held.agreed_group(identity, policy)) is not None:
-                restored = _load_part(group, node_index, num_nodes, loading)
-                break
-            sources = []
             # Of a gang first what the node has saved itself. Groups are agreed on, or not gone on from.
-            for wanted in (_saved_by(node_index), _saved_alone) if num_nodes > 1 else (_any,):
-                sources.append(_Source(_of_task(identity, held, damages, wanted), _resumable(left), _resumable(kept), way))
-                if policy == "eager":
-                    sources.append(_Source(_of_scope(identity, held, damages, wanted), _resumable(others)))
+            kinds = (_saved_by(node_index), _saved_alone) if num_nodes > 1 else (_any,)
+            sources = [_Source(_of_task(identity, held, damages, kind), _resumable(left), _resumable(kept), way) for kind in kinds]
+            if policy == "eager":
+                sources += [_Source(_of_scope(identity, held, damages, kind), _resumable(others)) for kind in kinds]
+            group = held.agreed_group(identity, policy) if num_nodes > 1 else None
             try:
-                restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
+                if group is not None:
+                    restored = _load_part(group, node_index, num_nodes, loading)
+                else:
+                    restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
             except FileNotFoundError:
                 # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
                 continue

@@ -59,7 +59,7 @@ def test_a_worker_that_dies_with_what_a_child_left_has_a_successor(
     with paused(seaweed):
         flushing.start()
         folder = dead_children(task.spool_folder)[0]
-        wait_for(lambda: Spool(folder).task_lock.is_held(), "the worker has it")
+        wait_for(Spool(folder).worker_lock.is_held, "the worker has it")
         os.kill(desk.sidecars(1)[0], signal.SIGKILL)
         desk.sidecars(2)
     flushing.join(DEADLINE_S)

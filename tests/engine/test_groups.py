@@ -181,3 +181,18 @@ def test_a_gang_of_one_saves_as_usual(thread_desk: Desk) -> None:
     target = thread_desk.target()
     thread_desk.reader().load(reference, str(target), node=0)
     assert read_tree(target) == thread_desk.content(reference) == {"shard": b"0 of step 1"}
+
+
+def test_eager_takes_what_the_task_has_before_what_other_runs_have(thread_desk: Desk) -> None:
+    nodes = gang(thread_desk)
+    for index, node in enumerate(nodes):
+        node.save(shard(thread_desk, index, 1))
+    close_all(nodes)
+    # In the next run only node 0 saves; a retry of it begins everywhere with that.
+    second = gang(thread_desk, run="2")
+    assert resume_all(thread_desk, second, "eager") == [{"shard": b"%d of step 1" % node} for node in range(NODES)]
+    second[0].save(shard(thread_desk, 0, 2))
+    close_all(second)
+    retried = gang(thread_desk, 1, run="2")
+    assert resume_all(thread_desk, retried, "eager") == [{"shard": b"0 of step 2"}] * NODES
+    close_all(retried)
