@@ -1,4 +1,4 @@
-"""The reading side, for code without an event loop: list, follow `latest`, load."""
+"""What is done with stored checkpoints, for code without an event loop: list, follow `latest`, load, delete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Session:
 
 
 class Reader:
-    """Reads checkpoints from one store; it may be called from any thread.
+    """Reads checkpoints of one store, and deletes them; it may be called from any thread.
 
     Each call opens connections and closes them again, but for the calls inside ``with reader.held_open()``.
 
@@ -172,6 +172,27 @@ class Reader:
             return record
 
         return self._run(act)
+
+    def delete(self, reference: object) -> None:
+        """Delete a stored checkpoint, and nothing else. A `latest` pointer that names it steps back to the newest that remains.
+
+        A call that was interrupted is finished by another one with the same reference.
+
+        Parameters
+        ----------
+        reference : str, mapping or object
+            As `load` takes it.
+
+        Raises
+        ------
+        InvalidArgument, CheckpointNotFound
+            The reference is malformed, or names nothing.
+        CheckpointDamaged
+            Its record can't be read, and the reference does not have its content. Nothing was deleted.
+        """
+        from ckpt_async.transfer.deletion import delete_checkpoint
+
+        self._run(functools.partial(delete_checkpoint, reference=reference))
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -14,7 +14,7 @@ from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, Inval
 from ckpt_async.words.names import encode_name
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Listing", "latest_of", "list_scope", "list_task", "resolve"]
+__all__ = ["Listing", "key_of_reference", "latest_of", "list_scope", "list_task", "newest_first", "record_of_key", "resolve"]
 
 READS_AT_ONCE = 32
 
@@ -29,7 +29,7 @@ class Listing:
 
 async def list_task(store: Store, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
     """List the checkpoints of one task, newest first: by attempt, then by save number."""
-    prefix = keys.task_records_prefix(pathspec)
+    prefix = keys.task_records_prefix(keys.check_pathspec(pathspec))
 
     def wanted(leaf: str) -> bool:
         fields = leaf.split(".")
@@ -38,7 +38,7 @@ async def list_task(store: Store, pathspec: str, *, name: str | None = None, att
         )
 
     listing = await _read_all(store, prefix, wanted)
-    return Listing(tuple(sorted(listing.records, key=lambda record: record.order, reverse=True)), listing.damaged)
+    return Listing(newest_first(listing.records), listing.damaged)
 
 
 async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
@@ -57,11 +57,16 @@ async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None
         )
 
     listing = await _read_all(store, scope_prefix, wanted)
+    return Listing(newest_first(listing.records), listing.damaged)
+
+
+def newest_first(records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
+    """Sort checkpoints: tasks by the time of their newest one, those of a task by attempt and save number."""
+    records = tuple(records)
     newest: dict[str, int] = {}
-    for record in listing.records:
+    for record in records:
         newest[record.pathspec] = max(newest.get(record.pathspec, 0), record.saved_at_unix_ns)
-    ordered = sorted(listing.records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True)
-    return Listing(tuple(ordered), listing.damaged)
+    return tuple(sorted(records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True))
 
 
 async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool]) -> Listing:
@@ -148,16 +153,30 @@ async def resolve(store: Store, reference: object) -> CheckpointRecord:
         Its record can't be read.
     """
     key = key_of_reference(reference)
-    source = keys.record_key(key)
-    try:
-        text = await store.get(source)
-    except StoreObjectMissing:
+    record = await record_of_key(store, key)
+    if record is None:
         raise CheckpointNotFound(
             "load a checkpoint",
             on=key,
             cause=f"{store.traits.url} has no record of it",
             hint="It was deleted, was never stored, or is in another datastore.",
-        ) from None
+        )
+    return record
+
+
+async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
+    """Return the stored record of the checkpoint with this data key; None where there is none.
+
+    Raises
+    ------
+    CheckpointDamaged
+        It can't be read.
+    """
+    source = keys.record_key(key)
+    try:
+        text = await store.get(source)
+    except StoreObjectMissing:
+        return None
     record = CheckpointRecord.from_json(text, source=source)
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")

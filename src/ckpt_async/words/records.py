@@ -170,6 +170,7 @@ class CheckpointRecord:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"storage_format is {data['storage_format']!r}")
         try:
             keys.parse_data_key(data["key"])
+            keys.check_pathspec(data["pathspec"])
         except InvalidArgument as error:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=str(error)) from error
         manifest = data.get("manifest", "")

@@ -80,6 +80,7 @@ class TaskSession:
         self._signals = StopSignals(say)
         self._card = NoCard()
         self._passed_over: set[str] = set()
+        self._deleted: set[str] = set()
         self.loaded: CheckpointRecord | None = None
         self._directory = make_directory(attributes.temp_dir_root, identity, place.node_index)
         try:
@@ -102,7 +103,7 @@ class TaskSession:
         except BaseException as error:
             self._end(error)
             raise
-        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over)
+        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted)
         if with_card:
             self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy, leave_out_card)
         export_task(identity, place)
@@ -180,7 +181,8 @@ class TaskSession:
             not_stored = self._store_all(retried=failure is not None and not last)
             if last:
                 self._checkpointer.end_keeping()
-            self._leave_artifacts(ask_store=children_saved and not isinstance(not_stored, (FlushTimeout, StoreError)))
+            ask_store = children_saved or bool(self._deleted)
+            self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
             failed = failure is not None or not_stored is not None
             self._finish_card(refresh=failed and not self._signals.stopped)
         finally:
@@ -237,10 +239,10 @@ class TaskSession:
             say(f"the card was not brought up to date: {type(error).__name__}: {error}")
 
     def _leave_artifacts(self, *, ask_store: bool) -> None:
-        records = artifacts.records_of(self._checkpointer.references())
+        records = [one for one in artifacts.records_of(self._checkpointer.references()) if one["key"] not in self._deleted]
         latest = next((record for record in records if record["key"] not in self._passed_over), None)
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
-            latest = self.loaded.to_dict()
+            latest = None if self.loaded.key in self._deleted else self.loaded.to_dict()
         if ask_store:
             records, latest = self._with_children(records, latest)
         artifacts.store_artifacts(self._flow, records, latest)
@@ -248,8 +250,8 @@ class TaskSession:
     def _with_children(
         self, records: list[dict[str, Any]], latest: dict[str, Any] | None
     ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """Return the task's records with those that its child processes have stored, and the newest of all; where the store can't
-        tell, or a signal ends the wait, what was given.
+        """Return the task's records with those that its child processes have stored, and the newest of all, also where some were
+        deleted; where the store can't tell, or a signal ends the wait, what was given.
         """
         checkpointer = self._checkpointer
         asking = Apart(lambda: artifacts.of_attempt_in_store(checkpointer.reader, checkpointer.identity))
@@ -260,7 +262,9 @@ class TaskSession:
             say(f"what child processes have saved is not among the artifacts: {why}")
             return records, latest
         stored, newest = ended.result
-        return artifacts.merged(records, stored), latest if newest is None else newest.to_dict()
+        if newest is None:
+            return artifacts.merged(records, stored), None if self._deleted else latest
+        return artifacts.merged(records, stored), newest.to_dict()
 
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:
