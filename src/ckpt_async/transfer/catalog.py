@@ -121,7 +121,7 @@ def key_of_reference(reference: object) -> str:
     if isinstance(reference, Mapping):
         if reference.get("type") == "checkpoint-not-stored":
             raise InvalidArgument(
-                "load a checkpoint",
+                "use a reference to a checkpoint",
                 on=f"save {reference.get('version_id')} named {reference.get('name')!r}",
                 cause=f"it never reached the store: {reference.get('reason')}",
                 hint="Load another one; list() shows what there is.",
@@ -131,7 +131,7 @@ def key_of_reference(reference: object) -> str:
         key = getattr(reference, "key", None)
     if not isinstance(key, str):
         raise InvalidArgument(
-            "load a checkpoint",
+            "use a reference to a checkpoint",
             on=f"{type(reference).__name__} {str(reference)[:100]!r}",
             cause="it is no reference to a checkpoint",
             hint="Pass what save() or list() returned, or its 'key'.",

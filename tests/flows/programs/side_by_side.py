@@ -1,14 +1,22 @@
 """One step saves with metaflow-checkpoint, one with ours; each reads what the other has stored, by every way that it has."""
 
+import json
 import os
 from functools import partial
 from pathlib import Path
 
 import metaflow
-from metaflow import FlowSpec, checkpoint, current, load_model, model, step
+from metaflow import Checkpoint, FlowSpec, checkpoint, current, load_model, model, step
 from metaflow.decorators import _base_step_decorator
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints import decorator as theirs
 from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.checkpoints.final_api import Checkpoint as TheirCheckpoint
+from metaflow_extensions.obcheckpoint.plugins.machine_learning_utilities.modeling_utils import decorator as their_models
+
+# Its cards take many seconds, and are not what is tried here.
+for module in (theirs, their_models):
+    module.CardDecoratorInjector.attach_card_decorator = lambda *_, **__: None
+for collector in (theirs.CheckpointsCollector, their_models.ModelsCollector):
+    collector.start = collector.stop = lambda _: None
 
 FILES = {"weights": "w" * 300_000, "more/text": "some", "empty": ""}
 
@@ -25,7 +33,6 @@ def check_files(folder, mark):
     assert {str(p.relative_to(folder)): p.read_text() for p in Path(folder).rglob("*") if p.is_file()} == {
         path: mark + text for path, text in FILES.items()
     }, folder
-    print("same files:", mark)
 
 
 class SideBySideFlow(FlowSpec):
@@ -37,15 +44,14 @@ class SideBySideFlow(FlowSpec):
         self.their_files = current.checkpoint.save(name="files", metadata={"by": "them"})
         self.their_tar = current.checkpoint.save(name="model.v1", storage_format="tar")
         self.theirs = current.pathspec
+        print("theirs at", self.theirs)
         self.next(self.ours)
 
-    @model(load=["their_files"])
-    @checkpoint(async_upload=True)
+    @checkpoint(async_upload=True, show_card=False)
     @step
     def ours(self):
-        for name in ("checkpoint", "Checkpoint"):
-            print("owner of", name, getattr(metaflow, name).__module__)
-        print("owner of current.checkpoint", type(current.checkpoint).__module__)
+        owners = [metaflow.Checkpoint, type(current.checkpoint), metaflow.checkpoint.args[0], metaflow.huggingface_hub.args[0]]
+        print("owners", *(owner.__module__.split(".")[1] for owner in owners))
         for number, reference in enumerate([self.their_files, self.their_files["key"], self.their_tar, self.their_tar["key"]]):
             current.checkpoint.load(reference, f"loaded-{number}")
             check_files(f"loaded-{number}", "theirs")
@@ -55,15 +61,19 @@ class SideBySideFlow(FlowSpec):
         write_files(current.checkpoint.directory, "ours")
         self.our_files = current.checkpoint.save(name="files", metadata={"by": "us"})
         self.our_tar = current.checkpoint.save(name="archive", storage_format="tar")
-        current.checkpoint.flush()
-        check_files(current.model.load(dict(self.our_files)), "ours")
-        check_files(current.model.load(self.our_tar["key"]), "ours")
+        self.doomed = [current.checkpoint.save(name="doomed", storage_format=form) for form in ("files", "tar")]
+        # On its way: loaded as soon as it is stored.
+        current.checkpoint.load(self.our_tar, "loaded-ours")
+        check_files("loaded-ours", "ours")
         self.ours_at = current.pathspec
+        print("ours at", self.ours_at)
         self.next(self.models)
 
-    @model(load=["our_files", ("our_tar", "unpacked")])
+    @model(load=["their_tar", "our_files", ("our_tar", "unpacked")])
     @step
     def models(self):
+        check_files(current.model.loaded["their_tar"], "theirs")
+        check_files(current.model.load(self.our_tar["key"]), "ours")
         for path in (current.model.loaded["our_files"], "unpacked"):
             check_files(path, "ours")
         self.stored_model = current.model.save(current.model.loaded["our_files"], label="a-model")
@@ -72,10 +82,15 @@ class SideBySideFlow(FlowSpec):
         for path in ("by-load-model", "by-load-model-and-key"):
             check_files(path, "ours")
         listed = TheirCheckpoint().list(task=self.ours_at)
-        assert [one["name"] for one in listed] == ["archive", "files"], listed
-        for number, one in enumerate([*listed, listed[0]["key"]]):
+        assert [one["name"] for one in listed] == ["doomed", "doomed", "archive", "files"], listed
+        for number, one in enumerate([*listed[2:], listed[2]["key"]]):
             TheirCheckpoint().load(one, f"theirs-{number}")
             check_files(f"theirs-{number}", "ours")
+        for reference in (*self.doomed, self.their_tar):
+            Checkpoint().delete(reference)
+        # Theirs has no list of its own of a task's checkpoints: it takes what the artifacts say.
+        assert [one["name"] for one in Checkpoint().list(task=self.ours_at)] == ["archive", "files"]
+        assert [one["name"] for one in Checkpoint().list(task=self.theirs)] == ["files"]
         self.next(self.end)
 
     @step
@@ -83,6 +98,10 @@ class SideBySideFlow(FlowSpec):
         load_model(self.stored_model, "stored-model")
         check_files("stored-model", "ours")
 
+
+# For the run in which checkpoints go elsewhere than artifacts.
+if "ELSEWHERE" in os.environ:
+    SideBySideFlow = metaflow.with_artifact_store(type="s3", config=lambda: json.loads(os.environ["ELSEWHERE"]))(SideBySideFlow)
 
 if __name__ == "__main__":
     SideBySideFlow()

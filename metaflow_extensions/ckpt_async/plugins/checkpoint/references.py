@@ -87,8 +87,8 @@ def read_attempt(attempt: int | str | None) -> int | None:
     if attempt is None:
         return None
     try:
-        number = int(attempt)
-    except (TypeError, ValueError):
+        number = int(attempt) if isinstance(attempt, (int, str)) else -1
+    except ValueError:
         number = -1
     if number < 0:
         raise InvalidArgument("find an attempt", on=f"attempt={attempt!r}", cause="attempts are whole numbers, from 0")
@@ -111,8 +111,8 @@ def read_reference(reference: object) -> str | dict[str, Any]:
     if isinstance(key, str):
         return {"key": key, "url": str(getattr(reference, "url", ""))}
     raise InvalidArgument(
-        "load a checkpoint",
-        on=f"a {type(reference).__name__}",
+        "use a reference to a checkpoint",
+        on=f"{type(reference).__name__} {str(reference)[:100]!r}",
         cause="a reference is a dict, a key, or an object with a key",
         hint="Pass what save() or list() returned.",
     )

@@ -244,14 +244,14 @@ class TaskSession:
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
             latest = None if self.loaded.key in self._deleted else self.loaded.to_dict()
         if ask_store:
-            records, latest = self._with_children(records, latest)
+            records, latest = self._as_stored(records, latest)
         artifacts.store_artifacts(self._flow, records, latest)
 
-    def _with_children(
+    def _as_stored(
         self, records: list[dict[str, Any]], latest: dict[str, Any] | None
     ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """Return the task's records with those that its child processes have stored, and the newest of all, also where some were
-        deleted; where the store can't tell, or a signal ends the wait, what was given.
+        """Return the records of this attempt that the store has, those of child processes too, and the task's newest; where it
+        can't tell, or a signal ends the wait, what was given.
         """
         checkpointer = self._checkpointer
         asking = Apart(lambda: artifacts.of_attempt_in_store(checkpointer.reader, checkpointer.identity))
@@ -259,12 +259,10 @@ class TaskSession:
         ended = asking.wait()
         if ended is None or ended.result is None:
             why = "stopped by a signal" if ended is None else str(ended.error)
-            say(f"what child processes have saved is not among the artifacts: {why}")
+            say(f"the artifacts name only what this process has saved; what the store has is not known: {why}")
             return records, latest
         stored, newest = ended.result
-        if newest is None:
-            return artifacts.merged(records, stored), None if self._deleted else latest
-        return artifacts.merged(records, stored), newest.to_dict()
+        return [record.to_dict() for record in stored], None if newest is None else newest.to_dict()
 
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:
