@@ -69,7 +69,7 @@ with artifact_store_from(task=task, config={"client_params": json.loads(os.envir
         [newest, _] = cp.list(task=task)
         for reference in (newest, newest["key"]):
             cp.load(reference)
-            print("loaded", newest["name"], open(os.path.join(cp.directory, "more", "text")).read())
+            print("loaded", newest["name"], open(os.path.join(cp.directory, "weights")).read())
 """
 
 
@@ -79,14 +79,12 @@ def test_checkpoints_go_where_with_artifact_store_says(
     keys = s3_place.server.admin
     elsewhere = {"PYTHONPATH": str(peer), "ELSEWHERE": json.dumps({"root": s3_place.url})}
     place = Place(local.folder, variables=s3_variables(s3_place, s3_place.server.endpoint_url) | elsewhere)
-    result = place.run("side_by_side.py")
+    result = place.run("elsewhere.py")
     assert result.code == 0, result.text
+    assert [result.after(f"{name} is") for name in ("theirs", "files", "tar")] == [["theirs"], ["ours"], ["ours"]]
     assert place.wait_until_clean() == []
-    reader = open_reader(s3_address)
-    [ours] = result.after("ours at")
-    [theirs] = result.after("theirs at")
-    assert [(one.name, one.storage_format) for one in reader.list(ours)] == [("archive", "tar"), ("files", "files")]
-    assert [one.name for one in reader.list(theirs)] == ["files"]
+    [ours] = result.after("saved by")
+    assert [one.name for one in open_reader(s3_address).list(ours)] == ["tar", "files"]
     assert not list(local.folder.glob(".metaflow/mf.checkpoints"))
     # Nobody has written the keys down.
     written = [path for path in local.folder.rglob("*") if path.is_file()]
@@ -100,4 +98,4 @@ def test_checkpoints_go_where_with_artifact_store_says(
         "aws_secret_access_key": keys.secret_key,
     }
     script = Place(local.folder, variables={"PYTHONPATH": str(peer), "CLIENT": json.dumps(client)})
-    assert told_by(script, "-c", READS, ours).split("\n")[:2] == ["loaded archive ourssome"] * 2
+    assert told_by(script, "-c", READS, ours).split("\n")[:2] == ["loaded tar ours"] * 2

@@ -62,6 +62,14 @@ def test_a_record_of_the_peer_is_read_and_written_back_the_same() -> None:
     assert record.manifest == "" and record.saved_at_unix_ns > 10**18
 
 
+def test_numbers_that_a_child_process_of_the_peer_wrote_as_text_are_read() -> None:
+    record = CheckpointRecord.from_dict({**PEER, "attempt": "2", "version_id": "10"}, source="here")
+    assert record.order == (2, 10)
+    for text in ("", "-1", "1.0", "1 ", "٣", "1" * 5000):
+        with pytest.raises(CheckpointDamaged, match="attempt"):
+            CheckpointRecord.from_dict({**PEER, "attempt": text}, source="here")
+
+
 def test_a_record_survives_the_store() -> None:
     record = saved()
     assert CheckpointRecord.from_json(record.to_json(), source="here") == record

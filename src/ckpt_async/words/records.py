@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ STORAGE_FORMATS = ("files", "tar")
 
 #: The version of the fields that this package adds to the record.
 FORMAT_VERSION = 1
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 _REQUIRED: dict[str, type] = {
     "pathspec": str,
@@ -160,6 +163,8 @@ class CheckpointRecord:
         """
         if not isinstance(data, dict):
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is a {type(data).__name__}, not an object")
+        # A child process of a task of metaflow-checkpoint writes them as text.
+        data = {**data, **{name: int(data[name]) for name in ("attempt", "version_id") if _is_number_in_text(data.get(name))}}
         for name, kind in _REQUIRED.items():
             value = data.get(name)
             if not isinstance(value, kind) or isinstance(value, bool):
@@ -214,6 +219,10 @@ class CheckpointRecord:
     def order(self) -> tuple[int, int]:
         """The place among the checkpoints of one task: attempt, then save number."""
         return self.attempt, self.version_id
+
+
+def _is_number_in_text(value: object) -> bool:
+    return isinstance(value, str) and bool(_DIGITS.fullmatch(value))
 
 
 def _sum_of(data: object) -> str:
