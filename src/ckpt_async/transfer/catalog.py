@@ -37,8 +37,7 @@ async def list_task(store: Store, pathspec: str, *, name: str | None = None, att
             name is None or ".".join(fields[1:-1]) in (name, encode_name(name))
         )
 
-    listing = await _read_all(store, prefix, wanted)
-    return Listing(newest_first(listing.records), listing.damaged)
+    return await _read_all(store, prefix, wanted, name)
 
 
 async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
@@ -56,8 +55,7 @@ async def list_scope(store: Store, scope_prefix: str, *, name: str | None = None
             name is None or ".".join(fields[2:-1]) in (name, encode_name(name))
         )
 
-    listing = await _read_all(store, scope_prefix, wanted)
-    return Listing(newest_first(listing.records), listing.damaged)
+    return await _read_all(store, scope_prefix, wanted, name)
 
 
 def newest_first(records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
@@ -69,7 +67,7 @@ def newest_first(records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord,
     return tuple(sorted(records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True))
 
 
-async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool]) -> Listing:
+async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool], name: str | None) -> Listing:
     names = []
     for info in await store.list(prefix):
         leaf = info.key.removeprefix(prefix)
@@ -91,7 +89,8 @@ async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool]) ->
     async with plain_task_group() as group:
         for key in names:
             group.start_soon(read, key)
-    return Listing(tuple(records), tuple(damaged))
+    # What ours writes for one name, another program may have written for another.
+    return Listing(newest_first(record for record in records if name in (None, record.name)), tuple(damaged))
 
 
 async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:

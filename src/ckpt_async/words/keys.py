@@ -37,7 +37,10 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class DataKey:
-    """The parts of a data key, as `parse_data_key` reads them."""
+    """The parts of a data key, as `parse_data_key` reads them.
+
+    `names` are those that it may stand for: the one that ours writes so, and the one that another program has put there as typed.
+    """
 
     flow: str
     step: str
@@ -47,6 +50,7 @@ class DataKey:
     attempt: int
     name: str
     version: int
+    names: tuple[str, str]
 
 
 def _family(identity: TaskIdentity) -> str:
@@ -142,7 +146,9 @@ def parse_data_key(key: str) -> DataKey:
         # A name written by another program may hold dots: the first two fields and the last one are fixed.
         if len(fields) >= 4 and _NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[-1]) and not {".", ".."} & set(parts):
             name = ".".join(fields[2:-1])
-            return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1]))
+            decoded = decode_name(name)
+            names = (decoded, name)
+            return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decoded, int(fields[-1]), names)
     raise InvalidArgument(
         "read a checkpoint's key",
         on=repr(key),

@@ -9,7 +9,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeGuard
 
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument
@@ -171,13 +171,20 @@ class CheckpointRecord:
                 raise CheckpointDamaged(
                     "read a checkpoint's record", on=source, cause=f"{name!r} should be of type {kind.__name__}, it is {value!r}"
                 )
+            if isinstance(value, int) and not _is_count(value):
+                raise CheckpointDamaged(
+                    "read a checkpoint's record", on=source, cause=f"{name!r} is no number of 0 or more, of 63 bits"
+                )
         if data["storage_format"] not in STORAGE_FORMATS:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"storage_format is {data['storage_format']!r}")
         try:
-            keys.parse_data_key(data["key"])
+            said = keys.parse_data_key(data["key"])
             keys.check_pathspec(data["pathspec"])
         except InvalidArgument as error:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=str(error)) from error
+        if (said.attempt, said.version) != (data["attempt"], data["version_id"]) or data["name"] not in said.names:
+            cause = f"its name and numbers ({data['name']!r}, {data['attempt']}, {data['version_id']}) are not those of its key"
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=cause)
         manifest = data.get("manifest", "")
         if manifest and manifest != keys.manifest_key(data["key"]):
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"its manifest is {manifest!r}, not its own")
@@ -196,7 +203,7 @@ class CheckpointRecord:
             storage_format=data["storage_format"],
             metadata=metadata if isinstance(metadata, dict) else {},
             manifest=manifest,
-            saved_at_unix_ns=saved_at if isinstance(saved_at, int) else _unix_ns_of_local(data["created_on"]),
+            saved_at_unix_ns=saved_at if _is_count(saved_at) else _unix_ns_of_local(data["created_on"]),
             latest=data.get("latest") is not False,
         )
 
@@ -221,6 +228,10 @@ class CheckpointRecord:
         return self.attempt, self.version_id
 
 
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
 def _is_number_in_text(value: object) -> bool:
     return isinstance(value, str) and bool(_DIGITS.fullmatch(value))
 
@@ -233,7 +244,7 @@ def _unix_ns_of_local(created_on: str) -> int:
     """Return the time of a record that another program wrote: naive local time; unreadable counts as the oldest."""
     try:
         return int(datetime.fromisoformat(created_on).astimezone(timezone.utc).timestamp() * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return 0
 
 
