@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ckpt_async import CheckpointError, CheckpointNotFound, InvalidArgument, StoreAddress
+from metaflow_extensions.ckpt_async.plugins.checkpoint import api
+from metaflow_extensions.ckpt_async.plugins.checkpoint.api import Checkpoint
 from tests.flows.harness import PROGRAMS, RUN_TIMEOUT_S, Place
 
 pytestmark = pytest.mark.timeout(600)
@@ -25,6 +32,59 @@ def told_by(place: Place, program: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+KEY = "mf.checkpoints/checkpoints/artifacts/F/s/aaaaaaaaaaaa/bbbbbbbbbbbb/abcdef12.0.x.1"
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty datastore, and a working folder that nothing may appear in."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(api, "_address_of_reference", lambda _: StoreAddress(str(tmp_path / "store")))
+    yield
+    assert os.listdir(tmp_path / "here") == [] == os.listdir(tmp_path / "store")
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(
+    ("reference", "error", "words"),
+    [
+        (None, InvalidArgument, "NoneType 'None'"),
+        (5, InvalidArgument, "int '5'"),
+        (["a"], InvalidArgument, "list"),
+        ({}, InvalidArgument, "what save"),
+        ({"key": 5}, InvalidArgument, "what save"),
+        ({"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"}, InvalidArgument, "never reached"),
+        ("", InvalidArgument, "has not the form"),
+        ("../../etc/passwd", InvalidArgument, "has not the form"),
+        (f"{KEY}/../../x", InvalidArgument, "has not the form"),
+        (KEY.replace("/F/", "/../"), InvalidArgument, "has not the form"),
+        (KEY.replace("/artifacts/", "/models/"), InvalidArgument, "A key looks like"),
+        (KEY, CheckpointNotFound, "no record of it"),
+        ({"key": KEY, "pathspec": "F/1/s/2"}, CheckpointNotFound, "no record of it"),
+        (SimpleNamespace(key=KEY), CheckpointNotFound, "no record of it"),
+    ],
+)
+def test_what_is_no_reference_is_told_from_what_is_not_there(reference: object, error: type[CheckpointError], words: str) -> None:
+    for use in (lambda: Checkpoint().load(reference, "folder"), lambda: Checkpoint().delete(reference)):
+        with pytest.raises(error) as caught:
+            use()
+        assert words in str(caught.value)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("task", [None, "", "F", "F/1", "F/1/s", "F/1/s/2/3", "/F/1/s", "F//s/2", 5])
+def test_what_names_no_task_is_refused(task: object) -> None:
+    with pytest.raises(InvalidArgument, match=r"no task is named|the pathspec of one"):
+        Checkpoint().list(task=task)
+    with pytest.raises(InvalidArgument, match="TrainFlow/12/start/1"):
+        Checkpoint().lineage(task)
+    for attempt in ("x", -1, 1.5, []):
+        with pytest.raises(InvalidArgument, match="from 0"):
+            Checkpoint().list(task="F/1/s/2", attempt=attempt)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
