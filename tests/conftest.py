@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -20,6 +21,9 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = ["tests.fixtures_s3"]
 
 LEAK_DEADLINE_S = float(os.environ.get("CKPT_ASYNC_LEAK_DEADLINE_S", "5"))
+# A shell lets its background jobs ignore SIGINT, and they hand that on to the flows that are to be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 BLOCKING_LIMIT_S = 0.25
 BLOCKING_TRIES = 3
 

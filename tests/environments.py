@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / ".venv-tests"
 INSTALL_TIMEOUT_S = 600.0
+INSTALL = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
 
 
 def virtual_environment(name: str, requirements: list[str], *, python: str = sys.executable) -> Path:
@@ -35,7 +39,7 @@ def virtual_environment(name: str, requirements: list[str], *, python: str = sys
 
     def make(folder: Path) -> None:
         _run([python, "-m", "venv", str(folder)])
-        _run([str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements])
+        _run([str(folder / "bin" / "python"), *INSTALL[1:], *requirements])
 
     return _made(name, [python, *requirements], make) / "bin" / "python"
 
@@ -44,10 +48,46 @@ def packages(name: str, requirements: list[str]) -> Path:
     """Return a folder for ``PYTHONPATH`` that holds these packages alone, without what they require."""
 
     def make(folder: Path) -> None:
-        install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-        _run([*install, "--target", str(folder), *requirements])
+        _run([*INSTALL, "--no-deps", "--no-compile", "--target", str(folder), *requirements])
 
     return _made(name, [sys.executable, *requirements], make)
+
+
+def product() -> Path:
+    """Return a folder for ``PYTHONPATH`` that holds what users install: the wheel of this checkout, as it is now."""
+    parts = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "src", ROOT / "metaflow_extensions"]
+    files = sorted(path for part in parts for path in [part, *part.rglob("*.py")] if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
+
+    def make(folder: Path) -> None:
+        # From a copy: building leaves folders beside the sources.
+        with tempfile.TemporaryDirectory() as copy:
+            for part in parts:
+                if part.is_dir():
+                    shutil.copytree(part, Path(copy, part.name), ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+                elif part.exists():
+                    shutil.copy(part, copy)
+            _run([*INSTALL, "--no-deps", "--no-compile", "--target", str(folder), copy])
+
+    return _made("product", [sys.executable, digest.hexdigest()], make)
+
+
+def requirements() -> list[str]:
+    """Return what the product requires, without its extras, as pip takes it."""
+    found = importlib.metadata.requires("ckpt-async") or []
+    return [line for line in found if "extra ==" not in line]
+
+
+def interpreter(version: str) -> str | None:
+    """Return a Python of this version, such as ``"3.10"``: on the PATH, or installed beside this one; None where there is none."""
+    beside = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))
+    for candidate in [shutil.which(f"python{version}"), *map(str, beside)]:
+        # What is on the PATH may only be a stand-in for a Python that is switched off.
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, timeout=60).returncode == 0:
+            return candidate
+    return None
 
 
 def _made(name: str, recipe: list[str], make: Callable[[Path], None]) -> Path:

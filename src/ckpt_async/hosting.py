@@ -84,14 +84,17 @@ class Host:
         before the end of the task was seen.
         """
         try:
-            dead = self._spool.task_lock.try_acquire()
-            if dead:
+            if not self._spool.worker_lock.try_acquire():
+                return  # The next attempt has taken it over.
+            if dead := not self._spool.task_lock.is_held():
                 # What the task was saving when it was killed.
                 self._spool.clean()
             if dead or self._orphaned:
                 remove_spool(self._spool)
         except FileNotFoundError:
             pass  # The next attempt was faster.
+        finally:
+            self._spool.worker_lock.release()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:

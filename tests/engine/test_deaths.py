@@ -6,11 +6,16 @@ import os
 import re
 import select
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ckpt_async import StoreAddress
+from ckpt_async import Settings, StoreAddress
+from ckpt_async.hosting import Host
+from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import EntryStarted
 from tests.engine.conftest import MakeDesk
@@ -192,3 +197,19 @@ def test_a_forked_child_cannot_save_and_ends_cleanly(desk: Desk) -> None:
     assert not task.end()
     assert len(desk.records()) == 1
     assert desk.is_clean()
+
+
+def test_a_worker_that_ends_is_not_taken_for_a_living_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt leaves alone what belongs to one that lives, and does not look again."""
+    spool = Spool.create(str(tmp_path / "0000"), SpoolHeader(StoreAddress(str(tmp_path / "store")), Settings()))
+    look = "import sys; from ckpt_async.spool.ownership import FileLock; sys.exit(FileLock(sys.argv[1]).is_held())"
+    seen: list[int] = []
+
+    def removing(own: Spool) -> None:
+        seen.append(subprocess.run([sys.executable, "-c", look, own.task_lock.path], timeout=DEADLINE_S).returncode)
+
+    monkeypatch.setattr("ckpt_async.hosting.remove_spool", removing)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        Host(spool, theirs, 0, None)._clean_up()
+    assert seen == [0] and not spool.worker_lock.held

@@ -126,11 +126,14 @@ class Place:
         ``"local"`` or ``"s3"``.
     variables : mapping
         Beyond those that every run gets.
+    python : str
+        The interpreter of the runs.
     """
 
     folder: Path
     datastore: str = "local"
     variables: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
 
     @property
     def temporary(self) -> Path:
@@ -160,7 +163,7 @@ class Place:
         """Start a flow and return at once; it gets a process group of its own."""
         return LiveRun(
             subprocess.Popen(
-                [sys.executable, str(PROGRAMS / program), "--no-pylint", command, *arguments],
+                [self.python, str(PROGRAMS / program), "--no-pylint", command, *arguments],
                 cwd=self.folder,
                 env=self.environment(),
                 stdout=subprocess.PIPE,
@@ -178,7 +181,7 @@ class Place:
     def look(self, flow: str) -> dict[str, Any]:
         """Return what the Client API finds of the flow's latest run; see ``programs/look.py``."""
         found = subprocess.run(
-            [sys.executable, str(PROGRAMS / "look.py"), flow],
+            [self.python, str(PROGRAMS / "look.py"), flow],
             cwd=self.folder,
             env=self.environment(),
             capture_output=True,

@@ -238,12 +238,11 @@ def remove_dead_spool(folder: str) -> None:
     """Remove the spool of an earlier attempt that neither its task nor a worker has any more, where nothing is left in it."""
     spool = Spool(folder)
     try:
-        if spool.task_lock.try_acquire() and spool.worker_lock.try_acquire():
+        if not spool.task_lock.is_held() and spool.worker_lock.try_acquire():
             spool.remove()
     except FileNotFoundError:
         pass  # It is gone.
     finally:
-        spool.task_lock.release()
         spool.worker_lock.release()
 
 

@@ -162,7 +162,8 @@ class WorkerRuntime:
             # Also where another worker is at it: it may be dying at this moment, and its leases with it.
             await self._guard_links(folder, owned=False)
             self._emit(LinksGuarded(attempt))
-            if not spool.task_lock.try_acquire():
+            # Looked at and never taken: who looks at the same time would take this process for a living attempt.
+            if await anyio.to_thread.run_sync(spool.task_lock.is_held):
                 return
             # The dead attempt's own sidecar may still be uploading: faster than beginning anew.
             while not spool.worker_lock.try_acquire():
@@ -201,7 +202,6 @@ class WorkerRuntime:
             damage = SpoolDamaged("take over what an earlier attempt left", on=folder, cause=failure.strerror or str(failure))
             left, error = max(1, len(spool.waiting())), damage.to_wire()
         finally:
-            spool.task_lock.release()
             spool.worker_lock.release()
             if left:
                 self._left.append(folder)

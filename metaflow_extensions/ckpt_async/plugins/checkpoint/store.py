@@ -18,6 +18,9 @@ S3_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.s3_access:metaflo
 
 SUPPORTED = ("local", "s3")
 
+#: Where `spin` keeps what a step makes: files, apart from those of runs. Nobody chooses it by name.
+SPIN = "spin"
+
 
 def store_address(kind: str, root: str | None) -> StoreAddress:
     """Return the store of a datastore.
@@ -25,7 +28,7 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     Parameters
     ----------
     kind : str
-        Metaflow's name of it: ``"local"`` or ``"s3"``.
+        Metaflow's name of it: ``"local"``, ``"s3"``, or ``"spin"``, which is files too.
     root : str or None
         Its root.
 
@@ -34,7 +37,7 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     CheckpointNotPossible
         Another kind, or a datastore without a root.
     """
-    if kind not in SUPPORTED:
+    if kind not in (*SUPPORTED, SPIN):
         raise CheckpointNotPossible(
             f"Checkpoints are kept in the datastore of the flow, or in the store of @with_artifact_store, which is {kind!r} here. "
             f"Supported are: {', '.join(SUPPORTED)}. Choose one with --datastore, or take @checkpoint off."
