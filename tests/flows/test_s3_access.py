@@ -124,6 +124,8 @@ class TestArtifactStore:
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "local", "config": {"root": "/elsewhere"}}))
         datastore = SimpleNamespace(TYPE="azure", datastore_root="x")
         assert address_of_datastore(datastore) == configured_address() == StoreAddress("/elsewhere")
+        spin = SimpleNamespace(TYPE="spin", datastore_root="/apart")
+        assert address_of_datastore(spin) == StoreAddress("/apart") and artifact_store_of(spin) is None
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "gs", "config": {"root": "gs://x"}}))
         with pytest.raises(CheckpointNotPossible) as caught:
             configured_address()

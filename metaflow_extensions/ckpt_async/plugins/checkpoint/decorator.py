@@ -145,7 +145,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow import current
         from metaflow.unbounded_foreach import UBF_CONTROL
 
-        from .artifact_store import artifact_store, metadata_fields
+        from .artifact_store import metadata_fields
         from .artifacts import newest_in_store, store_artifacts
         from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
@@ -153,13 +153,13 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from .output import say
         from .scope import current_identity, node_of_gang
         from .session import TaskSession
-        from .store import address_of_datastore, scratch_root
+        from .store import address_of_datastore, artifact_store_of, scratch_root
 
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
         address = address_of_datastore(self._flow_datastore)
-        if (other := artifact_store()) is not None:
+        if (other := artifact_store_of(self._flow_datastore)) is not None:
             _register(metadata, (run_id, step_name, task_id), retry_count, "mf-checkpoint-artifact-store", metadata_fields(other))
         node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.

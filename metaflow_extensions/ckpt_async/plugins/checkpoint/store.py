@@ -8,10 +8,18 @@ from typing import Any
 
 from ckpt_async import StoreAddress
 
-from .artifact_store import ACCESS, artifact_store
+from .artifact_store import ACCESS, ArtifactStore, artifact_store
 from .errors import CheckpointNotPossible
 
-__all__ = ["S3_ACCESS", "SUPPORTED", "address_of_datastore", "configured_address", "scratch_root", "store_address"]
+__all__ = [
+    "S3_ACCESS",
+    "SUPPORTED",
+    "address_of_datastore",
+    "artifact_store_of",
+    "configured_address",
+    "scratch_root",
+    "store_address",
+]
 
 #: Imported in the process that uploads, which may be another than the task.
 S3_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.s3_access:metaflow_s3_access"
@@ -57,8 +65,13 @@ def address_of_datastore(datastore: Any) -> StoreAddress:
     """Return the store of a flow: of its datastore, as hooks of decorators get it, or the one that `@with_artifact_store` names;
     raises like `store_address`.
     """
-    other = artifact_store()
+    other = artifact_store_of(datastore)
     return store_address(datastore.TYPE, datastore.datastore_root) if other is None else store_address(other.kind, other.root)
+
+
+def artifact_store_of(datastore: Any) -> ArtifactStore | None:
+    """Return the store that `@with_artifact_store` names for a flow; None without it, and under `spin`, which keeps all apart."""
+    return None if datastore.TYPE == SPIN else artifact_store()
 
 
 def configured_address() -> StoreAddress:
