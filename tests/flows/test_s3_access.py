@@ -18,6 +18,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointN
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
     S3_ACCESS,
     address_of_datastore,
+    artifact_store_of,
     configured_address,
     store_address,
 )
