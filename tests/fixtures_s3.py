@@ -10,8 +10,12 @@ from dataclasses import dataclass
 import botocore.session
 import pytest
 
+from ckpt_async.stores import s3
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3_aio import AIOBOTOCORE
+from ckpt_async.stores.s3_client import ClientLibrary
+from ckpt_async.stores.s3_threads import threads_library
 from ckpt_async.testing.access import ACCESS_SPEC, access_variables
 from ckpt_async.testing.seaweed import SeaweedIdentity, SeaweedServer
 from ckpt_async.words.settings import StoreAddress
@@ -70,6 +74,14 @@ def seaweed() -> Iterator[SeaweedServer]:
 @pytest.fixture
 def s3_place(seaweed: SeaweedServer) -> S3Place:
     return S3Place(seaweed, BUCKET, f"test-{uuid.uuid4().hex[:12]}/root")
+
+
+@pytest.fixture(params=["aiobotocore", "threads"])
+def each_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ClientLibrary:
+    """Each client library of S3 in turn, for every store that the test makes."""
+    library = AIOBOTOCORE if request.param == "aiobotocore" else threads_library("the test wants it.")
+    monkeypatch.setattr(s3, "find_library", lambda: library)
+    return library
 
 
 @pytest.fixture

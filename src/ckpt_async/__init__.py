@@ -1,12 +1,13 @@
 """Checkpoints that do not make training wait.
 
 The names listed here are the public ones. They are imported when they are first used: importing the package itself costs next to
-nothing, because Metaflow imports it at every start.
+nothing.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         open_for_child as open_for_child,
         open_reader as open_reader,
     )
+    from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
     from ckpt_async.progress import readable_bytes as readable_bytes
     from ckpt_async.reader import Reader as Reader
@@ -64,11 +66,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Metaflow packs this package together with a flow's code because of this line, so that remote tasks can import it.
-METAFLOW_PACKAGE_POLICY = "include"
-
 _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
+    "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
     "ckpt_async.progress": ("readable_bytes",),
     "ckpt_async.reader": ("Reader",),
@@ -106,7 +106,14 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["METAFLOW_PACKAGE_POLICY", "__version__", *sorted(_HOME_OF)]
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+_carried = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_carried")
+if os.path.isdir(_carried):
+    from ckpt_async.carried import use_carried
+
+    use_carried(_carried)
 
 
 def __getattr__(name: str) -> Any:

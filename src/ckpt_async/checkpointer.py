@@ -279,6 +279,12 @@ class Checkpointer:
         self._check_usable("flush")
         self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
 
+    def press(self) -> None:
+        """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
+        with what is stored of it noted. Does not wait.
+        """
+        self._worker.press()
+
     def close(self, *, timeout_s: float, newest_first: bool = False, retried: bool = False) -> None:
         """Take no more saves, flush, end the worker and remove the spool. The second call does nothing.
 

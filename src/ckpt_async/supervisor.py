@@ -74,6 +74,7 @@ class Supervisor:
         self._started = False
         self._ending = False
         self._deaths = 0
+        self._pressed = False
         self._told_lost: set[str] = set()
         self._notices: set[str] = set()
         self._fatal: CheckpointError | None = None
@@ -101,6 +102,8 @@ class Supervisor:
                 cause=error.strerror or str(error),
                 hint="What was saved is kept there. Where no child process is allowed, use worker='thread'.",
             ) from error
+        if self._pressed:
+            self.send(Press())
 
     def send(self, command: Command) -> None:
         """Pass a command on. A dead worker needs none: the next one looks into the spool by itself."""
@@ -262,7 +265,8 @@ class Supervisor:
             raise self._timeout("store a checkpoint", timeout_s)
 
     def press(self) -> None:
-        """Have the newest save stored first from now on."""
+        """Have the newest save stored first from now on, also by a worker that is started later."""
+        self._pressed = True
         self.send(Press())
 
     def flush(self, timeout_s: float, *, newest_first: bool = False) -> None:

@@ -425,10 +425,25 @@ def test_only_public_names_of_the_engine_are_used() -> None:
 
 
 def test_importing_metaflow_loads_little_of_ours() -> None:
-    """Every start of Metaflow pays for what is imported with it."""
-    code = "import metaflow, sys; print(*(name for name in sys.modules if name.startswith(('ckpt_async', 'aiobotocore', 'anyio'))))"
+    """Every start of Metaflow pays for what is imported with it; and remote tasks of flows without `@checkpoint` have no engine."""
+    ours = "metaflow_extensions.ckpt_async"
+    code = (
+        "import metaflow, sys; from metaflow import Checkpoint, checkpoint\n"
+        f"names = ('ckpt_async', 'aiobotocore', 'anyio', '{ours}')\n"
+        "print(*(name for name in sys.modules if name.startswith(names)))"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.split() == ["ckpt_async"]
+    expected = {
+        ours,
+        f"{ours}.config",
+        f"{ours}.config.mfextinit_ckpt_async",
+        f"{ours}.plugins",
+        f"{ours}.toplevel",
+        f"{ours}.toplevel.toplevel",
+        f"{ours}.plugins.checkpoint",
+    }
+    expected |= {f"{ours}.plugins.checkpoint.{name}" for name in ("api", "decorator", "names")}
+    assert set(printed.split()) == expected
 
 
 def test_names_that_metaflow_gets() -> None:

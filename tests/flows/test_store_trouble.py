@@ -68,3 +68,21 @@ def test_a_failed_flush_hides_no_exception(local: Place) -> None:
     task = local.look("ExitsFlow")["start/0"]["attempts"][-1]
     assert task["_task_checkpoints"] == []
     assert [reference["type"] for reference in task["references"]] == ["checkpoint-not-stored"] * 2
+
+
+@pytest.mark.slow
+def test_a_spot_notice_has_the_newest_save_stored_first(checkpoints_behind_line: Place, line: SlowLine) -> None:
+    with checkpoints_behind_line.start("spot.py") as run:
+        line.cut()
+        run.wait_for("saved 3")
+        run.wait_for("EntryStarted 0")
+        (checkpoints_behind_line.folder / "notice").write_text("2030-01-01T00:02:00Z\n")
+        run.wait_for("EntryStarted 2")
+        line.restore()
+        result = run.end()
+    assert result.code == 0, result.text
+    assert result.numbers("EntryCommitted") == [2, 1, 0]
+    told = "Spot notice: this machine is taken away (2030-01-01T00:02:00Z). 3 saves ("
+    assert result.text.count(told) == 1 and result.text.count("Spot notice") == 1, result.text
+    # It has ended by itself, as there is no second notice.
+    assert result.numbers("watching") == [0]

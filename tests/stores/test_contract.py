@@ -42,6 +42,7 @@ class TestLocalBehindALink(StoreContract):
         return lambda: LocalStore(str(next(roots)))
 
 
+@pytest.mark.usefixtures("each_library")
 class TestS3(StoreContract):
     @pytest.fixture
     def make_store(self, s3_place: S3Place) -> MakeStore:

@@ -57,6 +57,17 @@ def test_a_folder_is_opened_without_heavy_imports() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout == b"[]\n"
 
 
+def test_a_bucket_without_aiobotocore() -> None:
+    code = (
+        "import sys; sys.modules['aiobotocore'] = sys.modules['aiohttp'] = None;"
+        "from ckpt_async.stores.opening import open_store; from ckpt_async.words.settings import StoreAddress;"
+        "print(open_store(StoreAddress('s3://bucket')).traits.notice)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True).stdout
+    assert told.startswith("S3 is reached through botocore in threads: aiobotocore can't be imported (")
+    assert open_store(StoreAddress("s3://bucket")).traits.notice == ""
+
+
 @given(st.lists(st.binary(max_size=300), max_size=8))
 def test_checksums_of_parts_combine(parts: list[bytes]) -> None:
     assert combined_crc32((zlib.crc32(part), len(part)) for part in parts) == zlib.crc32(b"".join(parts))

@@ -16,7 +16,9 @@ from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials, load_access
+from ckpt_async.stores.s3_aio import AIOBOTOCORE
 from ckpt_async.stores.s3_body import RequestBody
+from ckpt_async.stores.s3_client import ClientLibrary
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.testing.seaweed import SeaweedIdentity, SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
@@ -31,7 +33,7 @@ from ckpt_async.words.errors import (
 from tests.conftest import Unblocked
 from tests.fixtures_s3 import S3Place
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_library")]
 MIB = 1 << 20
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
@@ -147,7 +149,9 @@ async def test_without_checksums(s3_place: S3Place) -> None:
 BY_BOTOCORE = {"user_agent_extra": "by-the-test"}
 
 
-async def test_nothing_passes_over_the_payload_twice(s3_place: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_passes_over_the_payload_twice(
+    s3_place: S3Place, monkeypatch: pytest.MonkeyPatch, each_library: ClientLibrary
+) -> None:
     """Neither the client's checksum nor its signature reads the body: the CRC32 that we have is enough."""
     hashed: list[int] = []
     sha256 = auth.sha256
@@ -160,7 +164,8 @@ async def test_nothing_passes_over_the_payload_twice(s3_place: S3Place, monkeypa
         raise AssertionError("the client reads the body by itself")
 
     monkeypatch.setattr(auth, "sha256", count_sha256)
-    monkeypatch.setattr(RequestBody, "read", refuse)
+    if each_library is AIOBOTOCORE:
+        monkeypatch.setattr(RequestBody, "read", refuse)
     monkeypatch.setattr(httpchecksum.Crc32Checksum, "update", refuse)
     body = part_body(6 * MIB)
     async with s3_place.store(client_params=BY_BOTOCORE) as store:
@@ -178,9 +183,12 @@ def six_bodies() -> list[Body]:
     return [part_body(5 * MIB) for _ in range(6)]
 
 
-async def test_big_bodies_at_once_do_not_block_the_loop(s3_place: S3Place, six_bodies: list[Body], unblocked: Unblocked) -> None:
+@pytest.mark.parametrize("params", [{}, BY_BOTOCORE], ids=["direct", "botocore"])
+async def test_big_bodies_at_once_do_not_block_the_loop(
+    s3_place: S3Place, six_bodies: list[Body], unblocked: Unblocked, params: dict[str, str]
+) -> None:
     async def put_and_get(_: int) -> None:
-        async with Limiting(s3_place.store(), 4) as store:
+        async with Limiting(s3_place.store(client_params=params), 4) as store:
             async with anyio.create_task_group() as group:
                 for number, body in enumerate(six_bodies):
                     group.start_soon(store.put, f"k/{number}", body)
@@ -252,13 +260,18 @@ async def test_a_cut_line_and_its_repair(s3_place: S3Place) -> None:
         assert await store.get("k") == b"".join(body.chunks)
 
 
-async def test_a_cancelled_upload_closes_its_connection(s3_place: S3Place) -> None:
+@pytest.mark.parametrize("params", [{}, BY_BOTOCORE], ids=["direct", "botocore"])
+async def test_a_cancelled_upload_closes_its_connection(s3_place: S3Place, params: dict[str, str]) -> None:
+    """And it touches the memory of the body no more, which the next part is read into."""
+    memory = bytearray(os.urandom(32 * MIB))
+    body = Body((memoryview(memory),), len(memory), zlib.crc32(memory))
     with SlowLine(s3_place.server.host, s3_place.server.port, bytes_per_s=2 * MIB) as line:
-        async with s3_place.store(endpoint_url=line.endpoint_url) as store:
+        async with s3_place.store(endpoint_url=line.endpoint_url, checksums=False, client_params=params) as store:
             async with anyio.create_task_group() as group:
-                group.start_soon(store.put, "k", part_body(32 * MIB))
+                group.start_soon(store.put, "k", body)
                 await anyio.to_thread.run_sync(line.wait_for_upstream, MIB)
                 group.cancel_scope.cancel()
+            memory[:] = bytes(len(memory))
             line.set_rate(None)
             assert await store.head("k") is None
         assert line.upstream_bytes < 32 * MIB

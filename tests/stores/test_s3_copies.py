@@ -12,7 +12,7 @@ from ckpt_async.words.errors import StoreRejected, StoreUnavailable
 from tests.stores.scripted_server import Answer, Request, ScriptedServer
 from tests.stores.test_s3_answers import store_at
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_library")]
 
 SUM = zlib.crc32(b"content")
 SOURCE = CopySource("some where/ü", '"the-etag"', 3, 7, SUM)

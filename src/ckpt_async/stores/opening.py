@@ -30,10 +30,9 @@ def check_address(address: StoreAddress) -> None:
     scheme, separator, _ = address.url.partition("://")
     if separator and scheme == "s3":
         _bucket_and_prefix(address.url)
-        if importlib.util.find_spec("aiobotocore") is None:
-            raise UnsupportedStore(
-                "open a store", on=address.url, cause="the package aiobotocore is not installed", hint="Install aiobotocore."
-            )
+        if importlib.util.find_spec("botocore") is None:
+            cause = "neither aiobotocore nor boto3 is installed"
+            raise UnsupportedStore("open a store", on=address.url, cause=cause, hint="Install one of them.")
     else:
         _folder_of(address.url)
 

@@ -12,10 +12,11 @@ from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_body import RequestBody
 from ckpt_async.stores.s3_calls import Caller, Way
+from ckpt_async.stores.s3_client import ClientLibrary
 from ckpt_async.stores.s3_copy import copied_etag, source_params, tells_content
 from ckpt_async.stores.s3_errors import code_of, translate_code
+from ckpt_async.stores.s3_library import find_library
 from ckpt_async.words.errors import (
     StoreError,
     StoreObjectMissing,
@@ -28,7 +29,6 @@ __all__ = ["S3Store"]
 
 MIB = 1 << 20
 DELETE_AT_ONCE = 1000
-READ_BYTES = 1 * MIB
 # What was agreed on when an upload began; in front of the id, since another process may go on with it.
 FULL, EACH, NONE = "full:", "each:", "none:"
 # The server can't do what is asked of it.
@@ -54,16 +54,30 @@ class S3Store(Store):
         How it is reached, or what returns that: called in a thread, with the first request.
     pace : Pace
         For the bodies that are sent.
+    library : ClientLibrary, optional
+        What makes the requests. Default: the best that is installed.
     """
 
-    def __init__(self, bucket: str, prefix: str, access: S3Access | Callable[[], S3Access], pace: Pace = UNPACED) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        access: S3Access | Callable[[], S3Access],
+        pace: Pace = UNPACED,
+        library: ClientLibrary | None = None,
+    ) -> None:
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        library = library or find_library()
         self._traits = StoreTraits(
-            url=f"s3://{bucket}/{self._base}".rstrip("/"), min_part_bytes=5 * MIB, max_part_bytes=5 * 1024 * MIB, max_parts=10_000
+            url=f"s3://{bucket}/{self._base}".rstrip("/"),
+            min_part_bytes=5 * MIB,
+            max_part_bytes=5 * 1024 * MIB,
+            max_parts=10_000,
+            notice=library.notice,
         )
         make_access = (lambda: access) if isinstance(access, S3Access) else access
-        self._caller = Caller(bucket, self._traits.url, make_access, pace)
+        self._caller = Caller(bucket, self._traits.url, library, make_access, pace)
 
     @property
     def traits(self) -> StoreTraits:
@@ -155,8 +169,8 @@ class S3Store(Store):
                 found = await way.direct.send("get_object", self._base + key, extra, (), 0, way.keys, way.how, into)
                 content, whole = found.body, "content-range" not in found.headers
             else:
-                answer = await way.client.get_object(Bucket=self._bucket, Key=self._base + key, **extra)
-                content, whole = await _read(answer["Body"], way.how.moved), "ContentRange" not in answer
+                answer, content = await way.client.get(way.how.moved, Bucket=self._bucket, Key=self._base + key, **extra)
+                whole = "ContentRange" not in answer
                 if len(content) != answer["ContentLength"]:
                     cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
                     raise StoreUnavailable("read an object", on=self._on(key), cause=cause)
@@ -294,7 +308,7 @@ class S3Store(Store):
         """Send one request for the bucket."""
 
         async def act(way: Way) -> Any:
-            return await getattr(way.client, operation)(Bucket=self._bucket, **params)
+            return await way.client.call(operation, Bucket=self._bucket, **params)
 
         return await self._caller.call(attempted, self._on(on), act)
 
@@ -306,12 +320,13 @@ class S3Store(Store):
         async def act(way: Way) -> str:
             if way.direct is not None and way.keys is not None:
                 answer = await way.direct.send(operation, self._base + key, params, body.chunks, body.size_bytes, way.keys, way.how)
-                if not (etag := answer.headers.get("etag")):
-                    raise ConnectionError("the answer names no ETag: something else than the store has given it")
-                return etag
-            content = RequestBody(body, way.how) if body.size_bytes else b""
-            sent = await getattr(way.client, operation)(Bucket=self._bucket, Key=self._base + key, Body=content, **params)
-            return str(sent["ETag"])
+                etag = answer.headers.get("etag")
+            else:
+                sent = await way.client.send(operation, body, way.how, Bucket=self._bucket, Key=self._base + key, **params)
+                etag = sent.get("ETag")
+            if not etag:
+                raise ConnectionError("the answer names no ETag: something else than the store has given it")
+            return str(etag)
 
         try:
             return await self._caller.call(attempted, self._on(key), act)
@@ -319,15 +334,6 @@ class S3Store(Store):
             if code_of(error.__cause__) in _OTHER_BYTES:
                 raise _damaged(error, body) from error.__cause__
             raise
-
-
-async def _read(stream: Any, moved: Callable[[], None]) -> bytes:
-    pieces = []
-    async with stream:
-        while piece := await stream.read(READ_BYTES):
-            moved()
-            pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _damaged(error: StoreError, body: Body) -> StoreError:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from ckpt_async.stores.contract import Body, Chunk
 from ckpt_async.stores.http_client import Sending
 
-__all__ = ["RequestBody"]
+__all__ = ["PIECE_BYTES", "RequestBody"]
 
 PIECE_BYTES = 256 * 1024
 

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -15,7 +15,7 @@ from botocore.credentials import ReadOnlyCredentials
 from ckpt_async.stores.http_client import Sending
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_client import ClientKeeper, tls_context
+from ckpt_async.stores.s3_client import ClientKeeper, ClientLibrary, S3Client, tls_context
 from ckpt_async.stores.s3_direct import DirectPath, find_place
 from ckpt_async.stores.s3_errors import FOREIGN, credentials_refused, sent_elsewhere, translate
 from ckpt_async.words.errors import StoreMissing, StoreObjectMissing, StoreUnavailable
@@ -34,8 +34,8 @@ class Way:
 
     Attributes
     ----------
-    client : Any
-        Of aiobotocore.
+    client : S3Client
+        Of the library.
     direct : DirectPath or None
         The shorter way, where there is one.
     keys : ReadOnlyCredentials or None
@@ -44,7 +44,7 @@ class Way:
         At which pace its body goes out, and who is told that bytes move.
     """
 
-    client: Any
+    client: S3Client
     direct: DirectPath | None
     keys: ReadOnlyCredentials | None
     how: Sending
@@ -59,17 +59,21 @@ class Caller:
         Its name.
     url : str
         Of the store, for errors.
+    library : ClientLibrary
+        What makes clients.
     make_access : callable
         Returns how it is reached; called in a thread.
     pace : Pace
         For the bodies of all requests.
     """
 
-    def __init__(self, bucket: str, url: str, make_access: Callable[[], S3Access], pace: Pace = UNPACED) -> None:
+    def __init__(
+        self, bucket: str, url: str, library: ClientLibrary, make_access: Callable[[], S3Access], pace: Pace = UNPACED
+    ) -> None:
         self._bucket = bucket
         self._url = url
         self._pace = pace
-        self._clients = ClientKeeper(make_access)
+        self._clients = ClientKeeper(library, make_access)
         self._direct: DirectPath | None = None
         self._direct_sought = False
         self._direct_lock = anyio.Lock(fast_acquire=True)
@@ -120,12 +124,12 @@ class Caller:
     async def look_for_bucket(self) -> None:
         """Raises StoreMissing where there is no bucket of that name."""
         try:
-            await self.call("look at the bucket", self._url, lambda way: way.client.head_bucket(Bucket=self._bucket))
+            await self.call("look at the bucket", self._url, lambda way: way.client.call("head_bucket", Bucket=self._bucket))
         except StoreObjectMissing as error:
             raise StoreMissing("look at the bucket", on=self._url, cause="there is no such bucket") from error
 
     async def _bounded(
-        self, attempted: str, on: str, client: Any, keys: ReadOnlyCredentials | None, act: Callable[[Way], Awaitable[T]]
+        self, attempted: str, on: str, client: S3Client, keys: ReadOnlyCredentials | None, act: Callable[[Way], Awaitable[T]]
     ) -> T:
         # The client's own read timeout starts when a request was sent; a connection that takes no more bytes would never end.
         access = await self._clients.access()
@@ -145,7 +149,7 @@ class Caller:
             return await act(Way(client, direct, keys, Sending(moved, self._pace.take, self._pace.piece_bytes)))
         raise StoreUnavailable(attempted, on=on, cause=f"nothing moved for {limit_s:.0f} s")
 
-    async def _find_direct(self, client: Any, access: S3Access) -> DirectPath | None:
+    async def _find_direct(self, client: S3Client, access: S3Access) -> DirectPath | None:
         if not self._direct_sought:
             async with self._direct_lock:
                 if not self._direct_sought:

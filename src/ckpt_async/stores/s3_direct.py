@@ -20,6 +20,7 @@ from ckpt_async.stores.contract import Chunk
 from ckpt_async.stores.http_answer import HttpAnswer
 from ckpt_async.stores.http_client import HttpClient, Sending
 from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3_client import S3Client
 from ckpt_async.stores.s3_signing import Keys, Signer, encode_query
 
 __all__ = ["DirectPath", "Place", "find_place", "place_of"]
@@ -92,7 +93,7 @@ def place_of(url: str, headers: Mapping[str, str]) -> Place | None:
     return Place(parts.scheme, parts.netloc, port, parts.path.removesuffix(_PROBE), scope[1])
 
 
-async def find_place(client: Any, bucket: str, access: S3Access) -> Place | None:
+async def find_place(client: S3Client, bucket: str, access: S3Access) -> Place | None:
     """Let botocore make a request ready, and look where it would go; nothing is sent. None: requests must go botocore's way."""
     if access.anonymous or access.client_params:
         return None
@@ -101,13 +102,13 @@ async def find_place(client: Any, bucket: str, access: S3Access) -> Place | None
         if urlsplit(request.url).path.endswith(f"/{_PROBE}"):
             raise _NotSent(request.url, request.headers)
 
-    client.meta.events.register(_BEFORE_SEND, stop)
+    client.events.register(_BEFORE_SEND, stop)
     try:
-        await client.get_object(Bucket=bucket, Key=_PROBE)
+        await client.call("get_object", Bucket=bucket, Key=_PROBE)
     except _NotSent as found:
         return None if get_environ_proxies(found.url) else place_of(found.url, found.headers)
     finally:
-        client.meta.events.unregister(_BEFORE_SEND, stop)
+        client.events.unregister(_BEFORE_SEND, stop)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a failure of botocore, aiohttp or the network means: the one place where S3's errors are read."""
+"""What a failure of botocore, of its lines or of the network means: the one place where S3's errors are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 
-import aiohttp
+import urllib3.exceptions
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
@@ -21,12 +21,20 @@ from ckpt_async.words.errors import (
     StoreUnavailable,
 )
 
+try:
+    import aiohttp
+except ImportError:
+    # It comes with aiobotocore. Where that is not installed, none of its errors can occur.
+    aiohttp = None  # type: ignore[assignment]
+
 __all__ = ["FOREIGN", "NO_CREDENTIALS", "code_of", "credentials_refused", "sent_elsewhere", "translate", "translate_code"]
 
-#: What a request may raise. Below OSError are the errors of sockets; ValueError is what a URL that is none gives.
-FOREIGN: tuple[type[Exception], ...] = (
-    boto.BotoCoreError, boto.ClientError, ResponseParserError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError,
+#: What the lines of the client libraries raise; below OSError are the errors of sockets.
+_LINE: tuple[type[Exception], ...] = (
+    OSError, asyncio.TimeoutError, urllib3.exceptions.HTTPError, *(() if aiohttp is None else (aiohttp.ClientError,)),
 )  # fmt: skip
+#: What a request may raise. ValueError is what a URL that is none gives.
+FOREIGN: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, ResponseParserError, ValueError, *_LINE)
 
 # Newer credentials may be there already.
 _RENEWABLE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
@@ -52,10 +60,15 @@ NO_CREDENTIALS = (
     boto.SSOError, boto.UnknownCredentialError,
 )  # fmt: skip
 _TRANSPORT = (
-    boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError,
-    asyncio.TimeoutError,
+    boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, *_LINE,
     # The service that gives them out did not answer, or not as it should: that passes.
     boto.CredentialRetrievalError,
+)  # fmt: skip
+_CERTIFICATE: tuple[type[Exception], ...] = (
+    ssl.SSLCertVerificationError, *(() if aiohttp is None else (aiohttp.ClientConnectorCertificateError,)),
+)  # fmt: skip
+_NO_URL: tuple[type[Exception], ...] = (
+    urllib3.exceptions.LocationValueError, *(() if aiohttp is None else (aiohttp.InvalidURL,)),
 )  # fmt: skip
 _HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
 _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."
@@ -81,7 +94,7 @@ def sent_elsewhere(error: BaseException) -> bool:
         return status in (301, 302, 307, 308) or code_of(error) in _ELSEWHERE
     # aiohttp was to send a body once more, and can't; botocore, who can, never hears of it.
     inner = error.kwargs.get("error") if isinstance(error, boto.HTTPClientError) else None
-    return isinstance(inner, aiohttp.ClientPayloadError) and "redirect" in str(inner)
+    return aiohttp is not None and isinstance(inner, aiohttp.ClientPayloadError) and "redirect" in str(inner)
 
 
 def translate(error: BaseException, attempted: str, on: str, secrets: tuple[str, ...] = ()) -> StoreError:
@@ -141,16 +154,16 @@ def _misused(error: BaseException) -> bool:
     if isinstance(error, boto.HTTPClientError) and type(error) is boto.HTTPClientError:
         # The client's name for whatever it does not know.
         inner = error.kwargs.get("error")
-        if not isinstance(inner, (aiohttp.ClientError, OSError, asyncio.TimeoutError)):
+        if not isinstance(inner, _LINE):
             return True
         error = inner
-    return isinstance(error, aiohttp.InvalidURL)
+    return isinstance(error, _NO_URL)
 
 
 def _certificate_refused(error: BaseException | None) -> bool:
     seen = 0
     while error is not None and seen < 10:
-        if isinstance(error, (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError)):
+        if isinstance(error, _CERTIFICATE):
             return True
         inner = getattr(error, "kwargs", None)
         nested = inner.get("error") if isinstance(inner, dict) else None

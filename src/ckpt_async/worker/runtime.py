@@ -22,6 +22,7 @@ from ckpt_async.words.events import (
     Command,
     Event,
     LinksGuarded,
+    Notice,
     Press,
     Retry,
     Trouble,
@@ -127,6 +128,8 @@ class WorkerRuntime:
                     )
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
+                    if store.traits.notice:
+                        self._emit(Notice(store.traits.notice))
                     kept, self._waiting = self._waiting, []
                     for command in kept:
                         self.handle(command)

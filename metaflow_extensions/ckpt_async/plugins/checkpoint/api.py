@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,21 @@ class Checkpoint:
         The folder in which `directory` is made. Default: the system's folder for temporary files.
     init_dir : bool, default False
         Make `directory` at once, without ``with``.
+
+    Raises
+    ------
+    CheckpointNotPossible
+        In a remote task of a flow without `@checkpoint`.
     """
 
     def __init__(self, temp_dir_root: str | None = None, init_dir: bool = False) -> None:
+        if importlib.util.find_spec("ckpt_async") is None:
+            from .errors import CheckpointNotPossible
+
+            raise CheckpointNotPossible(
+                "The package ckpt_async is not here. A flow's code is sent to remote tasks together with it where one of its steps "
+                "has @checkpoint: add that to a step, or install ckpt-async in the image."
+            )
         self._temp_dir_root = temp_dir_root
         self._owned: tempfile.TemporaryDirectory[str] | None = None
         if init_dir:

@@ -1,15 +1,17 @@
-"""The step decorator `@checkpoint`: Metaflow's hooks, and nothing else. What they do is in `session`."""
+"""The step decorator `@checkpoint`: Metaflow's hooks, and nothing else. What they do is in `session`.
+
+It is imported with Metaflow, also by remote tasks of flows without `@checkpoint`, which don't have the engine: so nothing of that
+is imported here but inside functions.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
-
-from ckpt_async import METAFLOW_PACKAGE_POLICY  # noqa: F401  # imported with Metaflow, the engine travels in the code package
 
 from .names import CARD_ID, DEFAULTS, LATEST, TASK_CHECKPOINTS
 
@@ -113,6 +115,12 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
 
         self._checked = read_attributes({**self.attributes, **self._unknown})
         self.attributes = self._checked.to_attributes()
+
+    def add_to_package(self) -> Iterable[tuple[str, str]]:
+        """Have the engine travel in the code package, so that remote tasks can import it."""
+        from ckpt_async import files_to_carry
+
+        return files_to_carry()
 
     def step_init(
         self, flow: Any, graph: Any, step_name: str, decorators: Any, environment: Any, flow_datastore: Any, logger: Any

@@ -18,6 +18,7 @@ from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
 from .output import say
 from .signals import StopSignals, stop_alarm
+from .spot import SpotWatch, notice_file
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
@@ -79,6 +80,7 @@ class TaskSession:
         self._owner_pid = os.getpid()
         self._signals = StopSignals(say)
         self._card = NoCard()
+        self._spot: SpotWatch | None = None
         self._passed_over: set[str] = set()
         self._deleted: set[str] = set()
         self.loaded: CheckpointRecord | None = None
@@ -130,6 +132,9 @@ class TaskSession:
         try:
             try:
                 self._card.start()
+                # Not before: the decorators that start the monitor may run their hooks after ours.
+                if (notice := notice_file()) is not None:
+                    self._spot = SpotWatch(notice, self._on_spot_notice)
                 result = step(*args, **kwargs)
             finally:
                 self._settle_signals()
@@ -142,6 +147,15 @@ class TaskSession:
         if late is not None:
             raise late
         return result
+
+    def _on_spot_notice(self, when: str) -> None:
+        self._checkpointer.press()
+        pending = self._checkpointer.pending
+        left = f"{pending.saves} saves ({readable_bytes(pending.size_bytes)}) are" if pending.saves else "Nothing is"
+        say(
+            f"Spot notice: this machine is taken away ({when or 'soon'}). {left} not in the datastore yet. From now on the newest "
+            "save is stored first."
+        )
 
     def end_unused(self, failure: BaseException | None) -> None:
         """End the session where the step's code was never reached: another decorator failed before it, or skipped it.
@@ -172,6 +186,8 @@ class TaskSession:
             return None
         self._ended = True
         self._signals.begin_end()
+        if self._spot is not None:
+            self._spot.stop()
         if isinstance(failure, KeyboardInterrupt):
             self._signals.count_interrupt()
         try:
