@@ -14,7 +14,7 @@ from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import summary_line
 from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
-from ckpt_async.spool.kept import end_keeping
+from ckpt_async.spool.kept import drop_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
@@ -239,16 +239,32 @@ class Checkpointer:
         still uploading is waited for.
         """
         self._check_owner("load a checkpoint")
-        key = reference.get("key") if isinstance(reference, dict) else reference
-        for own in self._ledger.references():
-            if own["key"] == key and not own.done():
-                own.wait(self.settings.flush_timeout_s)
+        self._wait_own(reference)
         from ckpt_async.spool.loaded import note_loaded, read_loaded
 
         record = self.reader.load(reference, target, node=node)
         if not self._closed and read_loaded(self._spool) is None:
             note_loaded(self._spool, record, self._say)
         return record
+
+    def delete(self, reference: object) -> None:
+        """Delete a stored checkpoint; see `ckpt_async.Reader.delete`. One that this task has saved and is still uploading is waited
+        for.
+        """
+        self._check_usable("delete a checkpoint")
+        own = self._wait_own(reference)
+        if own is not None:
+            # A retry would begin with what was kept of it.
+            drop_kept(self._spool, own.state.entry)
+        self.reader.delete(reference)
+
+    def _wait_own(self, reference: object) -> CheckpointReference | None:
+        """Wait until a save of this task is in the store; return it, or None where the reference names another."""
+        key = reference.get("key") if isinstance(reference, dict) else reference
+        own = next((one for one in self._ledger.references() if one["key"] == key), None)
+        if own is not None and not own.done():
+            own.wait(self.settings.flush_timeout_s)
+        return own
 
     # Waiting and ending
 

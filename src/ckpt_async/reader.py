@@ -1,4 +1,4 @@
-"""The reading side, for code without an event loop: list, follow `latest`, load."""
+"""What is done with stored checkpoints, for code without an event loop: list, follow `latest`, load, delete."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Session:
 
 
 class Reader:
-    """Reads checkpoints from one store; it may be called from any thread.
+    """Reads checkpoints of one store, and deletes them; it may be called from any thread.
 
     Each call opens connections and closes them again, but for the calls inside ``with reader.held_open()``.
 
@@ -149,21 +149,21 @@ class Reader:
 
     def visible(self, keys_of_data: builtins.list[str]) -> builtins.list[str]:
         """Return those of these keys under which there is a checkpoint that can be loaded."""
-        from ckpt_async.transfer import catalog
+        from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(catalog.visible, keys_of_data=keys_of_data))
+        return self._run(functools.partial(group_catalog.visible, keys_of_data=keys_of_data))
 
     def agreed_group(self, identity: TaskIdentity, policy: str) -> CheckpointRecord | None:
-        """Return the group save that all nodes of this attempt go on from; see `catalog.agreed_group`."""
-        from ckpt_async.transfer import catalog
+        """Return the group save that all nodes of this attempt go on from; see `group_catalog.agreed_group`."""
+        from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(catalog.agreed_group, identity=identity, policy=policy))
+        return self._run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy))
 
     def mark_damaged(self, record: CheckpointRecord) -> None:
-        """Have later attempts pass a group save by; see `catalog.mark_damaged`."""
-        from ckpt_async.transfer import catalog
+        """Have later attempts pass a group save by; see `group_catalog.mark_damaged`."""
+        from ckpt_async.transfer import group_catalog
 
-        self._run(functools.partial(catalog.mark_damaged, record=record))
+        self._run(functools.partial(group_catalog.mark_damaged, record=record))
 
     def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
         """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
@@ -184,15 +184,37 @@ class Reader:
         LoadTargetNotEmpty
             The folder holds something.
         """
-        from ckpt_async.transfer import catalog
+        from ckpt_async.transfer.catalog import resolve
         from ckpt_async.transfer.download import download
+        from ckpt_async.transfer.group_catalog import part_of
 
         async def act(store: Store) -> CheckpointRecord:
-            record = await catalog.resolve(store, reference)
-            await download(store, record if node is None else catalog.part_of(record, node), target)
+            record = await resolve(store, reference)
+            await download(store, record if node is None else part_of(record, node), target)
             return record
 
         return self._run(act)
+
+    def delete(self, reference: object) -> None:
+        """Delete a stored checkpoint, and nothing else. A `latest` pointer that names it steps back to the newest that remains.
+
+        A call that was interrupted is finished by another one with the same reference.
+
+        Parameters
+        ----------
+        reference : str, mapping or object
+            As `load` takes it.
+
+        Raises
+        ------
+        InvalidArgument, CheckpointNotFound
+            The reference is malformed, or names nothing.
+        CheckpointDamaged
+            Its record can't be read, and the reference does not have its content. Nothing was deleted.
+        """
+        from ckpt_async.transfer.deletion import delete_checkpoint
+
+        self._run(functools.partial(delete_checkpoint, reference=reference))
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""

@@ -7,14 +7,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from ckpt_async import StoreAccessDenied, StoreAddress
+from ckpt_async.stores.s3_access import load_access
+from metaflow_extensions.ckpt_async.plugins.checkpoint.artifact_store import ACCESS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible
+from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
+    S3_ACCESS,
+    address_of_datastore,
+    artifact_store_of,
+    configured_address,
+    store_address,
+)
 
 CODE = """
 import json
 from ckpt_async.stores.s3_access import load_access
-from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS
-access = load_access(S3_ACCESS)
+from metaflow_extensions.ckpt_async.plugins.checkpoint.store import store_address
+access = load_access(store_address("s3", "s3://bucket/root").access)
 credentials = [access.credentials() for _ in range(2)]
 print(json.dumps({
     "endpoint_url": access.endpoint_url, "region": access.region, "verify": access.verify, "anonymous": access.anonymous,
@@ -79,3 +92,57 @@ def test_bundle_of_the_environment(tmp_path: Path, name: str) -> None:
 
 def test_no_credentials(tmp_path: Path) -> None:
     assert ask(tmp_path)["keys"] == [None, None]
+
+
+ELSEWHERE = "METAFLOW_CHECKPOINT_ARTIFACT_STORE_CONFIG"
+
+
+@pytest.mark.parametrize("kind", ["s3", "s3-compatible", "coreweave"])
+def test_the_store_of_with_artifact_store(tmp_path: Path, kind: str) -> None:
+    client = {
+        "endpoint_url": "http://127.0.0.1:3",
+        "region_name": "eu-west-3",
+        "aws_access_key_id": "another",
+        "aws_secret_access_key": "the-secret",
+        "aws_session_token": "the-token",
+        "config": {"s3": {"addressing_style": "virtual"}},
+    }
+    config = json.dumps({"type": kind, "config": {"root": "s3://bucket/root", "client_params": client}})
+    found = ask(tmp_path, **KEYS, METAFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1", **{ELSEWHERE: config})
+    assert (found["endpoint_url"], found["region"], found["addressing_style"]) == ("http://127.0.0.1:3", "eu-west-3", "virtual")
+    assert (found["keys"], found["token"]) == (["another", "another"], "the-token")
+    assert "secret" not in str(found["repr"]) and "the-token" not in str(found["repr"])
+
+
+def test_without_params_of_its_own_it_is_reached_as_the_datastore_is(tmp_path: Path) -> None:
+    config = json.dumps({"type": "s3", "config": {"root": "s3://bucket/root"}})
+    found = ask(tmp_path, **KEYS, METAFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1", **{ELSEWHERE: config})
+    assert (found["endpoint_url"], found["keys"]) == ("http://127.0.0.1:1", ["key", "key"])
+
+
+class TestArtifactStore:
+    def test_it_is_where_checkpoints_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "local", "config": {"root": "/elsewhere"}}))
+        datastore = SimpleNamespace(TYPE="azure", datastore_root="x")
+        assert address_of_datastore(datastore) == configured_address() == StoreAddress("/elsewhere")
+        spin = SimpleNamespace(TYPE="spin", datastore_root="/apart")
+        assert address_of_datastore(spin) == StoreAddress("/apart") and artifact_store_of(spin) is None
+        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "gs", "config": {"root": "gs://x"}}))
+        with pytest.raises(CheckpointNotPossible) as caught:
+            configured_address()
+        assert "'gs'" in caught.value.message
+
+    def test_another_datastore_is_not_reached_with_its_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "s3", "config": {"root": "s3://bucket/root/"}}))
+        assert configured_address() == StoreAddress("s3://bucket/root", ACCESS)
+        assert store_address("s3", "s3://bucket/other") == StoreAddress("s3://bucket/other", S3_ACCESS)
+        monkeypatch.delenv(ELSEWHERE)
+        with pytest.raises(StoreAccessDenied, match="lacks the variable"):
+            load_access(ACCESS)
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"type": "s3"}', '{"type": "s3", "config": {}}', '{"secret": "secret"'])
+    def test_what_can_not_be_read_is_refused_and_not_told(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        monkeypatch.setenv(ELSEWHERE, text)
+        with pytest.raises(CheckpointNotPossible) as caught:
+            configured_address()
+        assert "can't be read" in caught.value.message and "secret" not in caught.value.message

@@ -59,6 +59,8 @@ async def test_names_are_told_apart_also_those_with_dots_and_those_of_the_peer()
         await put(store, record_of(version, name=name))
     await put_of_peer(store, "model.v1", 7)
     await put_of_peer(store, "model.7", 8)
+    # As ours writes "model.v1".
+    await put_of_peer(store, "model~2Ev1", 9)
     for name, versions in (
         ("model", [0]),
         ("model.v1", [7, 1]),
@@ -66,6 +68,7 @@ async def test_names_are_told_apart_also_those_with_dots_and_those_of_the_peer()
         ("größe/1", [3]),
         ("0", [4]),
         ("model.7", [8]),
+        ("model~2Ev1", [9]),
         ("v1", []),
     ):
         for listing in (await list_task(store, PATHSPEC, name=name), await list_scope(store, SCOPE, name=name)):

@@ -152,6 +152,7 @@ async def test_a_missing_damaged_or_hostile_manifest_is_damage(store: SmallMemor
         sealed(good, files=[row("small", 2**62)]),
         sealed(good, files=[row("small", 10, 2**62)]),
         sealed(good, files=[row("small", 10, -7)]),
+        sealed(good, files=[row("small", 10)]),
         sealed(good, files=[row("small", 10, mtime_ns=2**80)]),
     ]
     for text in hostile:
@@ -163,6 +164,15 @@ async def test_a_missing_damaged_or_hostile_manifest_is_damage(store: SmallMemor
             await download(store, record, str(tmp_path / "target"))
         assert untouched(tmp_path / "target")
     assert sorted(os.listdir(tmp_path)) == ["spool", "target"]
+
+
+async def test_an_archive_is_not_unpacked_into_more_than_it_has(store: SmallMemory, objects: MemoryObjects, tmp_path: Path) -> None:
+    record = await save_whole(store, job_of(tmp_path / "spool", storage_format="tar"))
+    again = [row(f"copy-{number}", 1000, 512) for number in range(100)]
+    objects.write(record.manifest, sealed(objects.contents[record.manifest][0], files=again))
+    with pytest.raises(CheckpointDamaged, match="100,000 bytes"):
+        await download(store, record, str(tmp_path / "target"))
+    assert untouched(tmp_path / "target")
 
 
 async def test_a_target_that_holds_something_is_left_alone(store: SmallMemory, tmp_path: Path) -> None:

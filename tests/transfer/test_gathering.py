@@ -13,9 +13,11 @@ from ckpt_async.stores.contract import Body, Store
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
-from ckpt_async.transfer.catalog import agreed_group, latest_of, list_task, mark_damaged, part_of, resolve
+from ckpt_async.transfer.catalog import latest_of, list_task, resolve
+from ckpt_async.transfer.deletion import delete_checkpoint
 from ckpt_async.transfer.download import download
 from ckpt_async.transfer.gathering import give_up_earlier, store_part
+from ckpt_async.transfer.group_catalog import agreed_group, mark_damaged, part_of
 from ckpt_async.transfer.upload import UploadJob
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreUnavailable
@@ -171,6 +173,25 @@ async def test_what_never_became_whole_is_deleted_by_the_next_attempt_and_stays_
         await store_part(FaultyStore(store, [Fault("put", key="*/manifests/*")]), identity(), committing[2].record, manifest)
     await give_up_earlier(store, identity(attempt=1))
     assert await store_part(store, identity(), committing[2].record, manifest)
+
+
+async def test_deleting_a_group_leaves_nothing_of_any_node_also_after_a_failure_at_any_step(tmp_path: Path) -> None:
+    nodes = gang(tmp_path)
+    for step in itertools.count(1):
+        store = SmallMemory()
+        for node in nodes:
+            node.log = ListLog()
+            await node.store(store)
+        key, done = nodes[0].record.key, True
+        try:
+            await delete_checkpoint(FaultyStore(store, [Fault("*", calls={step})]), key)
+        except StoreUnavailable:
+            done = False
+            await check(store, nodes, tmp_path)
+            await delete_checkpoint(store, key)
+        assert await store.list("") == []
+        if done:
+            return
 
 
 async def test_a_part_that_is_another_s_or_damaged_is_named(tmp_path: Path) -> None:

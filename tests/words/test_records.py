@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,53 @@ def test_a_record_of_the_peer_is_read_and_written_back_the_same() -> None:
     record = CheckpointRecord.from_json(json.dumps(PEER).encode(), source="here")
     assert record.to_dict() == PEER
     assert record.manifest == "" and record.saved_at_unix_ns > 10**18
+
+
+def test_numbers_that_a_child_process_of_the_peer_wrote_as_text_are_read() -> None:
+    key = str(PEER["key"]).replace(".0.mfchckpt.0", ".2.mfchckpt.10")
+    record = CheckpointRecord.from_dict({**PEER, "key": key, "attempt": "2", "version_id": "10"}, source="here")
+    assert record.order == (2, 10)
+    for text in ("", "-1", "1.0", "1 ", "٣", "1" * 5000):
+        with pytest.raises(CheckpointDamaged, match="attempt"):
+            CheckpointRecord.from_dict({**PEER, "attempt": text}, source="here")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": -1},
+        {"size": 10**400},
+        {"attempt": -1},
+        {"version_id": 2**63},
+        {"attempt": 1},
+        {"version_id": 1},
+        {"name": "other"},
+        {"pathspec": "PF/17/start"},
+        {"pathspec": "../../../.."},
+        {"pathspec": "PF/17//1"},
+    ],
+    ids=str,
+)
+def test_what_can_not_be_is_damage(change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointDamaged, match="here"):
+        CheckpointRecord.from_dict({**PEER, **change}, source="here")
+
+
+@pytest.fixture(params=["Asia/Tokyo", "America/Lima"])
+def zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+def test_times_that_can_not_be_are_not_used() -> None:
+    for text in ("", "x", "0001-01-01T00:00:00", "9999-12-31T23:59:59.999999"):
+        assert CheckpointRecord.from_dict({**PEER, "created_on": text}, source="").created_on == text
+    for number in (-1, True, 10**400, "1"):
+        assert CheckpointRecord.from_dict({**PEER, "saved_at_unix_ns": number}, source="").saved_at_unix_ns > 10**18
 
 
 def test_a_record_survives_the_store() -> None:

@@ -67,6 +67,7 @@ async def download(store: Store, record: CheckpointRecord, target: str) -> None:
         await anyio.to_thread.run_sync(folder.make)
         if record.manifest:
             manifest = await _manifest_of_listed(store, record)
+            _check_size(manifest, record)
             await anyio.to_thread.run_sync(_make_folders, manifest, folder.path)
             await fetch_files(store, [_wanted(record, file) for file in manifest.files], folder.path, on=record.key)
         else:
@@ -84,6 +85,16 @@ async def download(store: Store, record: CheckpointRecord, target: str) -> None:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(folder.remove)
+
+
+def _check_size(manifest: Manifest, record: CheckpointRecord) -> None:
+    """Refuse a manifest that would have more written than the checkpoint is said to hold."""
+    size_bytes = manifest.size_bytes
+    # The record of a group save tells the size of all parts together.
+    exact = record.storage_format == "files" and not (record.group and record.node_index >= 0)
+    if size_bytes > record.size_bytes or (exact and size_bytes != record.size_bytes):
+        cause = f"it is said to have {record.size_bytes:,} bytes, its manifest names files with {size_bytes:,} bytes"
+        raise CheckpointDamaged("load a checkpoint", on=record.key, cause=cause)
 
 
 def _make_folders(manifest: Manifest, folder: str) -> None:

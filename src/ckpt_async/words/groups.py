@@ -15,6 +15,7 @@ __all__ = [
     "group_after",
     "group_folder",
     "groups_folder",
+    "has_group_number",
     "is_group_number",
     "node_folder",
     "part_key",
@@ -33,6 +34,12 @@ def group_after(version_to_come: int) -> int:
 def is_group_number(version: int) -> bool:
     """Return whether, in a gang, this is the number of a group save."""
     return version >= GROUP_STRIDE and version % GROUP_STRIDE == 0
+
+
+def has_group_number(key: str) -> bool:
+    """Return whether the key of a checkpoint's data, or the end of one, has the number of a group save."""
+    number = key.rpartition(".")[2]
+    return number.isdecimal() and is_group_number(int(number))
 
 
 def node_folder(node_index: int) -> str:

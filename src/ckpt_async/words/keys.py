@@ -12,14 +12,18 @@ from ckpt_async.words.names import decode_name, encode_name
 __all__ = [
     "DataKey",
     "ROOT",
+    "check_pathspec",
     "data_key",
+    "deletion_key",
     "manifest_key",
     "parse_data_key",
     "record_key",
     "scope_latest_key",
     "scope_records_prefix",
+    "scope_records_prefix_of",
     "task_latest_key",
     "task_record_key",
+    "task_record_key_of",
     "task_records_prefix",
 ]
 
@@ -33,7 +37,10 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class DataKey:
-    """The parts of a data key, as `parse_data_key` reads them."""
+    """The parts of a data key, as `parse_data_key` reads them.
+
+    `names` are those that it may stand for: the one that ours writes so, and the one that another program has put there as typed.
+    """
 
     flow: str
     step: str
@@ -43,6 +50,7 @@ class DataKey:
     attempt: int
     name: str
     version: int
+    names: tuple[str, str]
 
 
 def _family(identity: TaskIdentity) -> str:
@@ -63,6 +71,11 @@ def manifest_key(key: str) -> str:
     return f"{ROOT}/manifests/{key.removeprefix(_DATA)}.json"
 
 
+def deletion_key(key: str) -> str:
+    """The key of the mark that stands while the checkpoint with the data key `key` is being deleted."""
+    return f"{ROOT}/deletions/{key.removeprefix(_DATA)}.json"
+
+
 def record_key(key: str) -> str:
     """The key of the record by key that belongs to the data key `key`."""
     return f"{ROOT}/artifact_metadata/{key.removeprefix(_DATA)}{RECORD_SUFFIX}"
@@ -71,6 +84,11 @@ def record_key(key: str) -> str:
 def scope_records_prefix(identity: TaskIdentity) -> str:
     """The prefix of all records of the scope and task identifier."""
     return f"{ROOT}/artifact_metadata/{_family(identity)}/"
+
+
+def scope_records_prefix_of(key: str) -> str:
+    """Likewise, of the scope and task identifier that the data key `key` belongs to."""
+    return record_key(key).rpartition("/")[0] + "/"
 
 
 def scope_latest_key(identity: TaskIdentity) -> str:
@@ -88,9 +106,29 @@ def task_record_key(identity: TaskIdentity, name: str, version: int) -> str:
     return f"{task_records_prefix(identity.pathspec)}{identity.attempt}.{encode_name(name)}.{version}{RECORD_SUFFIX}"
 
 
+def task_record_key_of(key: str, pathspec: str) -> str:
+    """The key of the record by task that belongs to the data key `key`, of the task `pathspec`."""
+    _, _, of_attempt = key.rpartition("/")[2].partition(".")
+    return f"{task_records_prefix(pathspec)}{of_attempt}{RECORD_SUFFIX}"
+
+
 def task_latest_key(pathspec: str) -> str:
     """The key of the pointer to the newest checkpoint of the task."""
     return task_records_prefix(pathspec) + LATEST
+
+
+def check_pathspec(pathspec: str) -> str:
+    """Return `pathspec` where it is one of a task.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not ``FLOW/RUN/STEP/TASK``.
+    """
+    parts = pathspec.split("/")
+    if len(parts) != 4 or not all(parts) or {".", ".."} & set(parts) or "\0" in pathspec:
+        raise InvalidArgument("read a task's pathspec", on=repr(pathspec), cause="it has not the form FLOW/RUN/STEP/TASK")
+    return pathspec
 
 
 def parse_data_key(key: str) -> DataKey:
@@ -108,7 +146,9 @@ def parse_data_key(key: str) -> DataKey:
         # A name written by another program may hold dots: the first two fields and the last one are fixed.
         if len(fields) >= 4 and _NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[-1]) and not {".", ".."} & set(parts):
             name = ".".join(fields[2:-1])
-            return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decode_name(name), int(fields[-1]))
+            decoded = decode_name(name)
+            names = (decoded, name)
+            return DataKey(flow, step, scope, task_identifier, fields[0], int(fields[1]), decoded, int(fields[-1]), names)
     raise InvalidArgument(
         "read a checkpoint's key",
         on=repr(key),

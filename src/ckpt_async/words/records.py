@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 import zlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeGuard
 
 from ckpt_async.words import groups, keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument
@@ -20,6 +21,8 @@ STORAGE_FORMATS = ("files", "tar")
 
 #: The version of the fields that this package adds to the record.
 FORMAT_VERSION = 1
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 _REQUIRED: dict[str, type] = {
     "pathspec": str,
@@ -195,18 +198,28 @@ class CheckpointRecord:
         """
         if not isinstance(data, dict):
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is a {type(data).__name__}, not an object")
+        # A child process of a task of metaflow-checkpoint writes them as text.
+        data = {**data, **{name: int(data[name]) for name in ("attempt", "version_id") if _is_number_in_text(data.get(name))}}
         for name, kind in _REQUIRED.items():
             value = data.get(name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise CheckpointDamaged(
                     "read a checkpoint's record", on=source, cause=f"{name!r} should be of type {kind.__name__}, it is {value!r}"
                 )
+            if isinstance(value, int) and not _is_count(value):
+                raise CheckpointDamaged(
+                    "read a checkpoint's record", on=source, cause=f"{name!r} is no number of 0 or more, of 63 bits"
+                )
         if data["storage_format"] not in STORAGE_FORMATS:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"storage_format is {data['storage_format']!r}")
         try:
-            keys.parse_data_key(data["key"])
+            said = keys.parse_data_key(data["key"])
+            keys.check_pathspec(data["pathspec"])
         except InvalidArgument as error:
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=str(error)) from error
+        if (said.attempt, said.version) != (data["attempt"], data["version_id"]) or data["name"] not in said.names:
+            cause = f"its name and numbers ({data['name']!r}, {data['attempt']}, {data['version_id']}) are not those of its key"
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=cause)
         manifest = data.get("manifest", "")
         if manifest and manifest != keys.manifest_key(data["key"]):
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"its manifest is {manifest!r}, not its own")
@@ -228,7 +241,7 @@ class CheckpointRecord:
             storage_format=data["storage_format"],
             metadata=metadata if isinstance(metadata, dict) else {},
             manifest=manifest,
-            saved_at_unix_ns=saved_at if isinstance(saved_at, int) else _unix_ns_of_local(data["created_on"]),
+            saved_at_unix_ns=saved_at if _is_count(saved_at) else _unix_ns_of_local(data["created_on"]),
             latest=data.get("latest") is not False,
             num_nodes=node[1],
             node_index=node[0],
@@ -256,6 +269,14 @@ class CheckpointRecord:
         return self.attempt, self.version_id
 
 
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number_in_text(value: object) -> bool:
+    return isinstance(value, str) and bool(_DIGITS.fullmatch(value))
+
+
 def _sum_of(data: object) -> str:
     return f"{zlib.crc32(json.dumps(data, sort_keys=True).encode()):08x}"
 
@@ -264,7 +285,7 @@ def _unix_ns_of_local(created_on: str) -> int:
     """Return the time of a record that another program wrote: naive local time; unreadable counts as the oldest."""
     try:
         return int(datetime.fromisoformat(created_on).astimezone(timezone.utc).timestamp() * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return 0
 
 

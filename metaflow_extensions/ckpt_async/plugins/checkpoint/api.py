@@ -23,7 +23,7 @@ DIRECTORY_HINT = "Pass path=..., or use `with Checkpoint() as checkpoint:`."
 
 
 class Checkpoint:
-    """Lists and loads checkpoints anywhere; saves them in a child process of a task that has `@checkpoint`.
+    """Lists, loads and deletes checkpoints anywhere; saves them in a child process of a task that has `@checkpoint`.
 
     ```
     for record in Checkpoint().list(task="TrainFlow/12/train/34"):
@@ -252,6 +252,51 @@ class Checkpoint:
         else:
             raise InvalidArgument("load a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
 
+    def delete(self, reference: object) -> None:
+        """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
+
+        A call that was interrupted is finished by another one. In the step itself, `current.checkpoint.delete` also keeps it out of
+        the task's artifacts; references in other artifacts name nothing then.
+
+        Parameters
+        ----------
+        reference : dict or str
+            As `load` takes it.
+
+        Raises
+        ------
+        CheckpointNotFound, CheckpointDamaged
+            Nothing was deleted.
+        StoreError
+            The datastore can't be reached, or refuses; call it again.
+        """
+        from ckpt_async import open_reader
+
+        from .references import read_reference
+
+        known = read_reference(reference)
+        open_reader(_address_of_reference(known)).delete(known)
+
+    def lineage(self, task: Any, attempt: int | str | None = None) -> Records:
+        """Tell from which checkpoint a task began, from which one the task that saved that had begun, and so on.
+
+        Parameters
+        ----------
+        task : metaflow.Task or str
+            The task, also by its pathspec. For that of a checkpoint, its record has ``pathspec`` and ``attempt``.
+        attempt : int, optional
+            Of the task. Default: its latest one.
+
+        Returns
+        -------
+        list of dict
+            Each with the ``key``, ``pathspec``, ``attempt`` and ``name`` of a checkpoint, the one that `task` began from first;
+            ``key`` may be passed to `load`, unless it was deleted. Empty where the task began from nothing.
+        """
+        from .lineage import lineage_of_task
+
+        return lineage_of_task(task, attempt=attempt)
+
     def _make_directory(self) -> None:
         if self._temp_dir_root is not None:
             os.makedirs(self._temp_dir_root, exist_ok=True)
@@ -272,8 +317,9 @@ def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
     if isinstance(reference, dict):
         url, key = str(reference.get("url", "")), str(reference.get("key", ""))
         if key and url.endswith(f"/{key}"):
-            root = url.removesuffix(f"/{key}")
-            return store_address("s3" if root.startswith("s3://") else "local", root.removeprefix("file://"))
+            root = url.removesuffix(f"/{key}").removeprefix("file://")
+            scheme, separator, _ = root.partition("://")
+            return store_address(scheme if separator else "local", root)
     mine = read_task(os.environ)
     return configured_address() if mine is None else _address_of(mine)
 

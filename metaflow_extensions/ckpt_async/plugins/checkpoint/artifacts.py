@@ -13,7 +13,7 @@ from .names import LATEST, TASK_CHECKPOINTS
 if TYPE_CHECKING:
     from ckpt_async import CheckpointRecord, CheckpointReference, Reader, StoreAddress, TaskIdentity
 
-__all__ = ["merged", "newest_in_store", "of_attempt_in_store", "records_of", "store_artifacts"]
+__all__ = ["newest_in_store", "of_attempt_in_store", "records_of", "store_artifacts"]
 
 COMMITTED = "committed"
 
@@ -26,12 +26,6 @@ def records_of(references: Iterable[CheckpointReference]) -> list[dict[str, Any]
 
 def _order(record: dict[str, Any]) -> tuple[int, int]:
     return record["attempt"], record["version_id"]
-
-
-def merged(own: Sequence[dict[str, Any]], stored: Iterable[CheckpointRecord]) -> list[dict[str, Any]]:
-    """Return the records of an attempt, newest first: the task's own, and those that others have stored for it."""
-    known = {record["key"] for record in own}
-    return sorted([*own, *(record.to_dict() for record in stored if record.key not in known)], key=_order, reverse=True)
 
 
 def of_attempt_in_store(reader: Reader, identity: TaskIdentity) -> tuple[list[CheckpointRecord], CheckpointRecord | None]:

@@ -89,11 +89,21 @@ class CurrentCheckpoint:
         What was loaded into the folder before the step began.
     passed_over : set of str
         Gets the keys of what is saved with ``latest=False``.
+    deleted : set of str
+        Gets the keys of what is deleted.
     """
 
-    def __init__(self, checkpointer: Checkpointer, directory: str, loaded: CheckpointRecord | None, passed_over: set[str]) -> None:
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        directory: str,
+        loaded: CheckpointRecord | None,
+        passed_over: set[str],
+        deleted: set[str],
+    ) -> None:
         self._checkpointer = checkpointer
         self._passed_over = passed_over
+        self._deleted = deleted
         self._directory = directory
         self._info = None if loaded is None else CheckpointInfo(loaded)
 
@@ -256,6 +266,28 @@ class CurrentCheckpoint:
             run_apart(lambda: self._checkpointer.load(known, target, node=node))
             return
         run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh, node=node)))
+
+    def delete(self, reference: object) -> None:
+        """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
+
+        A call that was interrupted is finished by another one. References to it that are kept in artifacts name nothing then.
+
+        Parameters
+        ----------
+        reference : dict or str
+            As `load` takes it. One that is still being uploaded is waited for.
+
+        Raises
+        ------
+        CheckpointNotFound, CheckpointDamaged
+            Nothing was deleted.
+        StoreError
+            The datastore can't be reached, or refuses; call it again.
+        """
+        known = read_reference(reference)
+        # Whatever comes in between: an artifact must not name what may be gone.
+        self._deleted.add(known if isinstance(known, str) else str(known.get("key")))
+        run_apart(lambda: self._checkpointer.delete(known))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything saved so far is in the datastore.

@@ -7,7 +7,7 @@ is imported here but inside functions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
@@ -153,18 +153,22 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from metaflow import current
         from metaflow.unbounded_foreach import UBF_CONTROL
 
+        from .artifact_store import metadata_fields
         from .artifacts import newest_in_store, store_artifacts
         from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
+        from .lineage import loaded_fields
         from .output import say
         from .scope import current_identity, node_of_gang
         from .session import TaskSession
-        from .store import address_of_datastore, scratch_root
+        from .store import address_of_datastore, artifact_store_of, scratch_root
 
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
         address = address_of_datastore(self._flow_datastore)
+        if (other := artifact_store_of(self._flow_datastore)) is not None:
+            _register(metadata, (run_id, step_name, task_id), retry_count, "mf-checkpoint-artifact-store", metadata_fields(other))
         node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.
         if retry_count > max_user_code_retries:
@@ -185,7 +189,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         )
         current._update_env({"checkpoint": self._session.current})
         if self._session.loaded is not None:
-            metadata.register_metadata(run_id, step_name, task_id, _load_metadata(self._session.loaded, retry_count))
+            _register(metadata, (run_id, step_name, task_id), retry_count, "checkpoint", loaded_fields(self._session.loaded))
 
     def task_decorate(
         self, step_func: Any, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int, ubf_context: Any
@@ -249,12 +253,9 @@ class _NoCreator:
         """Do nothing."""
 
 
-def _load_metadata(record: Any, attempt: int) -> list[Any]:
-    """Return the task's metadata that tells which checkpoint it began from; lineage is traced through it."""
+def _register(metadata: Any, task: tuple[str, str, str], attempt: int, kind: str, fields: Mapping[str, str]) -> None:
+    """Write metadata of one attempt of a task (run, step, task)."""
     from metaflow.metadata_provider import MetaDatum
 
-    fields = {"key": record.key, "pathspec": record.pathspec, "attempt": str(record.attempt), "name": record.name}
-    return [
-        MetaDatum(field=f"checkpoint-load-{field}", value=value, type="checkpoint", tags=[f"attempt_id:{attempt}"])
-        for field, value in fields.items()
-    ]
+    tags = [f"attempt_id:{attempt}"]
+    metadata.register_metadata(*task, [MetaDatum(field=name, value=value, type=kind, tags=tags) for name, value in fields.items()])

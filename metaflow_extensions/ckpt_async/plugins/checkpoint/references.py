@@ -11,7 +11,7 @@ from ckpt_async import InvalidArgument
 
 from .directory import empty_directory
 
-__all__ = ["list_of_task", "load_in_place_of", "read_attempt", "read_reference"]
+__all__ = ["list_of_task", "load_in_place_of", "read_attempt", "read_reference", "read_task_argument"]
 
 
 def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> list[dict[str, Any]]:
@@ -28,26 +28,58 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> l
 
     Raises
     ------
-    metaflow.exception.MetaflowNotFound
+    InvalidArgument
+        `task` or `attempt` is not what it should be.
+    metaflow.exception.MetaflowException
         There is no such task.
     StoreError, CheckpointDamaged
         The store can't be asked, or a record in it can't be read.
     """
-    from metaflow import Task
-
     from ckpt_async import open_reader
 
-    from .store import store_address
+    from .artifact_store import store_in_metadata
+    from .store import configured_address, store_address
 
     number = read_attempt(attempt)
-    found = Task(task, _namespace_check=False) if isinstance(task, str) else task
+    found = read_task_argument(task)
+    told = found.metadata_dict
+    # What `resume` has taken over from another run has its checkpoints there.
+    while "origin-task-id" in told and "origin-run-id" in told:
+        flow, _, step, _ = found.pathspec.split("/")
+        found = read_task_argument(f"{flow}/{told['origin-run-id']}/{step}/{told['origin-task-id']}")
+        told = found.metadata_dict
     if number is None:
         number = found.current_attempt
-    # A task says where its datastore is: the caller may stand in another folder, or be configured for another one.
-    told = found.metadata_dict
-    address = store_address(told["ds-type"], told["ds-root"])
+    # A task says where its datastore is: the caller may stand in another folder, or be configured for another one. One that has
+    # not begun says nothing yet.
+    kind_and_root = store_in_metadata(told) or (told.get("ds-type"), told.get("ds-root"))
+    address = configured_address() if kind_and_root[0] is None else store_address(kind_and_root[0], kind_and_root[1])
     records = open_reader(address).list(found.pathspec, name=name, attempt=number)
     return [record.to_dict() for record in records]
+
+
+def read_task_argument(task: Any) -> Any:
+    """Return the `metaflow.Task` that a user names, of whichever namespace.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither a task nor a pathspec.
+    metaflow.exception.MetaflowException
+        There is no such task.
+    """
+    from metaflow import Task
+
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, str) and task.count("/") == 3 and all(task.split("/")):
+        return Task(task, _namespace_check=False)
+    raise InvalidArgument(
+        "find a task",
+        on=f"task={task!r}"[:200],
+        cause="it is neither a metaflow.Task nor the pathspec of one",
+        hint="Pass a task, or a text such as 'TrainFlow/12/start/1'.",
+    )
 
 
 def read_attempt(attempt: int | str | None) -> int | None:
@@ -55,9 +87,12 @@ def read_attempt(attempt: int | str | None) -> int | None:
     if attempt is None:
         return None
     try:
-        return int(attempt)
-    except (TypeError, ValueError):
-        raise InvalidArgument("list checkpoints", on=f"attempt={attempt!r}", cause="an attempt is a whole number") from None
+        number = int(attempt) if isinstance(attempt, (int, str)) else -1
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise InvalidArgument("find an attempt", on=f"attempt={attempt!r}", cause="attempts are whole numbers, from 0")
+    return number
 
 
 def read_reference(reference: object) -> str | dict[str, Any]:
@@ -76,8 +111,8 @@ def read_reference(reference: object) -> str | dict[str, Any]:
     if isinstance(key, str):
         return {"key": key, "url": str(getattr(reference, "url", ""))}
     raise InvalidArgument(
-        "load a checkpoint",
-        on=f"a {type(reference).__name__}",
+        "use a reference to a checkpoint",
+        on=f"{type(reference).__name__} {str(reference)[:100]!r}",
         cause="a reference is a dict, a key, or an object with a key",
         hint="Pass what save() or list() returned.",
     )

@@ -7,14 +7,14 @@ credentials and the like are taken from that.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from ckpt_async import S3Access, S3Credentials
 
-__all__ = ["metaflow_s3_access"]
+__all__ = ["access_through", "metaflow_s3_access"]
 
 #: The hosts that the client libraries find by themselves from the region; any other one was configured.
 _AWS_OWN_HOST = re.compile(r"s3[.-]([a-z0-9-]+\.)?amazonaws\.com(\.cn)?")
@@ -31,28 +31,43 @@ def metaflow_s3_access() -> S3Access:
     metaflow.exception.MetaflowException
         Metaflow can't make a client (no boto3, no answer from the sandbox).
     """
+    from metaflow.metaflow_config import DATATOOLS_CLIENT_PARAMS
+
+    return access_through(_new_client, DATATOOLS_CLIENT_PARAMS)
+
+
+def access_through(new_client: Callable[[], Any], client_params: Mapping[str, Any]) -> S3Access:
+    """Return the access that a boto3 client has.
+
+    Parameters
+    ----------
+    new_client : callable
+        Has Metaflow make one.
+    client_params : mapping
+        What it is made with, as Metaflow's setting ``DATATOOLS_CLIENT_PARAMS`` has it.
+    """
     from botocore import UNSIGNED
-    from metaflow.metaflow_config import DATATOOLS_CLIENT_PARAMS, S3_SERVER_SIDE_ENCRYPTION
+    from metaflow.metaflow_config import S3_SERVER_SIDE_ENCRYPTION
 
     from ckpt_async import S3Access
 
     # Metaflow turns the dict under "config" into an object while it makes a client: read it before that.
-    options = _options_of(DATATOOLS_CLIENT_PARAMS.get("config"))
-    client = _new_client()
+    options = _options_of(client_params.get("config"))
+    client = new_client()
     config = client.meta.config
     endpoint = client.meta.endpoint_url
-    configured = "endpoint_url" in DATATOOLS_CLIENT_PARAMS
+    configured = "endpoint_url" in client_params
     if not configured and _AWS_OWN_HOST.fullmatch(urlsplit(endpoint).hostname or ""):
         endpoint = None
     region = client.meta.region_name
     return S3Access(
         endpoint_url=endpoint,
         region=None if region == "aws-global" else region,
-        verify=_verify_of(client, DATATOOLS_CLIENT_PARAMS),
+        verify=_verify_of(client, client_params),
         addressing_style=(config.s3 or {}).get("addressing_style") or "auto",
         server_side_encryption=S3_SERVER_SIDE_ENCRYPTION or None,
         anonymous=config.signature_version is UNSIGNED,
-        credentials=_CredentialsOfClient(client),
+        credentials=_CredentialsOfClient(client, new_client),
         client_params={name: value for name, value in options.items() if name not in _NOT_PASSED_ON},
     )
 
@@ -64,14 +79,15 @@ class _CredentialsOfClient:
     for a new client.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, new_client: Callable[[], Any]) -> None:
         self._client: Any = client
+        self._new_client = new_client
 
     def __call__(self) -> S3Credentials | None:
         from ckpt_async import S3Credentials
 
         if self._client is None:
-            self._client = _new_client()
+            self._client = self._new_client()
         credentials = self._client._request_signer._credentials
         if credentials is None:
             self._client = None

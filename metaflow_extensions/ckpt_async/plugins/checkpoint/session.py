@@ -82,6 +82,7 @@ class TaskSession:
         self._card = NoCard(leave_out_card)
         self._spot: SpotWatch | None = None
         self._passed_over: set[str] = set()
+        self._deleted: set[str] = set()
         self.loaded: CheckpointRecord | None = None
         self._directory = make_directory(attributes.temp_dir_root, identity, place.node_index)
         try:
@@ -104,7 +105,7 @@ class TaskSession:
         except BaseException as error:
             self._end(error)
             raise
-        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over)
+        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted)
         if with_card:
             self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy, leave_out_card)
         export_task(identity, place)
@@ -196,7 +197,8 @@ class TaskSession:
             not_stored = self._store_all(retried=failure is not None and not last)
             if last:
                 self._checkpointer.end_keeping()
-            self._leave_artifacts(ask_store=children_saved and not isinstance(not_stored, (FlushTimeout, StoreError)))
+            ask_store = children_saved or bool(self._deleted)
+            self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
             failed = failure is not None or not_stored is not None
             self._finish_card(refresh=failed and not self._signals.stopped)
         finally:
@@ -255,19 +257,19 @@ class TaskSession:
             say(f"the card was not brought up to date: {type(error).__name__}: {error}")
 
     def _leave_artifacts(self, *, ask_store: bool) -> None:
-        records = artifacts.records_of(self._checkpointer.references())
+        records = [one for one in artifacts.records_of(self._checkpointer.references()) if one["key"] not in self._deleted]
         latest = next((record for record in records if record["key"] not in self._passed_over), None)
         if latest is None and self.loaded is not None and self.loaded.pathspec == self._checkpointer.identity.pathspec:
-            latest = self.loaded.to_dict()
+            latest = None if self.loaded.key in self._deleted else self.loaded.to_dict()
         if ask_store:
-            records, latest = self._with_children(records, latest)
+            records, latest = self._as_stored(records, latest)
         artifacts.store_artifacts(self._flow, records, latest)
 
-    def _with_children(
+    def _as_stored(
         self, records: list[dict[str, Any]], latest: dict[str, Any] | None
     ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """Return the task's records with those that its child processes have stored, and the newest of all; where the store can't
-        tell, or a signal ends the wait, what was given.
+        """Return the records of this attempt that the store has, those of child processes too, and the task's newest; where it
+        can't tell, or a signal ends the wait, what was given.
         """
         checkpointer = self._checkpointer
         asking = Apart(lambda: artifacts.of_attempt_in_store(checkpointer.reader, checkpointer.identity))
@@ -275,10 +277,10 @@ class TaskSession:
         ended = asking.wait()
         if ended is None or ended.result is None:
             why = "stopped by a signal" if ended is None else str(ended.error)
-            say(f"what child processes have saved is not among the artifacts: {why}")
+            say(f"the artifacts name only what this process has saved; what the store has is not known: {why}")
             return records, latest
         stored, newest = ended.result
-        return artifacts.merged(records, stored), latest if newest is None else newest.to_dict()
+        return [record.to_dict() for record in stored], None if newest is None else newest.to_dict()
 
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:

@@ -8,9 +8,18 @@ from typing import Any
 
 from ckpt_async import StoreAddress
 
+from .artifact_store import ACCESS, ArtifactStore, artifact_store
 from .errors import CheckpointNotPossible
 
-__all__ = ["S3_ACCESS", "SUPPORTED", "address_of_datastore", "configured_address", "scratch_root", "store_address"]
+__all__ = [
+    "S3_ACCESS",
+    "SUPPORTED",
+    "address_of_datastore",
+    "artifact_store_of",
+    "configured_address",
+    "scratch_root",
+    "store_address",
+]
 
 #: Imported in the process that uploads, which may be another than the task.
 S3_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.s3_access:metaflow_s3_access"
@@ -38,7 +47,7 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     """
     if kind not in (*SUPPORTED, SPIN):
         raise CheckpointNotPossible(
-            f"Checkpoints are kept in the datastore of the flow, which is {kind!r} here. "
+            f"Checkpoints are kept in the datastore of the flow, or in the store of @with_artifact_store, which is {kind!r} here. "
             f"Supported are: {', '.join(SUPPORTED)}. Choose one with --datastore, or take @checkpoint off."
         )
     if not root:
@@ -46,17 +55,31 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
             f"The datastore {kind!r} has no root. Set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}, or pass --datastore-root."
         )
     if kind == "s3":
-        return StoreAddress(root.rstrip("/"), access=S3_ACCESS)
+        other = artifact_store()
+        access = S3_ACCESS if other is None or other.root.rstrip("/") != root.rstrip("/") else ACCESS
+        return StoreAddress(root.rstrip("/"), access=access)
     return StoreAddress(os.path.abspath(root))
 
 
 def address_of_datastore(datastore: Any) -> StoreAddress:
-    """Return the store of a flow's datastore, as hooks of decorators get it; raises like `store_address`."""
-    return store_address(datastore.TYPE, datastore.datastore_root)
+    """Return the store of a flow: of its datastore, as hooks of decorators get it, or the one that `@with_artifact_store` names;
+    raises like `store_address`.
+    """
+    other = artifact_store_of(datastore)
+    return store_address(datastore.TYPE, datastore.datastore_root) if other is None else store_address(other.kind, other.root)
+
+
+def artifact_store_of(datastore: Any) -> ArtifactStore | None:
+    """Return the store that `@with_artifact_store` names for a flow; None without it, and under `spin`, which keeps all apart."""
+    return None if datastore.TYPE == SPIN else artifact_store()
 
 
 def configured_address() -> StoreAddress:
-    """Return the store of the datastore that Metaflow is configured for, outside any flow; raises like `store_address`."""
+    """Return the store that is configured outside any flow: that of Metaflow's datastore, or the one that `artifact_store_from`
+    names; raises like `store_address`.
+    """
+    if (other := artifact_store()) is not None:
+        return store_address(other.kind, other.root)
     from metaflow.metaflow_config import DEFAULT_DATASTORE
     from metaflow.plugins import DATASTORES
 

@@ -1,0 +1,164 @@
+"""Deleting a checkpoint, in the order of its commit turned round: nothing that can be found is less than whole.
+
+A mark, that the rest may be finished by whoever calls again; the pointers step back; the task's record, the record by key, the
+manifest and the data go; the mark goes. Each step may be repeated. Without record and mark nothing is touched: data alone may be
+of a save that is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from ckpt_async.stores.contract import Body, Store
+from ckpt_async.transfer.catalog import Listing, key_of_reference, list_scope, list_task, newest_first, record_of_key
+from ckpt_async.transfer.commit import POINTER_TRIES, advance_pointer
+from ckpt_async.words import keys
+from ckpt_async.words.errors import (
+    CheckpointDamaged,
+    CheckpointNotFound,
+    StoreObjectMissing,
+    StorePreconditionFailed,
+    StoreUnavailable,
+)
+from ckpt_async.words.identity import json_hash
+from ckpt_async.words.records import CheckpointRecord
+
+__all__ = ["delete_checkpoint", "successor"]
+
+_DELETE = "delete a checkpoint"
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """A `latest` pointer: its key, what it may name instead, and where the record of such a one stands."""
+
+    key: str
+    candidates: Callable[[], Awaitable[Listing]]
+    record_key: Callable[[CheckpointRecord], str]
+
+
+async def delete_checkpoint(store: Store, reference: object) -> str:
+    """Delete what a reference names, and nothing else; returns its data key. A call that was interrupted is finished by another.
+
+    Parameters
+    ----------
+    reference : str, mapping or object
+        See `ckpt_async.transfer.catalog.resolve`.
+
+    Raises
+    ------
+    InvalidArgument
+        The reference is malformed.
+    CheckpointNotFound
+        There is no such checkpoint in this store.
+    CheckpointDamaged
+        Its record can't be read, and the reference has not its content either. Nothing was deleted.
+    """
+    record = await _record_of_doomed(store, reference)
+    key, prefix = record.key, keys.scope_records_prefix_of(record.key)
+    mark, task_record = keys.deletion_key(key), keys.task_record_key_of(key, record.pathspec)
+    of_task = _Pointer(
+        keys.task_latest_key(record.pathspec),
+        lambda: list_task(store, record.pathspec),
+        lambda other: keys.task_record_key_of(other.key, other.pathspec),
+    )
+    of_scope = _Pointer(prefix + keys.LATEST, lambda: list_scope(store, prefix), lambda other: keys.record_key(other.key))
+    await store.put(mark, Body.of(record.to_json()))
+    await _step_back(store, of_task, key)
+    await _step_back(store, of_scope, key)
+    # Again behind each record: as long as that was there, whoever deleted another one may have let the pointer step back to this.
+    await store.delete([task_record])
+    await _step_back(store, of_task, key)
+    await store.delete([keys.record_key(key)])
+    await _step_back(store, of_scope, key)
+    await store.delete([keys.manifest_key(key)])
+    if record.group:
+        # Before the data: a node that comes back finds no verdict by which it would commit the whole again.
+        await store.delete([info.key for info in await store.list(record.group_folder)])
+    # Of either format. The list first: on a disk, what lies below the key of an archive is nothing.
+    await store.delete([info.key for info in await store.list(key + "/")])
+    if await store.head(key) is not None:
+        await store.delete([key])
+    await store.delete([mark])
+    return key
+
+
+async def _record_of_doomed(store: Store, reference: object) -> CheckpointRecord:
+    key = key_of_reference(reference)
+    damage = None
+    try:
+        record = await record_of_key(store, key)
+    except CheckpointDamaged as error:
+        record, damage = None, error
+    if record is None:
+        record = await _marked(store, key)
+    if record is None and damage is not None:
+        # What list() has returned is the other copy of the record.
+        if not isinstance(reference, Mapping) or "pathspec" not in reference:
+            raise damage
+        record = CheckpointRecord.from_dict(dict(reference), source="the reference")
+    if record is None:
+        raise CheckpointNotFound(
+            _DELETE,
+            on=key,
+            cause=f"{store.traits.url} has no record of it",
+            hint="It was deleted before, is not stored yet, or is in another datastore.",
+        )
+    parsed = keys.parse_data_key(key)
+    flow, _, step, _ = record.pathspec.split("/")
+    if (flow, step) != (parsed.flow, parsed.step) or not json_hash(record.pathspec).startswith(parsed.pathspec_hash):
+        raise CheckpointDamaged(
+            _DELETE, on=key, cause=f"its record names a task that has not saved it, {record.pathspec!r}; nothing was deleted"
+        )
+    return record
+
+
+async def _marked(store: Store, key: str) -> CheckpointRecord | None:
+    """Return the record that an interrupted deletion has left."""
+    source = keys.deletion_key(key)
+    try:
+        record = CheckpointRecord.from_json(await store.get(source), source=source)
+    except StoreObjectMissing:
+        return None
+    return record if record.key == key else None
+
+
+def successor(records: Iterable[CheckpointRecord], gone: set[str]) -> CheckpointRecord | None:
+    """Return what a pointer names once the checkpoints with the keys `gone` are none: the newest that a retry may resume from."""
+    return next(iter(newest_first(record for record in records if record.latest and record.key not in gone)), None)
+
+
+async def _step_back(store: Store, pointer: _Pointer, key: str) -> None:
+    """Have the pointer name another checkpoint than `key`, or be gone; one that names another already stays as it is."""
+    gone, moved_to = {key}, None
+    for _ in range(POINTER_TRIES):
+        info = await store.head(pointer.key)
+        if info is None:
+            return
+        try:
+            named = CheckpointRecord.from_json(await store.get(pointer.key, if_match=info.etag), source=pointer.key)
+            if named.key == moved_to and await store.head(pointer.record_key(named)) is None:
+                gone.add(named.key)  # It was deleted meanwhile, by somebody who saw the pointer at its old place.
+            if named.key not in gone:
+                return
+            following = successor((await pointer.candidates()).records, gone)
+            if following is None:
+                await store.delete([pointer.key])
+                # A deletion has no condition: if a commit has moved the pointer in this moment, its record is there to be seen.
+                following = successor((await pointer.candidates()).records, gone)
+                if following is not None:
+                    await advance_pointer(store, pointer.key, following)
+            else:
+                await store.put(pointer.key, Body.of(following.to_json()), if_match=info.etag)
+            moved_to = None if following is None else following.key
+        except CheckpointDamaged:
+            return  # It names nothing.
+        except (StorePreconditionFailed, StoreObjectMissing):
+            continue  # Another writer was faster: look again.
+    raise StoreUnavailable(
+        "move a latest pointer back",
+        on=pointer.key,
+        cause=f"other writers changed it {POINTER_TRIES} times meanwhile",
+        hint="Delete the checkpoint again: what is left of it goes then.",
+    )

@@ -1,0 +1,137 @@
+"""Lists, loads, deletions and lineage, from a task, from scripts beside it, and across runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ckpt_async import CheckpointError, CheckpointNotFound, InvalidArgument, StoreAddress
+from metaflow_extensions.ckpt_async.plugins.checkpoint import api
+from metaflow_extensions.ckpt_async.plugins.checkpoint.api import Checkpoint
+from tests.flows.harness import PROGRAMS, RUN_TIMEOUT_S, Place
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def told_by(place: Place, program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(PROGRAMS / program), *arguments],
+        cwd=place.temporary,
+        env=place.environment(),
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+KEY = "mf.checkpoints/checkpoints/artifacts/F/s/aaaaaaaaaaaa/bbbbbbbbbbbb/abcdef12.0.x.1"
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty datastore, and a working folder that nothing may appear in."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(api, "_address_of_reference", lambda _: StoreAddress(str(tmp_path / "store")))
+    yield
+    assert os.listdir(tmp_path / "here") == [] == os.listdir(tmp_path / "store")
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(
+    ("reference", "error", "words"),
+    [
+        (None, InvalidArgument, "NoneType 'None'"),
+        (5, InvalidArgument, "int '5'"),
+        (["a"], InvalidArgument, "list"),
+        ({}, InvalidArgument, "what save"),
+        ({"key": 5}, InvalidArgument, "what save"),
+        ({"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"}, InvalidArgument, "never reached"),
+        ("", InvalidArgument, "has not the form"),
+        ("../../etc/passwd", InvalidArgument, "has not the form"),
+        (f"{KEY}/../../x", InvalidArgument, "has not the form"),
+        (KEY.replace("/F/", "/../"), InvalidArgument, "has not the form"),
+        (KEY.replace("/artifacts/", "/models/"), InvalidArgument, "A key looks like"),
+        (KEY, CheckpointNotFound, "no record of it"),
+        ({"key": KEY, "pathspec": "F/1/s/2"}, CheckpointNotFound, "no record of it"),
+        (SimpleNamespace(key=KEY), CheckpointNotFound, "no record of it"),
+    ],
+)
+def test_what_is_no_reference_is_told_from_what_is_not_there(reference: object, error: type[CheckpointError], words: str) -> None:
+    for use in (lambda: Checkpoint().load(reference, "folder"), lambda: Checkpoint().delete(reference)):
+        with pytest.raises(error) as caught:
+            use()
+        assert words in str(caught.value)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("task", [None, "", "F", "F/1", "F/1/s", "F/1/s/2/3", "/F/1/s", "F//s/2", 5])
+def test_what_names_no_task_is_refused(task: object) -> None:
+    with pytest.raises(InvalidArgument, match=r"no task is named|the pathspec of one"):
+        Checkpoint().list(task=task)
+    with pytest.raises(InvalidArgument, match="TrainFlow/12/start/1"):
+        Checkpoint().lineage(task)
+    for attempt in ("x", -1, 1.5, []):
+        with pytest.raises(InvalidArgument, match="from 0"):
+            Checkpoint().list(task="F/1/s/2", attempt=attempt)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_scripts_read_what_a_running_task_has_saved_and_lineage_goes_from_run_to_run(local: Place) -> None:
+    def with_variables(**variables: str) -> Place:
+        return Place(local.folder, variables=variables)
+
+    # The first run: its second attempt goes on while a script looks.
+    go = local.folder / "go"
+    with with_variables(ATTEMPTS="2", FAILURES="1", WAIT_FOR=str(go)).start("lineage.py") as run:
+        saved = run.wait_for(r"saved as (\S+)", 2)
+        first = saved[1].partition(":")[0]
+        assert saved == [f"{first}:0", f"{first}:1"]
+        told = told_by(local, "outside.py", first)
+        go.touch()
+        assert run.end().code == 0, run.text
+    assert re.search(rf"loaded checkpoint 'second' number 1 of {first}, attempt 0", run.text)
+    assert ast.literal_eval(told.split("lineage ")[1]) == [(first, 0, "second")]
+
+    # The second one fails, and is resumed.
+    failed = with_variables(FAILURES="1").run("lineage.py")
+    assert failed.code != 0
+    [second] = failed.after("saved as")
+    resumed = local.run("lineage.py", command="resume")
+    assert resumed.code == 0, resumed.text
+    [third] = resumed.after("saved as")
+    third = third.partition(":")[0]
+    again = local.run("lineage.py", "end", "--origin-run-id", third.split("/")[1], command="resume")
+    assert again.code == 0, again.text
+    ways = [(second.partition(":")[0], 0, "second"), (first, 1, "second"), (first, 0, "second")]
+    script = (
+        "import sys; from metaflow import Checkpoint, Flow, Task, namespace; namespace(None)\n"
+        "print('lineage', [(one['pathspec'], one['attempt'], one['name']) for one in Checkpoint().lineage(sys.argv[1])])\n"
+        "clone = Flow('LineageFlow').latest_run['train'].task\n"
+        "print('clone', [one['pathspec'] for one in Checkpoint().list(task=clone)], clone.pathspec)\n"
+    )
+    script += (
+        "for attempt in range(2):\n"
+        "    task = Task(sys.argv[2], attempt=attempt)\n"
+        "    records, newest = task['_task_checkpoints'].data, task['_task_latest_checkpoint'].data\n"
+        "    print(attempt, [(one['attempt'], one['name']) for one in [*records, newest]])\n"
+    )
+    (local.folder / "script.py").write_text(script)
+    told = told_by(local, str(local.folder / "script.py"), third, first)
+    assert ast.literal_eval(re.search("lineage (.*)", told)[1]) == ways  # type: ignore[index]
+    # What a resume has taken over from another run is listed where it was saved.
+    assert f"clone ['{third}', '{third}']" in told and f" {third}\n" not in told
+    # The artifacts of an attempt lack what it has deleted; the script's deletion came after the first one.
+    assert "0 [(0, 'second'), (0, 'first'), (0, 'second')]" in told
+    assert "1 [(1, 'second'), (1, 'second')]" in told
