@@ -117,7 +117,7 @@ def open_checkpointer(
     """
     check_address(address)
     durable.make_private_folder(scratch_root)
-    header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes)
+    header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes, node_index=node_index)
     return _open(spool_folder(scratch_root, address, identity, node_index), header, identity, say)
 
 
@@ -129,11 +129,12 @@ def open_for_child(
     say: Callable[[str], None] = print,
     node_index: int = 0,
     num_nodes: int = 1,
+    group: bool = False,
 ) -> Checkpointer:
     """Return a checkpointer for one save, synchronous, by a child process of a running task; the caller closes it.
 
     It has a spool of its own, and takes one save number from the task's: parent and children never take the same one. What is left
-    in its spool if the process is killed goes to the task's next attempt on this machine.
+    in its spool if the process is killed is uploaded by the task's next flush, or goes to its next attempt on this machine.
 
     Parameters
     ----------
@@ -141,6 +142,8 @@ def open_for_child(
         As the task's own `open_checkpointer` was given them.
     say : callable
         Prints a line for the user.
+    group : bool
+        Whether it will be a group save.
 
     Raises
     ------
@@ -155,7 +158,8 @@ def open_for_child(
     of_task = spool_folder(scratch_root, address, identity, node_index)
     spool = Spool(of_task)
     try:
-        version = spool.next_version(node_index, num_nodes)
+        take = spool.next_group_version if group and num_nodes > 1 else spool.next_version
+        version = take(node_index, num_nodes)
     except OSError as error:
         ended = isinstance(error, FileNotFoundError)
         raise InvalidArgument(
@@ -171,7 +175,7 @@ def open_for_child(
         max_bandwidth_bytes_per_s=of_parent.max_bandwidth_bytes_per_s,
         flush_timeout_s=of_parent.flush_timeout_s,
     )
-    header = SpoolHeader(address, settings, version_start=version, version_step=num_nodes)
+    header = SpoolHeader(address, settings, version_start=version, version_step=num_nodes, node_index=node_index)
     return _open(child_spool_folder(of_task, version), header, identity, say)
 
 

@@ -19,7 +19,7 @@ from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.errors import InvalidArgument, StoreError
 from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
@@ -117,6 +117,7 @@ class Checkpointer:
         metadata: dict[str, object] | None = None,
         latest: bool = True,
         storage_format: str = "files",
+        group: bool = False,
     ) -> CheckpointReference:
         """Save a folder or a file as a checkpoint.
 
@@ -136,6 +137,9 @@ class Checkpointer:
             Whether this becomes the checkpoint that a retry resumes from.
         storage_format : str
             ``"files"``: an object for each file; ``"tar"``: one archive.
+        group : bool
+            Whether this is the part of this node of a checkpoint that all nodes save together, which is visible once all parts are
+            in the store. Every node has to make its group saves in the same order. "In the store" means of this node's part then.
 
         Returns
         -------
@@ -159,14 +163,15 @@ class Checkpointer:
         from ckpt_async.disk.scan import scan
         from ckpt_async.taking import SaveRequest
 
-        request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format)
-        self._gate.raise_earlier_failure()
-        tree = scan(path)
-        self._taking.check_outside(tree.root)
         with self._saving:
+            version = self._taking.group_number() if group and self._header.num_nodes > 1 else None
+            request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format, group=group)
+            self._gate.raise_earlier_failure()
+            tree = scan(path)
+            self._taking.check_outside(tree.root)
             self._gate.pass_in(tree.size_bytes, name, latest=latest)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            reference = self._taking.take(tree, request)
+            reference = self._taking.take(tree, request, version)
         self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
         self._worker.ensure_started()
         self._worker.send(Wake())
@@ -205,6 +210,8 @@ class Checkpointer:
             may_start=self.settings.worker == "process",
             guarded=self.settings.snapshot != "copy" and self._worker.guards_left_links,
             strict=strict,
+            node_index=self._header.node_index,
+            num_nodes=self._header.num_nodes,
         )
 
     def list(
@@ -227,13 +234,15 @@ class Checkpointer:
             return self.reader.list_scope(keys.scope_records_prefix(self.identity), name=name, attempt=attempt)
         return self.reader.list(pathspec or self.identity.pathspec, name=name, attempt=attempt)
 
-    def load(self, reference: object, target: str) -> CheckpointRecord:
-        """Load a checkpoint into a missing or empty folder. One that this task has saved and is still uploading is waited for."""
+    def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
+        """Load a checkpoint, or the part of one node of it, into a missing or empty folder. One that this task has saved and is
+        still uploading is waited for.
+        """
         self._check_owner("load a checkpoint")
         self._wait_own(reference)
         from ckpt_async.spool.loaded import note_loaded, read_loaded
 
-        record = self.reader.load(reference, target)
+        record = self.reader.load(reference, target, node=node)
         if not self._closed and read_loaded(self._spool) is None:
             note_loaded(self._spool, record, self._say)
         return record
@@ -260,7 +269,8 @@ class Checkpointer:
     # Waiting and ending
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until everything saved is in the store. What the store refused before is tried once more.
+        """Wait until everything saved is in the store. What the store refused before is tried once more. Of a group save that is
+        the part of this node; whether the whole is visible, its reference tells.
 
         Parameters
         ----------
@@ -278,6 +288,19 @@ class Checkpointer:
         """
         self._check_usable("flush")
         self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
+        self._look_at_groups()
+
+    def _look_at_groups(self) -> None:
+        """Learn which of the groups are visible by now whose last part was another node's."""
+        incomplete = self._ledger.incomplete()
+        if not incomplete:
+            return
+        try:
+            visible = self.reader.visible(list(incomplete))
+        except StoreError as error:
+            self._say(f"Which group saves are complete is not known: {error}")
+            return
+        self._ledger.complete(incomplete[key] for key in visible)
 
     def press(self) -> None:
         """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
@@ -321,6 +344,7 @@ class Checkpointer:
             self._saving.release()
         try:
             self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
+            self._look_at_groups()
             if not retried:
                 self.end_keeping()
         finally:

@@ -11,6 +11,7 @@ from ckpt_async.progress import readable_seconds
 from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
 from ckpt_async.spool.kept import drop_all_kept
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import version_of
 from ckpt_async.supervisor import Supervisor
 from ckpt_async.words.errors import InvalidArgument, SaveRefused, SpoolDamaged
 from ckpt_async.words.settings import Settings
@@ -116,7 +117,7 @@ class Gate:
                 self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
         if dropped:
             self._worker.sweep()
-            self._say(f"Save {int(decision.entry)} was dropped before its upload began: {decision.reason}.")
+            self._say(f"Save {version_of(decision.entry)} was dropped before its upload began: {decision.reason}.")
 
     def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:
         def changed() -> bool:

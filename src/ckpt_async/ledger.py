@@ -36,7 +36,7 @@ class Outstanding:
     saves, size_bytes : int
         Of this attempt: not settled, and the bytes of them that the store lacks.
     adopting : tuple of str
-        Earlier attempts whose spools are still being emptied.
+        Earlier attempts, and child processes that have ended, whose spools are still being emptied.
     """
 
     saves: int
@@ -71,6 +71,8 @@ class Ledger:
         self._newest_stored = ""
         self._adopting = set(adopting)
         self._unguarded = set(unguarded)
+        #: Those of `_adopting` that a worker knows of because it was told.
+        self._children: set[str] = set()
         self.adoption_errors: dict[str, CheckpointError] = {}
         #: The transient failure that is being retried now.
         self.trouble: CheckpointError | None = None
@@ -120,7 +122,7 @@ class Ledger:
             if isinstance(event, WorkerReady):
                 # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
                 # removed by its own sidecar) nobody will.
-                self._adopting = set(event.adopting)
+                self._adopting = set(event.adopting) | self._children
                 self._unguarded &= self._adopting
                 self.adoption_errors.clear()
             elif isinstance(event, Trouble):
@@ -129,6 +131,7 @@ class Ledger:
                 self._unguarded.discard(event.attempt)
             elif isinstance(event, AdoptionEnded):
                 self._adopting.discard(event.attempt)
+                self._children.discard(event.attempt)
                 self._unguarded.discard(event.attempt)
                 self.adoption_errors.pop(event.attempt, None)
                 if event.left:
@@ -142,7 +145,7 @@ class Ledger:
                 reference = self._references.get(event.entry)
                 if reference is not None and reference.status != Status.DROPPED:
                     _apply_to(reference.state, event)
-                    if reference.status == Status.COMMITTED:
+                    if reference.state.stored:
                         self._newest_stored = max(self._newest_stored, event.entry)
                         self._let_go()
                     reference.state.wake()
@@ -152,10 +155,22 @@ class Ledger:
         """Let the oldest saves go that are settled: they supersede none that waits, and their progress is in the store."""
         for entry, reference in list(self._live.items()):
             state = reference.state
-            if state.status == Status.COMMITTED or (state.status == Status.DROPPED and entry < self._newest_stored):
+            if state.stored or (state.status == Status.DROPPED and entry < self._newest_stored):
                 del self._live[entry]
             elif not (state.lost or state.passed_by):
                 return
+
+    def begin_adopting(self, children: Iterable[str]) -> None:
+        """Wait from now on for what these child processes left, too."""
+        with self.lock:
+            self._children.update(children)
+            self._adopting |= self._children
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The child processes whose spools are still being emptied."""
+        with self.lock:
+            return tuple(sorted(self._children))
 
     def reopen_failed(self) -> bool:
         """Count the failed saves as under way again, and what earlier attempts left; returns whether there are any."""
@@ -167,6 +182,23 @@ class Ledger:
             self._adopting |= left
             self.adoption_errors.clear()
             return bool(failed or left)
+
+    def is_part(self, entry: str) -> bool:
+        """Return whether a save is a part of a group's."""
+        with self.lock:
+            return self._references[entry].record.group
+
+    def incomplete(self) -> dict[str, str]:
+        """Return the entries of the groups that are not known to be visible, by the keys of their checkpoints."""
+        with self.lock:
+            found = {entry: reference for entry, reference in self._references.items() if reference.status == Status.INCOMPLETE}
+            return {reference.record.key: entry for entry, reference in found.items()}
+
+    def complete(self, entries: Iterable[str]) -> None:
+        """These are visible."""
+        with self.lock:
+            for entry in entries:
+                self._references[entry].state.status = Status.COMMITTED
 
     def unsettled(self) -> list[str]:
         """Return the entries of the saves of which news is to be expected."""
@@ -235,7 +267,8 @@ class Ledger:
             later = {(name, False), (name, latest)}
             for entry, reference in reversed(self._live.items()):
                 kind = reference.record.name, reference.record.latest
-                if reference.status == Status.QUEUED and kind in later:
+                # A part that is given up here would leave those of all other nodes behind.
+                if reference.status == Status.QUEUED and kind in later and not reference.record.group:
                     found.append(Queued(entry, reference.state.size_bytes))
                 if reference.status != Status.DROPPED and not reference.state.lost:
                     later |= {(reference.record.name, False), kind}
@@ -243,7 +276,7 @@ class Ledger:
 
     def _kept(self) -> list[SaveState]:
         states = [reference.state for reference in self._live.values()]
-        return [state for state in states if state.status not in (Status.COMMITTED, Status.DROPPED) and not state.lost]
+        return [state for state in states if not (state.stored or state.status == Status.DROPPED or state.lost)]
 
     def held(self) -> tuple[int, int]:
         """Return how many saves lie in the spool, and their bytes; without those whose damage has been told, which would keep the
@@ -265,7 +298,7 @@ class Ledger:
             stored_later = False
             for reference in reversed(self._live.values()):
                 state = reference.state
-                if state.status == Status.COMMITTED:
+                if state.stored:
                     stored_later = True
                 elif state.status == Status.DROPPED:
                     oldest_s = state.taken_s if oldest_s is not None and not stored_later else oldest_s
@@ -306,7 +339,8 @@ def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommi
     elif isinstance(event, EntryProgress):
         state.done_bytes = event.done_bytes
     elif isinstance(event, EntryCommitted):
-        state.status, state.error, state.done_bytes = Status.COMMITTED, None, state.total_bytes
+        state.status = Status.COMMITTED if event.visible else Status.INCOMPLETE
+        state.error, state.done_bytes = None, state.total_bytes
         state.sent_bytes, state.copied_bytes, state.upload_s = event.sent_bytes, event.copied_bytes, event.seconds
     else:
         state.status, state.error = Status.FAILED, from_wire(event.error)

@@ -67,12 +67,14 @@ class Loading:
     damages: Damages
     kept: Sequence[LeftSave] = ()
 
-    def stored(self, record: CheckpointRecord) -> bool:
-        """Load what the store has; from this machine, where it was kept. Returns False where it is damaged."""
+    def stored(self, record: CheckpointRecord, node: int | None = None) -> bool:
+        """Load what the store has, of a group the part of one node; from this machine, where it was kept. Returns False where it is
+        damaged.
+        """
         if any(self._kept(one) for one in self.kept if one.record.key == record.key):
             return True
         try:
-            self.reader.load_record(record, self.target)
+            self.reader.load_record(record if node is None else record.part(node), self.target)
         except CheckpointDamaged as damage:
             self.damages.note("A checkpoint is damaged, an older one is tried", damage)
             self.damages.stored.append(damage)

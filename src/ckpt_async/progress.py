@@ -63,7 +63,9 @@ def left_words(saves: int, left_bytes: int, adopting: int) -> str:
     if saves:
         parts.append(f"{saves} {'save' if saves == 1 else 'saves'} with {readable_bytes(left_bytes)} left")
     if adopting:
-        parts.append(f"what {adopting} earlier {'attempt' if adopting == 1 else 'attempts'} left")
+        parts.append(
+            f"what {adopting} earlier {'attempt or child process' if adopting == 1 else 'attempts or child processes'} left"
+        )
     return " and ".join(parts)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ckpt_async.stores.contract import Store
     from ckpt_async.transfer.catalog import Listing
+    from ckpt_async.words.identity import TaskIdentity
 
 __all__ = ["Reader"]
 
@@ -146,13 +147,33 @@ class Reader:
 
         return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
-    def load(self, reference: object, target: str) -> CheckpointRecord:
+    def visible(self, keys_of_data: builtins.list[str]) -> builtins.list[str]:
+        """Return those of these keys under which there is a checkpoint that can be loaded."""
+        from ckpt_async.transfer import catalog
+
+        return self._run(functools.partial(catalog.visible, keys_of_data=keys_of_data))
+
+    def agreed_group(self, identity: TaskIdentity, policy: str) -> CheckpointRecord | None:
+        """Return the group save that all nodes of this attempt go on from; see `catalog.agreed_group`."""
+        from ckpt_async.transfer import catalog
+
+        return self._run(functools.partial(catalog.agreed_group, identity=identity, policy=policy))
+
+    def mark_damaged(self, record: CheckpointRecord) -> None:
+        """Have later attempts pass a group save by; see `catalog.mark_damaged`."""
+        from ckpt_async.transfer import catalog
+
+        self._run(functools.partial(catalog.mark_damaged, record=record))
+
+    def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
         """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
 
         Parameters
         ----------
         reference : str, mapping or object
             A data key, or what has one as ``key``: a reference, a record, a listed checkpoint.
+        node : int, optional
+            Of a group save, only the part of this node, as that node saved it.
 
         Raises
         ------
@@ -168,7 +189,7 @@ class Reader:
 
         async def act(store: Store) -> CheckpointRecord:
             record = await catalog.resolve(store, reference)
-            await download(store, record, target)
+            await download(store, record if node is None else catalog.part_of(record, node), target)
             return record
 
         return self._run(act)

@@ -48,10 +48,14 @@ def resume(
     may_start: bool,
     guarded: bool,
     strict: bool = False,
+    node_index: int = 0,
+    num_nodes: int = 1,
 ) -> CheckpointRecord | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
-    ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. A checkpoint
+    ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. All nodes of a
+    gang go on from one group save, each from its own part, where there is one; else from what each has saved by itself; a node that
+    has saved nothing, from the newest of any node. A checkpoint
     that turns out damaged is named, and the next older one is taken. What earlier attempts have kept besides is deleted then.
 
     Parameters
@@ -63,6 +67,8 @@ def resume(
         may be overwritten at once.
     strict : bool
         Whether the first damage is raised, instead of an older checkpoint being taken.
+    node_index, num_nodes : int
+        Of the gang.
 
     Returns
     -------
@@ -97,12 +103,18 @@ def resume(
                 restored = None
                 break
             kept = kept_saves(spool_folder)
-            sources = [_Source(_of_task(identity, held, damages), _resumable(left), kept, way)]
-            if policy == "eager":
-                sources.append(_Source(_of_scope(identity, held, damages), _resumable(others)))
             loading = Loading(held, target, damages, kept)
+            # Of a gang first what the node has saved itself. Groups are agreed on, or not gone on from.
+            kinds = (_saved_by(node_index), _saved_alone) if num_nodes > 1 else (_any,)
+            sources = [_Source(_of_task(identity, held, damages, kind), _resumable(left), _resumable(kept), way) for kind in kinds]
+            if policy == "eager":
+                sources += [_Source(_of_scope(identity, held, damages, kind), _resumable(others)) for kind in kinds]
+            group = held.agreed_group(identity, policy) if num_nodes > 1 else None
             try:
-                restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
+                if group is not None:
+                    restored = _load_part(group, node_index, num_nodes, loading)
+                else:
+                    restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
             except FileNotFoundError:
                 # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
                 continue
@@ -140,8 +152,39 @@ def _disk_errors(target: str) -> Iterator[None]:
         ) from error
 
 
-def _resumable(left: list[LeftSave]) -> list[LeftSave]:
-    return [one for one in left if one.record.latest]
+def _resumable(left: Sequence[LeftSave]) -> list[LeftSave]:
+    """Without parts of groups: whether those of the other nodes have been saved too is not known here."""
+    return [one for one in left if one.record.latest and not one.record.group]
+
+
+def _any(record: CheckpointRecord) -> bool:
+    return True
+
+
+def _saved_alone(record: CheckpointRecord) -> bool:
+    return not record.group
+
+
+def _saved_by(node_index: int) -> Callable[[CheckpointRecord], bool]:
+    return lambda record: not record.group and record.node_index == node_index
+
+
+def _load_part(group: CheckpointRecord, node_index: int, num_nodes: int, loading: Loading) -> CheckpointRecord:
+    """Load the part of a node of the group that all nodes go on from. None of them can take an older one by itself."""
+    if group.num_nodes != num_nodes:
+        raise InvalidArgument(
+            "resume from a group save",
+            on=group.key,
+            cause=f"{group.num_nodes} nodes have saved it, and this gang has {num_nodes}",
+            hint="Load it by hand: load_policy='none', and load(reference, path, node=...) or without node.",
+        )
+    if not loading.stored(group, node_index):
+        loading.reader.mark_damaged(group)
+        damage = loading.damages.stored[-1]
+        raise CheckpointDamaged(
+            damage.attempted, on=damage.on, cause=damage.cause, hint="The next attempt goes on from the group save before it."
+        ) from damage
+    return group
 
 
 @dataclass(frozen=True)
@@ -199,33 +242,38 @@ def _load_newest(sources: list[_Source], loading: Loading, say: Callable[[str], 
     return None
 
 
-def _of_task(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
+def _of_task(
+    identity: TaskIdentity, reader: Reader, damages: Damages, wanted: Callable[[CheckpointRecord], bool] = _any
+) -> Iterator[CheckpointRecord]:
     """Yield the task's checkpoints that may be resumed from, newest first; the list is read only where the first is not good."""
     first = None
     try:
         first = reader.latest(identity.pathspec)
-        if first is not None:
+        if first is not None and wanted(first):
             yield first
-        elif identity.attempt == 0:
+        elif first is None and identity.attempt == 0:
             return
         # A retry looks at the list: the machine may have been lost between a record and the pointer to it.
     except CheckpointDamaged as damage:
         damages.note("The pointer to the task's latest checkpoint is damaged, the list is searched", damage)
     for record in reader.list(identity.pathspec, strict=damages.strict):
-        if record.latest and (first is None or record.order < first.order):
+        if record.latest and wanted(record) and (first is None or record.order < first.order):
             yield record
 
 
-def _of_scope(identity: TaskIdentity, reader: Reader, damages: Damages) -> Iterator[CheckpointRecord]:
+def _of_scope(
+    identity: TaskIdentity, reader: Reader, damages: Damages, wanted: Callable[[CheckpointRecord], bool] = _any
+) -> Iterator[CheckpointRecord]:
     """Yield likewise what any run of the scope has stored."""
     first = None
     try:
         first = reader.latest_at(keys.scope_latest_key(identity))
         if first is None:
             return
-        yield first
+        if wanted(first):
+            yield first
     except CheckpointDamaged as damage:
         damages.note("The pointer to the scope's latest checkpoint is damaged, the list is searched", damage)
     for record in reader.list_scope(keys.scope_records_prefix(identity), strict=damages.strict):
-        if record.latest and (first is None or record.key != first.key):
+        if record.latest and wanted(record) and (first is None or record.key != first.key):
             yield record

@@ -25,12 +25,14 @@ class Status:
 
     ``queued``: safe on local disk, its upload has not begun. ``uploading``: it has. ``committed``: in the store, for everybody
     to see. ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
+    ``incomplete``: of a group save, this node's part is in the store, and those of other nodes were not all when it was looked.
     ``dropped``: given up for a later save, because the spool was full and ``on_full="drop_oldest"`` allows it.
     """
 
     QUEUED = "queued"
     UPLOADING = "uploading"
     COMMITTED = "committed"
+    INCOMPLETE = "incomplete"
     FAILED = "failed"
     DROPPED = "dropped"
 
@@ -90,7 +92,12 @@ class SaveState:
     @property
     def settled(self) -> bool:
         """Whether nothing is to be expected any more without a new try."""
-        return self.status in (Status.COMMITTED, Status.FAILED, Status.DROPPED)
+        return self.stored or self.status in (Status.FAILED, Status.DROPPED)
+
+    @property
+    def stored(self) -> bool:
+        """Whether all that this process has saved of it is in the store."""
+        return self.status in (Status.COMMITTED, Status.INCOMPLETE)
 
     @property
     def passed_by(self) -> bool:
@@ -141,10 +148,10 @@ class CheckpointReference(dict[str, Any]):
         """Whether this save survives a crash of the machine: it is in the store, or, with ``durability="machine"``, on the disk
         itself. Every save survives the death of its processes.
         """
-        return self.done() or self._state.durable
+        return self._state.stored or self._state.durable
 
     def wait(self, timeout: float | None = None) -> CheckpointReference:
-        """Wait until the checkpoint is in the store; returns the reference itself.
+        """Wait until the checkpoint is in the store; of a group save, the part of this node. Returns the reference itself.
 
         Parameters
         ----------
@@ -176,7 +183,7 @@ class CheckpointReference(dict[str, Any]):
                     news.get(timeout=left_s)
         finally:
             self._state.waiters.remove(news)
-        if self._state.status != Status.COMMITTED:
+        if not self._state.stored:
             raise CheckpointNotStored("store a checkpoint", on=self["key"], cause=self.reason) from self._state.error
         return self
 
@@ -186,6 +193,8 @@ class CheckpointReference(dict[str, Any]):
         state = self._state
         if state.status == Status.COMMITTED:
             return ""
+        if state.status == Status.INCOMPLETE:
+            return "the parts of other nodes were not all in the store when this was written"
         if state.error is not None and not state.reason:
             return str(state.error)
         return state.reason or state.given_up or f"it was {state.status} when this was written"

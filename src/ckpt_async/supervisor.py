@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.leftovers import refusal, refused_attempt
+from ckpt_async.leftovers import refusal, refused_attempt, whose
 from ckpt_async.listeners import Listeners
 from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
 from ckpt_async.reference import CheckpointReference
-from ckpt_async.spool.neighbours import attempt_of, remove_spool
+from ckpt_async.spool.neighbours import child_spools, dead_children, remove_dead_spool, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
 from ckpt_async.words.events import (
+    Adopt,
     Close,
     Command,
     EntryCommitted,
@@ -26,6 +27,7 @@ from ckpt_async.words.events import (
     Notice,
     Press,
     Retry,
+    WorkerReady,
 )
 from ckpt_async.worker.handle import WorkerHandle
 
@@ -113,6 +115,9 @@ class Supervisor:
         self._ledger.apply(event)
         if isinstance(event, EntryCommitted):
             self._deaths = 0
+        elif isinstance(event, WorkerReady) and (children := self._ledger.children):
+            # The worker before it may have died with them.
+            self.send(Adopt(children))
         elif isinstance(event, EntryDurable) and event.error:
             self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
@@ -171,7 +176,8 @@ class Supervisor:
             try:
                 if gone:
                     self._spool.header()
-                news += [EntryCommitted(entry, 0, 0.0) for entry in gone]
+                # Whether that made a group save visible, the next look tells.
+                news += [EntryCommitted(entry, 0, 0.0, visible=not self._ledger.is_part(entry)) for entry in gone]
             except (SpoolDamaged, OSError) as error:
                 damage = SpoolDamaged(
                     "keep what was saved",
@@ -274,6 +280,7 @@ class Supervisor:
         self.raise_fatal()
         if self._ledger.reopen_failed():
             self.send(Retry())
+        self._adopt_children()
         if newest_first:
             self.press()
         if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
@@ -283,15 +290,27 @@ class Supervisor:
         if refused is not None:
             raise refused
 
+    def _adopt_children(self) -> None:
+        """Have what child processes left that have ended uploaded. One that is alive sees to its own save."""
+        try:
+            children = [os.path.basename(folder) for folder in dead_children(self._spool.folder)]
+        except OSError as error:
+            self._say(f"What child processes left is not known ({error.filename}): {error.strerror or error}")
+            return
+        if children:
+            self.ensure_started()
+            self._ledger.begin_adopting(children)
+            self.send(Adopt(tuple(children)))
+
     def _say_left(self) -> CheckpointError | None:
-        """Say what earlier attempts left and could not be stored; return what is to be raised of it instead. A save of this attempt
-        that failed is raised before it.
+        """Say what earlier attempts and child processes left and could not be stored; return what is to be raised of it instead. A
+        save of this attempt that failed is raised before it.
         """
         left = dict(self._ledger.adoption_errors)
         raised = refused_attempt(left, superseded=self._ledger.has_stored_latest) if not self._ledger.failures() else None
         for attempt, error in left.items():
             if attempt != raised:
-                self._say(f"What attempt {attempt_of(attempt)} left could not be stored: {error}")
+                self._say(f"What {whose(attempt)} left could not be stored: {error}")
         if raised is None:
             return None
         return refusal(left[raised], raised, os.path.join(os.path.dirname(self._spool.folder), raised))
@@ -361,6 +380,9 @@ class Supervisor:
             for lost in self._ledger.failures():
                 # The flush before this has told it; there is nothing in it that could be stored.
                 self._spool.drop(lost.state.entry)
+            for child in child_spools(self._spool.folder):
+                # Of one that was killed before it had saved anything.
+                remove_dead_spool(child)
             remove_spool(self._spool)
         except OSError as error:
             # Everything is in the store: an empty folder that stays is no reason to fail a task.

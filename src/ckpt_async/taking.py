@@ -18,6 +18,7 @@ from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import keep_links
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
 from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
+from ckpt_async.words.groups import is_group_number
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import check_name
 from ckpt_async.words.records import STORAGE_FORMATS, CheckpointRecord, freeze_metadata
@@ -33,9 +34,12 @@ class SaveRequest:
     metadata: dict[str, object]
     latest: bool
     storage_format: str
+    group: bool
 
     @classmethod
-    def checked(cls, name: str, metadata: dict[str, object] | None, *, latest: bool, storage_format: str) -> SaveRequest:
+    def checked(
+        cls, name: str, metadata: dict[str, object] | None, *, latest: bool, storage_format: str, group: bool = False
+    ) -> SaveRequest:
         """Check the arguments of a ``save()`` and copy those that could change. Raises InvalidArgument."""
         check_name(name)
         frozen = freeze_metadata(metadata)
@@ -46,7 +50,14 @@ class SaveRequest:
                 cause="there is none of that name",
                 hint="Use 'files' or 'tar'.",
             )
-        return cls(name, frozen, latest, storage_format)
+        if group and storage_format != "files":
+            raise InvalidArgument(
+                "save a checkpoint",
+                on=f"group=True, storage_format={storage_format!r}",
+                cause="the parts of a group can't be put together into one archive",
+                hint="Use 'files'.",
+            )
+        return cls(name, frozen, latest, storage_format, group)
 
 
 class Taking:
@@ -86,8 +97,21 @@ class Taking:
                 hint="Save a folder of its own, or set spool_dir to a place outside of it.",
             )
 
-    def take(self, tree: ScannedTree, request: SaveRequest) -> CheckpointReference:
+    def group_number(self) -> int:
+        """Take the number of a group save. Before anything that can fail on this node alone: the nodes count their calls."""
+        start, step = self._header.version_start, self._header.version_step
+        with _spool_errors(self._spool.folder):
+            # A child process has got its number already, from the spool of the task.
+            take = self._spool.next_version if is_group_number(start) else self._spool.next_group_version
+            return take(start, step)
+
+    def take(self, tree: ScannedTree, request: SaveRequest, version: int | None = None) -> CheckpointReference:
         """Bring a snapshot of the files into the spool. When this returns, it survives the death of every process.
+
+        Parameters
+        ----------
+        version : int, optional
+            The number that was taken for it.
 
         Raises
         ------
@@ -95,7 +119,8 @@ class Taking:
             The files, or the disk of the spool, don't allow it; nothing of the save remains.
         """
         with _spool_errors(self._spool.folder):
-            version = self._spool.next_version(self._header.version_start, self._header.version_step)
+            if version is None:
+                version = self._spool.next_version(self._header.version_start, self._header.version_step)
             try:
                 return self._take(tree, request, version)
             except BaseException:
@@ -123,6 +148,9 @@ class Taking:
             storage_format=request.storage_format,
             store_url=self._header.address.url,
             latest=request.latest,
+            num_nodes=self._header.num_nodes,
+            node_index=self._header.node_index,
+            group=request.group and self._header.num_nodes > 1,
         )
         entry = Entry(entry_id(version), self._identity, record, snapshot)
         reference = self._ledger.open(record, entry.id, snapshot.size_bytes, methods=snapshot.methods)

@@ -84,9 +84,12 @@ def paused(server: SeaweedServer) -> Iterator[None]:
         server.resume()
 
 
-def save_in_killed_child(identity: TaskIdentity, address: StoreAddress, scratch: str, folder: Path, name: str) -> None:
+def save_in_killed_child(
+    identity: TaskIdentity, address: StoreAddress, scratch: str, folder: Path, name: str, *, node: int = 0, num_nodes: int = 1
+) -> None:
     """Have a child process of the task save, and die as soon as its save is in the spool; see ``programs/killed_child.py``."""
-    arguments = [json.dumps(dataclasses.asdict(identity)), address.url, scratch, str(folder), name]
+    arguments = [json.dumps(dataclasses.asdict(identity)), json.dumps(dataclasses.asdict(address)), scratch, str(folder), name]
+    arguments += [str(node), str(num_nodes)]
     child = subprocess.run([sys.executable, str(PROGRAMS / "killed_child.py"), *arguments], timeout=DEADLINE_S)
     assert child.returncode == -signal.SIGKILL
 
@@ -168,7 +171,15 @@ class Desk:
         return Settings(**{"async_upload": True, "worker": self.worker, "flush_timeout_s": DEADLINE_S, **settings})
 
     def open(
-        self, attempt: int = 0, *, run: str = "1", scope: str = "user:tester", scratch: Path | None = None, **settings: Any
+        self,
+        attempt: int = 0,
+        *,
+        run: str = "1",
+        scope: str = "user:tester",
+        scratch: Path | None = None,
+        node: int = 0,
+        num_nodes: int = 1,
+        **settings: Any,
     ) -> Checkpointer:
         opened = open_checkpointer(
             identity_of(attempt, run=run, scope=scope),
@@ -176,6 +187,8 @@ class Desk:
             self.settings(**settings),
             scratch_root=str(scratch or self.scratch),
             say=self.said.append,
+            node_index=node,
+            num_nodes=num_nodes,
         )
         opened.add_listener(self.events.append)
         self._opened.append(opened)

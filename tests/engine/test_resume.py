@@ -273,3 +273,18 @@ def test_what_a_killed_child_left_is_not_taken_for_the_newest(desk: Desk) -> Non
     target = desk.target()
     found = desk.open(1).resume("fresh", str(target))
     assert found == newest.record and read_tree(target) == {"step": b"later"}
+
+
+def test_the_next_attempt_goes_on_from_what_a_killed_child_left(local_desk: Desk) -> None:
+    task = local_desk.task()
+    task.do("save", path=str(local_desk.tree({"step": b"of the task"})))
+    child = local_desk.tree({"step": b"of the child"}, "child")
+    save_in_killed_child(identity_of(), local_desk.address, str(local_desk.scratch), child, "child")
+    task.kill()
+    retry, target = local_desk.open(1), local_desk.target()
+    record = retry.resume("fresh", str(target))
+    assert record is not None and (record.name, record.version_id, record.attempt) == ("child", 1, 0)
+    assert read_tree(target) == {"step": b"of the child"}
+    retry.close(timeout_s=DEADLINE_S)
+    assert [one.name for one in local_desk.records()] == ["child", "mfchckpt"]
+    wait_for(local_desk.is_clean, "no spool is left")

@@ -43,8 +43,8 @@ def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[s
 def test_every_branch_of_a_foreach_resumes_its_own(local: Place) -> None:
     result = local.run("branches.py")
     assert result.code == 0, result.text
-    assert result.after("letters") == ["abc"]
-    assert result.after("identifiers") == ["3"]
+    assert result.after("branches") == ["a1 a2 b1 b2"], result.text
+    assert result.after("identifiers") == ["4"]
     assert local.wait_until_clean() == []
 
 

@@ -19,12 +19,9 @@ from ckpt_async import (
     CheckpointDamaged,
     CheckpointReference,
     InvalidArgument,
-    Settings,
     StoreAddress,
     TaskIdentity,
-    open_checkpointer,
     open_for_child,
-    open_reader,
 )
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import IDENTIFIER, STORE, UID, TaskPlace
@@ -223,24 +220,21 @@ def test_the_store_is_only_asked_where_a_child_has_saved(tmp_path: Path, monkeyp
     assert [record["name"] for record in flow._task_checkpoints] == ["mfchckpt"]
 
 
-def test_the_next_attempt_goes_on_from_what_a_killed_child_left(tmp_path: Path) -> None:
-    address, scratch, files = StoreAddress(str(tmp_path / "store")), str(tmp_path / "scratch"), tmp_path / "files"
-    files.mkdir()
-    (files / "file").write_text("of the child")
-    settings = Settings(worker="thread")
-    task = open_checkpointer(IDENTITY, address, settings, scratch_root=scratch)
-    task.save(files, name="task")
-    save_in_killed_child(IDENTITY, address, scratch, files, "child")
-    task.close(timeout_s=30)
+def test_what_a_killed_child_saved_is_stored_with_the_task(tmp_path: Path) -> None:
+    flow = SimpleNamespace()
+    session = open_session(tmp_path, flow)
+    place = session._place
 
-    identity = dataclasses.replace(IDENTITY, attempt=1)
-    retry = open_checkpointer(identity, address, settings, scratch_root=scratch)
-    record = retry.resume("fresh", str(tmp_path / "loaded"))
-    retry.close(timeout_s=30)
-    assert record is not None and (record.name, record.version_id, record.attempt) == ("child", 1, 0)
-    assert (tmp_path / "loaded" / "file").read_text() == "of the child"
-    assert [one.name for one in open_reader(address).list(IDENTITY.pathspec)] == ["child", "task"]
-    assert os.listdir(scratch) == []
+    def step() -> None:
+        saved = save_once(session)
+        files = Path(session.current.directory)
+        save_in_killed_child(IDENTITY, place.address, place.scratch_root, files, "child")
+        assert saved.done()
+
+    session.run(step, (), {})
+    assert [record["name"] for record in flow._task_checkpoints] == ["child", "mfchckpt"]
+    assert flow._task_latest_checkpoint == flow._task_checkpoints[0]
+    assert not list(tmp_path.rglob("spool.json"))
 
 
 def test_a_child_whose_task_has_ended_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -218,6 +219,18 @@ async def test_deletions_and_commits_at_once_leave_the_pointers_right() -> None:
         newest = records[4] if seed % 2 else records[0]
         for pointer in (TASK_POINTER, SCOPE_POINTER):
             assert await latest_of(store, pointer) == newest, f"seed {seed}"
+
+
+async def test_of_a_group_save_the_parts_go_too() -> None:
+    objects = MemoryObjects()
+    store = MemoryStore(objects)
+    record = dataclasses.replace(record_of(), group=True, num_nodes=2, node_index=-1)
+    await commit(store, identity(), record, Manifest(record.key, "files", ()), latest=True)
+    another = record.group_folder.replace(".best.", ".other.") + "000000.json"
+    for key in (record.group_folder + "000000.json", record.group_folder + "verdict", another):
+        objects.write(key, b"{}")
+    await delete_checkpoint(store, record.key)
+    assert set(objects.contents) == {another}
 
 
 async def test_what_is_on_its_way_into_the_store_is_not_touched(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ MESSAGES: list[events.Event | events.Command] = [
     events.Trouble(0),
     events.LinksGuarded("0000"),
     events.AdoptionEnded("0000", 2, {"error": "x"}),
+    events.Adopt(("00000000000001",)),
     events.Notice("a sentence"),
     events.Wake(),
     events.Retry(),
@@ -74,7 +75,7 @@ def test_every_message_is_one_line_and_comes_back(message: events.Event | events
     line = events.encode(message)
     assert line.count(b"\n") == 1 and line.endswith(b"\n")
     decode, other = events.decode_event, events.decode_command
-    if isinstance(message, (events.Wake, events.Retry, events.Press, events.Close)):
+    if isinstance(message, (events.Wake, events.Retry, events.Adopt, events.Press, events.Close)):
         decode, other = events.decode_command, events.decode_event  # type: ignore[assignment]
     decoded = decode(line)
     assert type(decoded) is type(message)

@@ -22,6 +22,9 @@ __all__ = [
     "LeftSave",
     "attempt_of",
     "child_spool_folder",
+    "child_spools",
+    "dead_children",
+    "is_of_child",
     "left_in_scope",
     "left_saves",
     "older_attempts",
@@ -63,13 +66,34 @@ def attempt_of(spool_name: str) -> int:
     return int(spool_name[:_ATTEMPT_DIGITS])
 
 
+def is_of_child(spool_name: str) -> bool:
+    """Return whether the spool of this name is that of a child process."""
+    return len(spool_name) > _ATTEMPT_DIGITS
+
+
+def child_spools(folder: str) -> list[str]:
+    """Return the spool folders of the child processes of the attempt whose spool is `folder`, oldest first."""
+    parent, own = os.path.split(folder)
+    if is_of_child(own):
+        return []
+    return [found for found in _attempts(parent) if os.path.basename(found).startswith(own) and found != folder]
+
+
+def dead_children(folder: str) -> list[str]:
+    """Return the spools of child processes that have ended and left something in them.
+
+    One with nothing in it may be that of a child that is about to take its lock.
+    """
+    return [child for child in child_spools(folder) if Spool(child).holds_anything() and not Spool(child).task_lock.is_held()]
+
+
 def older_attempts(folder: str) -> list[str]:
     """Return the spool folders of earlier attempts, and of their child processes, that still stand beside `folder`, oldest first.
 
     None for the spool of a child: it lives beside its task, whose spools are none of its business.
     """
     parent, own = os.path.split(folder)
-    if len(own) > _ATTEMPT_DIGITS:
+    if is_of_child(own):
         return []
     return [older for older in _attempts(parent) if os.path.basename(older) < own]
 
@@ -128,7 +152,7 @@ def is_last_of_attempt(left: LeftSave) -> bool:
     SpoolDamaged
         It can't be read.
     """
-    if len(os.path.basename(left.folder)) > _ATTEMPT_DIGITS:
+    if is_of_child(os.path.basename(left.folder)):
         return False
     spool = Spool(left.folder)
     header = spool.header()

@@ -26,15 +26,17 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckpt_async.disk import durable
-from ckpt_async.spool.abandoned import keep_notes
+from ckpt_async.spool.abandoned import abandoned_logs, keep_notes
 from ckpt_async.spool.ownership import FileLock
 from ckpt_async.spool.part_log import PART_LOG_FILE
 from ckpt_async.spool.states import ENTRY_FILE, EntryState, entry_id
 from ckpt_async.words.errors import InvalidArgument, SpoolDamaged
+from ckpt_async.words.groups import group_after
 from ckpt_async.words.settings import Settings, StoreAddress, settings_from_dict
 
 if TYPE_CHECKING:
@@ -67,12 +69,20 @@ class SpoolHeader:
         Of the task that saved them.
     version_start, version_step : int
         Save numbers are ``start, start + step, ...``: nodes that share an identity never take the same one.
+    node_index : int
+        Of the node of the gang that shares the identity.
     """
 
     address: StoreAddress
     settings: Settings
     version_start: int = 0
     version_step: int = 1
+    node_index: int = 0
+
+    @property
+    def num_nodes(self) -> int:
+        """Of the gang: each node's numbers go in steps of it."""
+        return self.version_step
 
     @property
     def first_version(self) -> int | None:
@@ -93,6 +103,7 @@ class SpoolHeader:
                 settings_from_dict(data["settings"]),
                 int(data["version_start"]),
                 int(data["version_step"]),
+                int(data.get("node_index", 0)),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SpoolDamaged("read a spool's header", on=source, cause=f"{type(error).__name__}: {error}") from error
@@ -148,12 +159,25 @@ class Spool:
 
     def next_version(self, start: int = 0, step: int = 1) -> int:
         """Take the next save number; no two callers ever get the same one. Raises SpoolDamaged where the counter can't be read."""
+        return self._take_number(start, lambda version: (version, version + step))
+
+    def next_group_version(self, start: int, step: int) -> int:
+        """Take the number of the next group save, which each of the `step` nodes gets at its so many-th; else as `next_version`."""
+
+        def numbers(version: int) -> tuple[int, int]:
+            # Of those behind it, this node's own come round with its place again.
+            return (group := group_after(version)), group + step + start
+
+        return self._take_number(start, numbers)
+
+    def _take_number(self, start: int, numbers: Callable[[int], tuple[int, int]]) -> int:
+        """Take a number: from the one to come, `numbers` makes that which is taken and the one to come after it."""
         descriptor = os.open(os.path.join(self.folder, COUNTER_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # flock, unlike the record lock of FileLock, also holds between threads, each having a descriptor of its own.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            version = self._number(os.pread(descriptor, 32, 0), start)
-            if os.pwrite(descriptor, b"%020d" % (version + step), 0) < 20:
+            version, to_come = numbers(self._number(os.pread(descriptor, 32, 0), start))
+            if os.pwrite(descriptor, b"%020d" % to_come, 0) < 20:
                 # The digits that changed are the last ones: the number before stands still.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(self.folder, COUNTER_FILE))
             return version
@@ -249,6 +273,11 @@ class Spool:
     def holds(self, entry: str) -> bool:
         """Return whether an entry is being taken or waits for its upload. Exact where no worker runs."""
         return any(os.path.isdir(self._path(state, entry)) for state in (EntryState.STAGING, EntryState.READY, EntryState.ACTIVE))
+
+    def holds_anything(self) -> bool:
+        """Return whether there is more than the spool itself: a save, or what is left of one, in whatever state."""
+        states = (EntryState.STAGING, *_HELD, EntryState.TRASH)
+        return any(self._names(state) for state in states) or bool(abandoned_logs(self.folder))
 
     def entry_folder(self, entry: str) -> str:
         """Return the folder in which the entry is now. Raises FileNotFoundError where it is gone."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["ENTRY_FILE", "EntryState", "entry_id"]
+from ckpt_async.words.groups import GROUP_STRIDE
+
+__all__ = ["ENTRY_FILE", "EntryState", "entry_id", "version_of"]
 
 ENTRY_FILE = "entry.json"
 
@@ -24,4 +26,9 @@ class EntryState:
 
 def entry_id(version: int) -> str:
     """Return the name of the entry of this save number; sorted by name is sorted by age."""
-    return f"{version:010d}"
+    return f"{version:010d}" if version < GROUP_STRIDE else f"1{version:018d}"
+
+
+def version_of(entry: str) -> int:
+    """Return the save number of the entry of this name."""
+    return int(entry if len(entry) == 10 else entry[1:])

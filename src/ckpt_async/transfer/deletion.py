@@ -73,6 +73,8 @@ async def delete_checkpoint(store: Store, reference: object) -> str:
     await store.delete([keys.record_key(key)])
     await _step_back(store, of_scope, key)
     await store.delete([keys.manifest_key(key)])
+    if record.group:
+        await store.delete([info.key for info in await store.list(record.group_folder)])
     # Of either format. The list first: on a disk, what lies below the key of an archive is nothing.
     await store.delete([info.key for info in await store.list(key + "/")])
     if await store.head(key) is not None:

@@ -74,6 +74,8 @@ async def recall(
             try:
                 found = await find()
                 # What this very upload had stored before its worker died is no source: a store refuses to copy onto itself.
+                if found is not None and found.group:
+                    found = found.part(record.node_index)
                 if found is not None and found.key != record.key and await _learn(store, before, found, most_bytes):
                     return
             except StoreObjectMissing:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union, get_args
 
 __all__ = [
+    "Adopt",
     "AdoptionEnded",
     "Close",
     "Command",
@@ -40,7 +41,7 @@ class WorkerReady:
     pid : int
         Of the process that it lives in.
     adopting : tuple of str
-        The earlier attempts whose spools it has found: an `AdoptionEnded` follows for each of them, and for no other.
+        The earlier attempts whose spools it has found: an `AdoptionEnded` follows for each of them.
     """
 
     pid: int
@@ -85,7 +86,7 @@ class EntryProgress:
 
 @dataclass(frozen=True)
 class EntryCommitted:
-    """The checkpoint is visible in the store and the entry has left the spool.
+    """The checkpoint is visible in the store, or a part of one is stored, and the entry has left the spool.
 
     Attributes
     ----------
@@ -95,12 +96,15 @@ class EntryCommitted:
         From the start of its upload by this worker.
     copied_bytes : int
         What the store copied from an earlier checkpoint, because it had not changed.
+    visible : bool
+        False of a part of a group save that waits for those of other nodes.
     """
 
     entry: str
     sent_bytes: int
     seconds: float
     copied_bytes: int = 0
+    visible: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class LinksGuarded:
 
 @dataclass(frozen=True)
 class AdoptionEnded:
-    """The spool of an earlier attempt needs this worker no more.
+    """The spool of an earlier attempt, or of a child process, needs this worker no more.
 
     Attributes
     ----------
@@ -163,6 +167,22 @@ class Retry:
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Upload what child processes left that have ended. An `AdoptionEnded` follows for each.
+
+    Attributes
+    ----------
+    spools : tuple of str
+        The names of their spools' folders.
+    """
+
+    spools: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spools", tuple(self.spools))
+
+
+@dataclass(frozen=True)
 class Press:
     """A deadline presses: the newest entry first from now on."""
 
@@ -187,7 +207,7 @@ Event = Union[
     AdoptionEnded,
     Notice,
 ]
-Command = Union[Wake, Retry, Press, Close]
+Command = Union[Wake, Retry, Adopt, Press, Close]
 
 _EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Command)}

@@ -7,11 +7,11 @@ import json
 import re
 import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeGuard
 
-from ckpt_async.words import keys
+from ckpt_async.words import groups, keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument
 from ckpt_async.words.identity import TaskIdentity
 
@@ -69,6 +69,12 @@ class CheckpointRecord:
         When ``save()`` was called, in nanoseconds since 1970, UTC.
     latest : bool
         Whether a retry may resume from it; of what another program saved it may.
+    num_nodes : int
+        Of the gang that it was saved in; 1 outside of one.
+    node_index : int
+        Of the node that saved it; -1: all of them did, each a part.
+    group : bool
+        Whether it is a group's, or a part of one.
     """
 
     key: str
@@ -85,6 +91,9 @@ class CheckpointRecord:
     manifest: str = ""
     saved_at_unix_ns: int = 0
     latest: bool = True
+    num_nodes: int = 1
+    node_index: int = 0
+    group: bool = False
 
     @classmethod
     def of_save(
@@ -99,8 +108,11 @@ class CheckpointRecord:
         store_url: str,
         latest: bool = True,
         now_unix_ns: int | None = None,
+        num_nodes: int = 1,
+        node_index: int = 0,
+        group: bool = False,
     ) -> CheckpointRecord:
-        """Return the record of a save that is being made now."""
+        """Return the record of a save that is being made now; of a group save, that of the node's part."""
         saved_at_unix_ns = time.time_ns() if now_unix_ns is None else now_unix_ns
         key = keys.data_key(identity, name, version)
         return cls(
@@ -118,6 +130,27 @@ class CheckpointRecord:
             manifest=keys.manifest_key(key),
             saved_at_unix_ns=saved_at_unix_ns,
             latest=latest,
+            num_nodes=num_nodes,
+            node_index=node_index,
+            group=group,
+        )
+
+    @property
+    def group_folder(self) -> str:
+        """The prefix of what is noted of a group save."""
+        return groups.group_folder(self.pathspec, self.attempt, self.name, self.version_id)
+
+    def part(self, node_index: int) -> CheckpointRecord:
+        """Return the part of one node as if it were a checkpoint of its own: for its upload, and for a load of it alone. No such
+        record is ever stored.
+        """
+        folder = groups.node_folder(node_index)
+        return replace(
+            self,
+            key=f"{self.key}/{folder}",
+            url=f"{self.url}/{folder}",
+            manifest=groups.part_key(self.group_folder, node_index),
+            node_index=node_index,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,6 +178,8 @@ class CheckpointRecord:
                 "latest": self.latest,
                 "format_version": FORMAT_VERSION,
             }
+        if self.num_nodes > 1:
+            data |= {"num_nodes": self.num_nodes, "node_index": self.node_index, "group": self.group}
         return data
 
     def to_json(self) -> bytes:
@@ -188,6 +223,9 @@ class CheckpointRecord:
         manifest = data.get("manifest", "")
         if manifest and manifest != keys.manifest_key(data["key"]):
             raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"its manifest is {manifest!r}, not its own")
+        node = data.get("node_index", 0), data.get("num_nodes", 1)
+        if any(type(number) is not int for number in node) or not -1 <= node[0] < node[1]:
+            raise CheckpointDamaged("read a checkpoint's record", on=source, cause=f"it is of node {node[0]!r} of {node[1]!r}")
         metadata = data.get("metadata")
         saved_at = data.get("saved_at_unix_ns")
         return cls(
@@ -205,6 +243,9 @@ class CheckpointRecord:
             manifest=manifest,
             saved_at_unix_ns=saved_at if _is_count(saved_at) else _unix_ns_of_local(data["created_on"]),
             latest=data.get("latest") is not False,
+            num_nodes=node[1],
+            node_index=node[0],
+            group=data.get("group") is True,
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import anyio
@@ -17,6 +17,7 @@ from ckpt_async.spool.spool import OWN_A_SPOOL, Spool, SpoolHeader
 from ckpt_async.stores.contract import Store
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
 from ckpt_async.words.events import (
+    Adopt,
     AdoptionEnded,
     Close,
     Command,
@@ -78,7 +79,9 @@ class WorkerRuntime:
         self._waiting: list[Command] = []
         self._scope: anyio.CancelScope | None = None
         self._adopting: anyio.abc.TaskGroup | None = None
-        #: Spools of earlier attempts in which something is left that could not be stored.
+        #: The spools that are being adopted.
+        self._adopted: set[str] = set()
+        #: Those of them in which something is left that could not be stored.
         self._left: list[str] = []
 
     def handle(self, command: Command) -> None:
@@ -91,9 +94,9 @@ class WorkerRuntime:
         elif isinstance(command, Retry):
             self._uploader.retry_failed()
             left, self._left = self._left, []
-            for folder in left:
-                assert self._adopting is not None
-                self._adopting.start_soon(self._adopt, folder)
+            self._start_adopting(left)
+        elif isinstance(command, Adopt):
+            self._start_adopting([os.path.join(os.path.dirname(self._spool.folder), name) for name in command.spools])
         elif isinstance(command, Press):
             self._uploader.press()
         elif isinstance(command, Close) and self._scope is not None:
@@ -130,18 +133,25 @@ class WorkerRuntime:
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
                     if store.traits.notice:
                         self._emit(Notice(store.traits.notice))
-                    kept, self._waiting = self._waiting, []
-                    for command in kept:
-                        self.handle(command)
                     async with anyio.create_task_group() as self._adopting:
-                        for folder in older:
-                            self._adopting.start_soon(self._adopt, folder)
+                        self._start_adopting(older)
+                        kept, self._waiting = self._waiting, []
+                        for command in kept:
+                            self.handle(command)
                         if self._spool.syncs_moves:
                             self._adopting.start_soon(self._syncer.run)
                         await self._uploader.run()
                         self._syncer.close()
+                    self._adopting = None
         finally:
             self._spool.worker_lock.release()
+
+    def _start_adopting(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            # One that is being adopted is told of when that ends; a worker that is ending has been told to close.
+            if folder not in self._adopted and self._adopting is not None:
+                self._adopted.add(folder)
+                self._adopting.start_soon(self._adopt, folder)
 
     async def _guard_links(self, folder: str, *, owned: bool) -> None:
         if self._guard is not None:
@@ -155,7 +165,7 @@ class WorkerRuntime:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
 
     async def _adopt(self, folder: str) -> None:
-        """Upload what an earlier attempt left, once neither its task nor its worker is alive. An attempt that lives is left
+        """Upload what an earlier attempt, or a child process, left, once neither it nor its worker is alive. One that lives is left
         alone.
         """
         spool = Spool(folder)
@@ -202,10 +212,11 @@ class WorkerRuntime:
             left, error = len(spool.waiting()), failure.to_wire()
         except OSError as failure:
             # What is wrong with an old folder is no reason to store nothing new.
-            damage = SpoolDamaged("take over what an earlier attempt left", on=folder, cause=failure.strerror or str(failure))
+            damage = SpoolDamaged("take over what another process left", on=folder, cause=failure.strerror or str(failure))
             left, error = max(1, len(spool.waiting())), damage.to_wire()
         finally:
             spool.worker_lock.release()
             if left:
                 self._left.append(folder)
+            self._adopted.discard(folder)
             self._emit(AdoptionEnded(attempt, left, error))

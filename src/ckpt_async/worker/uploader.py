@@ -29,6 +29,7 @@ from ckpt_async.transfer.unchanged import StoredBefore
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
+from ckpt_async.words.manifest import Manifest
 
 __all__ = ["Uploader", "choose_entry"]
 
@@ -99,6 +100,8 @@ class Uploader:
         self._closing = False
         self._newest_first = False
         self._told_of_store = False
+        #: Whether what earlier attempts left of groups is deleted.
+        self._cleaned = False
         self._before = StoredBefore(lambda text: emit(Notice(text)))
         self._recalled = False
         #: Whether another worker has stored something of this attempt.
@@ -227,8 +230,8 @@ class Uploader:
                 raise
             # What was sent is what was saved only if the links still are what they were.
             await anyio.to_thread.run_sync(check_links, entry, folder)
-            await commit(self._store, entry.identity, entry.record, result.manifest, latest=entry.record.latest)
-            self._before.remember(entry.record, result.stored, result.part_bytes)
+            visible = await self._commit(entry, result.manifest)
+            self._before.remember(job.record, result.stored, result.part_bytes)
             self._tell_of_store()
         finally:
             log.close()
@@ -237,7 +240,24 @@ class Uploader:
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         took_s = time.monotonic() - started_s
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes))
+        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible))
+
+    async def _commit(self, entry: Entry, manifest: Manifest) -> bool:
+        """Make an uploaded entry visible; returns whether it is, which of a part depends on the other nodes."""
+        record = entry.record
+        if not record.group:
+            await commit(self._store, entry.identity, record, manifest, latest=record.latest)
+            return True
+        from ckpt_async.transfer.gathering import give_up_earlier, store_part  # only gangs have groups
+
+        visible = await store_part(self._store, entry.identity, record, manifest)
+        if visible and record.attempt and not self._cleaned:
+            try:
+                await give_up_earlier(self._store, entry.identity)
+            except StoreError as error:
+                self._emit(Notice(f"What earlier attempts left of groups that never became whole stays in the store: {error}"))
+            self._cleaned = True
+        return visible
 
     async def _recall(self, job: UploadJob) -> None:
         """Learn, once, before the first upload that may gain by it, what the store has from before this worker."""
@@ -298,4 +318,5 @@ def _job_of(entry: Entry, folder: str) -> UploadJob:
         )
         for file in entry.snapshot.files
     )
-    return UploadJob(entry.record, files, entry.snapshot.directories)
+    record = entry.record.part(entry.record.node_index) if entry.record.group else entry.record
+    return UploadJob(record, files, entry.snapshot.directories)

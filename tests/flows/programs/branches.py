@@ -1,4 +1,4 @@
-"""Every branch of a foreach fails once, and goes on from its own checkpoint."""
+"""Every branch of a nested foreach, over values that JSON can't hold, fails once and goes on from its own checkpoint."""
 
 import os
 
@@ -8,30 +8,41 @@ from metaflow import FlowSpec, checkpoint, current, retry, step
 class BranchesFlow(FlowSpec):
     @step
     def start(self):
-        self.letters = ["a", "b", "c"]
-        self.next(self.work, foreach="letters")
+        self.letters = [b"a", {"b"}]
+        self.next(self.spread, foreach="letters")
+
+    @step
+    def spread(self):
+        self.letter = "".join(char if isinstance(char, str) else chr(char) for char in self.input)
+        self.numbers = [1, complex(2)]
+        self.next(self.work, foreach="numbers")
 
     @retry(times=1, minutes_between_retries=0)
     @checkpoint(async_upload=True, show_card=False)
     @step
     def work(self):
-        path = os.path.join(current.checkpoint.directory, "letter")
+        path = os.path.join(current.checkpoint.directory, "branch")
         if current.checkpoint.is_loaded:
             with open(path) as file:
-                self.letter = file.read()
+                self.branch = file.read()
         else:
             with open(path, "w") as file:
-                file.write(self.input)
+                file.write(f"{self.letter}{int(abs(self.input))}")
             self.reference = current.checkpoint.save(name=f"of-{self.input}")
             raise RuntimeError("once")
         self.identifier = current.checkpoint.task_identifier
+        self.next(self.gather)
+
+    @step
+    def gather(self, inputs):
+        self.branches = [(one.branch, one.identifier) for one in inputs]
         self.next(self.join)
 
     @step
     def join(self, inputs):
-        print("letters", "".join(sorted(one.letter for one in inputs)))
-        print("identifiers", len({one.identifier for one in inputs}))
-        self.merge_artifacts(inputs, exclude=["letter", "identifier", "reference"])
+        branches = [branch for one in inputs for branch in one.branches]
+        print("branches", " ".join(sorted(branch for branch, _ in branches)))
+        print("identifiers", len({identifier for _, identifier in branches}))
         self.next(self.end)
 
     @step

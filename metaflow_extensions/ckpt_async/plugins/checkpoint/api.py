@@ -91,6 +91,7 @@ class Checkpoint:
         latest: bool = True,
         name: str = "mfchckpt",
         storage_format: str = "files",
+        group: bool = False,
     ) -> dict[str, Any]:
         """Save a checkpoint for the task that started this process; returns once it is in the datastore.
 
@@ -106,6 +107,8 @@ class Checkpoint:
             Of the checkpoint.
         storage_format : str, default "files"
             ``"files"`` or ``"tar"``.
+        group : bool, default False
+            As in ``current.checkpoint.save``: one process of each node calls it. Returns once the part of this node is stored.
 
         Returns
         -------
@@ -124,9 +127,11 @@ class Checkpoint:
         target = self.directory if path is None else path
         if target is None:
             raise InvalidArgument("save a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
-        checkpointer = _open_for_child()
+        checkpointer = _open_for_child(group)
         try:
-            saved = checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+            saved = checkpointer.save(
+                target, name=name, metadata=metadata, latest=latest, storage_format=storage_format, group=group
+            )
         finally:
             checkpointer.close(timeout_s=checkpointer.settings.flush_timeout_s)
         return dict(saved)
@@ -215,7 +220,7 @@ class Checkpoint:
             records = reader.list(mine.identity.pathspec, **wanted)
         return [record.to_dict() for record in records]
 
-    def load(self, reference: object, path: str | os.PathLike[str] | None = None) -> None:
+    def load(self, reference: object, path: str | os.PathLike[str] | None = None, node: int | None = None) -> None:
         """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
 
         Parameters
@@ -224,6 +229,8 @@ class Checkpoint:
             What ``save()`` or ``list()`` returned, or the key of it, or an object that has it as ``key``.
         path : str or path, optional
             A folder that is empty or does not exist. Default: `directory`, whose content is replaced.
+        node : int, optional
+            As in ``current.checkpoint.load``.
 
         Raises
         ------
@@ -239,9 +246,9 @@ class Checkpoint:
         known = read_reference(reference)
         reader = open_reader(_address_of_reference(known))
         if path is not None:
-            reader.load(known, os.path.abspath(path))
+            reader.load(known, os.path.abspath(path), node=node)
         elif self.directory is not None:
-            load_in_place_of(self.directory, lambda fresh: reader.load(known, fresh))
+            load_in_place_of(self.directory, lambda fresh: reader.load(known, fresh, node=node))
         else:
             raise InvalidArgument("load a checkpoint", on="path=None", cause="there is no directory", hint=DIRECTORY_HINT)
 
@@ -333,7 +340,7 @@ def _task_of_child(attempted: str) -> tuple[TaskEnvironment, TaskPlace]:
     return mine, mine.place
 
 
-def _open_for_child() -> Checkpointer:
+def _open_for_child(group: bool) -> Checkpointer:
     """Open a checkpointer for one save of a child process."""
     from ckpt_async import open_for_child
 
@@ -347,4 +354,5 @@ def _open_for_child() -> Checkpointer:
         say=say,
         node_index=place.node_index,
         num_nodes=place.num_nodes,
+        group=group,
     )

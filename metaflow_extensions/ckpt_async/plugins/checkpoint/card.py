@@ -102,13 +102,23 @@ def _breakable_code(key: str) -> str:
 
 
 class NoCard:
-    """Stands in where there is no card: ``show_card=False``, and the workers of a gang."""
+    """Stands in where there is no card: ``show_card=False``, and the nodes of a gang but the control task.
+
+    Parameters
+    ----------
+    leave_out : callable
+        See `CheckpointCard`: Metaflow would make an empty card for every node.
+    """
+
+    def __init__(self, leave_out: Callable[[], None]) -> None:
+        self._leave_out = leave_out
 
     def start(self) -> None:
         """Do nothing."""
 
     def finish(self, *, refresh: bool) -> None:
-        """Do nothing."""
+        """Have no card made."""
+        self._leave_out()
 
 
 class CheckpointCard(NoCard):
@@ -133,8 +143,8 @@ class CheckpointCard(NoCard):
         load_policy: str,
         leave_out: Callable[[], None],
     ) -> None:
+        super().__init__(leave_out)
         self._checkpointer = checkpointer
-        self._leave_out = leave_out
         self._loaded = loaded
         self._load_policy = load_policy
         self._condition = threading.Condition()

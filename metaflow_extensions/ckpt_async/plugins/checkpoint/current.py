@@ -164,6 +164,7 @@ class CurrentCheckpoint:
         metadata: dict[str, Any] | None = None,
         latest: bool = True,
         storage_format: str = "files",
+        group: bool = False,
     ) -> CheckpointReference:
         """Save a checkpoint.
 
@@ -182,6 +183,10 @@ class CurrentCheckpoint:
             Whether a later attempt loads this checkpoint, unless a newer one is saved.
         storage_format : str, default "files"
             ``"files"``: one object for each file; ``"tar"``: one archive.
+        group : bool, default False
+            In a ``@parallel`` step: whether this is this node's part of one checkpoint that all nodes save together. It can be
+            listed and loaded once all parts are in the datastore. Every node makes its group saves in the same order, with the
+            same names.
 
         Returns
         -------
@@ -198,7 +203,9 @@ class CurrentCheckpoint:
         """
         target = self._directory if path is None else path
         reference = run_apart(
-            lambda: self._checkpointer.save(target, name=name, metadata=metadata, latest=latest, storage_format=storage_format)
+            lambda: self._checkpointer.save(
+                target, name=name, metadata=metadata, latest=latest, storage_format=storage_format, group=group
+            )
         )
         if not latest:
             self._passed_over.add(reference["key"])
@@ -235,7 +242,7 @@ class CurrentCheckpoint:
         records = run_apart(lambda: self._checkpointer.list(name=name, attempt=number, scope=full_namespace))
         return [record.to_dict() for record in records]
 
-    def load(self, reference: object, path: str | os.PathLike[str] | None = None) -> None:
+    def load(self, reference: object, path: str | os.PathLike[str] | None = None, node: int | None = None) -> None:
         """Load a checkpoint; its files are verified while they are read, and appear all or not at all.
 
         Parameters
@@ -244,6 +251,9 @@ class CurrentCheckpoint:
             What ``save()`` or ``list()`` returned, or the key of it, or an object that has it as ``key``.
         path : str or path, optional
             A folder that is empty or does not exist. Default: the checkpoint directory, whose content is replaced.
+        node : int, optional
+            Of a group save, only the part of this node, as that node saved it. Default: the whole, with a folder ``node-0``,
+            ``node-1``, … for each.
 
         Raises
         ------
@@ -253,9 +263,9 @@ class CurrentCheckpoint:
         known = read_reference(reference)
         if path is not None:
             target = os.path.abspath(path)
-            run_apart(lambda: self._checkpointer.load(known, target))
+            run_apart(lambda: self._checkpointer.load(known, target, node=node))
             return
-        run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh)))
+        run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh, node=node)))
 
     def delete(self, reference: object) -> None:
         """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.

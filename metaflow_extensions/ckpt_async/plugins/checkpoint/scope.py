@@ -51,7 +51,7 @@ def _hash_of_frame(frame: Sequence[Any]) -> str:
     index, _, value = frame[:3]
     try:
         return json_hash(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         # A value that JSON can't hold has no text that is the same in every process; its place in the list is.
         return json_hash({"foreach-index": index})
 

@@ -79,7 +79,7 @@ class TaskSession:
         self._ended = False
         self._owner_pid = os.getpid()
         self._signals = StopSignals(say)
-        self._card = NoCard()
+        self._card = NoCard(leave_out_card)
         self._spot: SpotWatch | None = None
         self._passed_over: set[str] = set()
         self._deleted: set[str] = set()
@@ -215,6 +215,8 @@ class TaskSession:
         What is to be known of the children's saves costs requests, so those are only made where there may be some.
         """
         place = self._place
+        if any(reference.get("group") for reference in self._checkpointer.references()):
+            return True  # Their numbers tell nothing of how many there were.
         try:
             number = next_save_number(
                 self._checkpointer.identity,
