@@ -20,6 +20,7 @@ from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
 from ckpt_async.transfer.recorded import to_manifest
+from ckpt_async.transfer.resuming import forget_deleted
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
 from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest, ManifestFile
@@ -295,6 +296,8 @@ async def upload(
     sent_bytes = copied_bytes = 0
     for last_try in (False, True):
         notes = await anyio.to_thread.run_sync(UploadNotes, log, plan, store.traits.url)
+        if notes.complete:
+            await forget_deleted(store, job.record, plan, notes)
         # A second try copies nothing: what the store refused may have been a copy.
         copying = Copying(store, before if not last_try else StoredBefore(), job.files)
         sender = _Sender(store, job, plan, notes, copying, speed, on_progress)
