@@ -43,10 +43,12 @@ def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker:
     points = harness.points(worker, stage)
     assert len({point.plan.step for point in points}) > 300
     outcomes = harness.run(sample(points, every))
+    # Threads race: a few points may not be met, on a busy machine more. They get another chance.
+    outcomes += harness.run([outcome.point for outcome in outcomes if not outcome.struck])
     broken = [f"{outcome.point}\n" + "\n".join(outcome.violations) for outcome in outcomes if outcome.violations]
     assert not broken, "\n\n".join(broken)
-    # Threads race: a few points may not be met. Were it many, the test would have tested nothing.
-    assert sum(outcome.struck for outcome in outcomes) > 0.8 * len(outcomes)
+    # Were it many that are never met, the test would have tested nothing.
+    assert sum(outcome.struck for outcome in outcomes) > 0.8 * len({outcome.point for outcome in outcomes})
 
 
 # The harness must find what it looks for: each of these is a promise that somebody has broken on purpose.
