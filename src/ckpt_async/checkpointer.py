@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpointer"]
 
+#: How long a look at the store may take where the time of a flush is used up.
+LEAST_LOOK_S = 5.0
+
 
 class Checkpointer:
     """Saves and loads the checkpoints of one attempt of a task. Made by `ckpt_async.open_checkpointer`; `close` ends it.
@@ -169,7 +172,7 @@ class Checkpointer:
             self._gate.raise_earlier_failure()
             tree = scan(path)
             self._taking.check_outside(tree.root)
-            self._gate.pass_in(tree.size_bytes, name, latest=latest)
+            self._gate.pass_in(tree.size_bytes, name, latest=latest, group=version is not None)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
             reference = self._taking.take(tree, request, version)
         self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
@@ -287,18 +290,22 @@ class Checkpointer:
             The worker can't be kept alive.
         """
         self._check_usable("flush")
-        self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
-        self._look_at_groups()
+        timeout_s = self.settings.flush_timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        self._worker.flush(timeout_s)
+        self._look_at_groups(deadline_s)
 
-    def _look_at_groups(self) -> None:
+    def _look_at_groups(self, deadline_s: float) -> None:
         """Learn which of the groups are visible by now whose last part was another node's."""
         incomplete = self._ledger.incomplete()
         if not incomplete:
             return
+        # The flush may have used up all of its time.
+        left_s = max(deadline_s - time.monotonic(), LEAST_LOOK_S)
         try:
-            visible = self.reader.visible(list(incomplete))
-        except StoreError as error:
-            self._say(f"Which group saves are complete is not known: {error}")
+            visible = self.reader.visible(list(incomplete), timeout_s=left_s)
+        except (StoreError, TimeoutError) as error:
+            self._say(f"Which group saves are complete is not known: {str(error) or 'the store does not answer'}")
             return
         self._ledger.complete(incomplete[key] for key in visible)
 
@@ -344,7 +351,7 @@ class Checkpointer:
             self._saving.release()
         try:
             self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
-            self._look_at_groups()
+            self._look_at_groups(deadline_s)
             if not retried:
                 self.end_keeping()
         finally:

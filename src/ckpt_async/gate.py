@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import readable_seconds
-from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
+from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, Wait, decide
 from ckpt_async.spool.kept import drop_all_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.states import version_of
@@ -55,7 +55,7 @@ class Gate:
         self._worker.raise_fatal()
         self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
 
-    def pass_in(self, size_bytes: int, name: str, *, latest: bool) -> None:
+    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> None:
         """Return when a save of this size may enter the spool.
 
         Raises
@@ -71,7 +71,7 @@ class Gate:
         tried: set[str] = set()
         waited = False
         while True:
-            load = self._load(size_bytes, name, latest, tried)
+            load = self._load(size_bytes, self._ledger.droppable(name, latest=latest, group=group), tried)
             decision = decide(size_bytes, load, self._limits)
             if isinstance(decision, Admit):
                 break
@@ -88,9 +88,9 @@ class Gate:
         if waited:
             self._ledger.charge_wait(time.monotonic() - started_s)
 
-    def _load(self, size_bytes: int, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
+    def _load(self, size_bytes: int, superseded: Iterable[Queued], tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
-        droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
+        droppable = tuple(queued for queued in superseded if queued.entry not in tried)
         free_bytes = self._free_bytes()
         if free_bytes < size_bytes + self._limits.reserve_bytes and drop_all_kept(self._spool):
             self._say("What was kept on this disk for a next attempt is deleted: save() needs the room. It is in the store.")
