@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import summary_line
@@ -19,7 +20,7 @@ from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument, StoreError
+from ckpt_async.words.errors import InvalidArgument
 from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from ckpt_async.taking import Taking
 
 __all__ = ["Checkpointer"]
-
-#: How long a look at the store may take where the time of a flush is used up.
-LEAST_LOOK_S = 5.0
 
 
 class Checkpointer:
@@ -79,7 +77,8 @@ class Checkpointer:
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._header = header
         self._worker.listeners.add(warm_up)
-        self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
+        self._flusher = Flusher(self._ledger, self._worker, header, spool, reader, say)
+        self._gate = Gate(self._ledger, self._worker, self._flusher, spool, self.settings, say)
         if self.settings.async_upload or older:
             self._start_worker()
 
@@ -185,7 +184,7 @@ class Checkpointer:
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
-        self._worker.wait_settled(reference, self.settings.flush_timeout_s)
+        self._flusher.wait_settled(reference, self.settings.flush_timeout_s)
         if reference.status == Status.FAILED:
             error = reference.state.error
             # The caller learns of the failure here and now; keeping the data would only upset the next save.
@@ -290,24 +289,7 @@ class Checkpointer:
             The worker can't be kept alive.
         """
         self._check_usable("flush")
-        timeout_s = self.settings.flush_timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + timeout_s
-        self._worker.flush(timeout_s)
-        self._look_at_groups(deadline_s)
-
-    def _look_at_groups(self, deadline_s: float) -> None:
-        """Learn which of the groups are visible by now whose last part was another node's."""
-        incomplete = self._ledger.incomplete()
-        if not incomplete:
-            return
-        # The flush may have used up all of its time.
-        left_s = max(deadline_s - time.monotonic(), LEAST_LOOK_S)
-        try:
-            visible = self.reader.visible(list(incomplete), timeout_s=left_s)
-        except (StoreError, TimeoutError) as error:
-            self._say(f"Which group saves are complete is not known: {str(error) or 'the store does not answer'}")
-            return
-        self._ledger.complete(incomplete[key] for key in visible)
+        self._flusher.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
 
     def press(self) -> None:
         """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
@@ -350,8 +332,7 @@ class Checkpointer:
             # What another thread is saving is in the spool now, so that the flush sees it.
             self._saving.release()
         try:
-            self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
-            self._look_at_groups(deadline_s)
+            self._flusher.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
             if not retried:
                 self.end_keeping()
         finally:

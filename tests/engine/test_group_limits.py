@@ -53,7 +53,7 @@ def test_a_node_that_could_not_count_a_group_save_makes_none_that_would_be_mixed
 def test_a_look_at_the_groups_ends_with_the_time_of_the_flush(
     s3_desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckpt_async.checkpointer.LEAST_LOOK_S", 0.1)
+    monkeypatch.setattr("ckpt_async.flushing.LEAST_LOOK_S", 0.1)
     node = s3_desk.open(node=0, num_nodes=2)
     part = node.save(s3_desk.tree(), group=True).wait(DEADLINE_S)
     with paused(seaweed):
