@@ -155,6 +155,7 @@ class Flusher:
     def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
         outstanding = self._ledger.outstanding()
         trouble = self._ledger.trouble
+        lies = self._worker.where_it_lies()
         left = left_words(outstanding.saves, outstanding.size_bytes, len(outstanding.adopting))
         cause = f"after {readable_seconds(timeout_s)}, this is not stored: {left}"
         if trouble is not None:
@@ -163,6 +164,5 @@ class Flusher:
             attempted,
             on=self._header.address.url,
             cause=cause,
-            hint=f"{self._worker.where_it_lies()} The next attempt on this machine uploads it; a longer flush_timeout gives it more "
-            "time.",
+            hint=f"{lies} The next attempt on this machine uploads it; a longer flush_timeout gives it more time.",
         )
