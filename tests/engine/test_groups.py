@@ -21,9 +21,11 @@ def shard(desk: Desk, node: int, step: int) -> Path:
     return desk.tree({"shard": b"%d of step %d" % (node, step)}, f"node-{node}")
 
 
-def save_all(desk: Desk, nodes: list[Checkpointer], step: int) -> str:
+def save_all(desk: Desk, nodes: list[Checkpointer], step: int, *, latest: bool = True) -> str:
     """One group save of all; returns its key. All parts are stored."""
-    saved = [node.save(shard(desk, index, step), metadata={"step": step}, group=True) for index, node in enumerate(nodes)]
+    saved = [
+        node.save(shard(desk, index, step), metadata={"step": step}, group=True, latest=latest) for index, node in enumerate(nodes)
+    ]
     for reference in saved:
         reference.wait(DEADLINE_S)
     assert len({reference["key"] for reference in saved}) == 1
@@ -82,8 +84,10 @@ def test_a_gang_saves_together_and_goes_on_from_the_same_save(local_desk: Desk) 
     assert resume_all(desk, retried) == [{"shard": b"%d of step 2" % node} for node in range(NODES)]
     left = Path(desk.address.url, keys.data_key(identity_of(), "mfchckpt", 3 * 10**9))
     assert left.is_dir()
+    save_all(desk, retried, 4, latest=False)
+    assert left.is_dir(), "where a retry would not begin with the new one, an older one may still become whole"
     save_all(desk, retried, 5)
-    assert not left.exists(), "what never became whole goes with the first group save of a later attempt"
+    assert not left.exists(), "what never became whole goes with the first group save of a later attempt to begin with"
     close_all(retried)
     # A run of another size can't go on from it by itself.
     smaller = gang(desk, 0, run="2", num_nodes=2)
