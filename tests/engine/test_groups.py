@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import CheckpointDamaged, Checkpointer, CheckpointNotFound, InvalidArgument, SnapshotFailed, open_for_child
-from ckpt_async.spool.neighbours import is_of_child
+from ckpt_async.loading import Damages, Loading
+from ckpt_async.spool.neighbours import is_of_child, spool_folder
+from ckpt_async.spool.restoring import kept_saves
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words import keys
 from tests.engine.desk import DEADLINE_S, Desk, identity_of, read_tree, save_in_killed_child, wait_for
@@ -239,11 +241,19 @@ def test_no_attempt_begins_with_nothing_where_the_only_group_is_damaged(thread_d
 
 def test_a_gang_that_has_shrunk_to_one_node_takes_no_part_for_the_whole(thread_desk: Desk) -> None:
     nodes = [thread_desk.open(node=node, num_nodes=NODES, keep_local=2) for node in range(NODES)]
-    save_all(thread_desk, nodes, 1)
+    key = save_all(thread_desk, nodes, 1)
     for node in nodes:
         node.close(timeout_s=DEADLINE_S, retried=True)
-    assert len(thread_desk.spools()) == NODES, "each node has kept its part"
-    # The whole is not what the node has kept of it.
+    # The whole is not what the node has kept of it, nor is another node's part.
+    (whole,) = thread_desk.records()
+    kept = kept_saves(spool_folder(str(thread_desk.scratch), thread_desk.address, identity_of(1), 0))
+    assert [one.record.key for one in kept] == [key]
+    damages = Damages(thread_desk.said.append, strict=True)
+    for wanted in (None, 2):
+        target = thread_desk.target()
+        assert Loading(thread_desk.reader(), str(target), damages, kept).stored(whole, wanted)
+        assert read_tree(target).keys() == ({"shard"} if wanted else {f"node-{node}/shard" for node in range(NODES)})
+        assert wanted is None or read_tree(target)["shard"] == b"2 of step 1"
     retried = gang(thread_desk, 1)
     assert resume_all(thread_desk, retried) == [{"shard": b"%d of step 1" % node} for node in range(NODES)]
     close_all(retried)
@@ -294,7 +304,11 @@ def test_what_an_older_version_saved_in_a_gang_is_nobody_s_own(thread_desk: Desk
             path.write_text(json.dumps({name: value for name, value in record.items() if name not in new}))
     retried = gang(thread_desk, 1)
     assert resume_all(thread_desk, retried) == [{"shard": b"2 of step 1"}] * NODES
+    retried[1].save(shard(thread_desk, 1, 2))
     close_all(retried)
+    again = gang(thread_desk, 2)
+    assert resume_all(thread_desk, again) == [{"shard": b"1 of step 2"}] * NODES
+    close_all(again)
 
 
 def test_eager_takes_what_lies_here_before_another_run_s_group(thread_desk: Desk) -> None:
