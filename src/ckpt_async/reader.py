@@ -147,11 +147,17 @@ class Reader:
 
         return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
-    def visible(self, keys_of_data: builtins.list[str]) -> builtins.list[str]:
-        """Return those of these keys under which there is a checkpoint that can be loaded."""
+    def visible(self, keys_of_data: builtins.list[str], *, timeout_s: float) -> builtins.list[str]:
+        """Return those of these keys under which there is a checkpoint that can be loaded. Raises TimeoutError, too."""
+        from anyio import fail_after
+
         from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(group_catalog.visible, keys_of_data=keys_of_data))
+        async def act(store: Store) -> builtins.list[str]:
+            with fail_after(timeout_s):
+                return await group_catalog.visible(store, keys_of_data)
+
+        return self._run(act)
 
     def agreed_group(
         self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None]
