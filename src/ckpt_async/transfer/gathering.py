@@ -193,14 +193,11 @@ async def _decide(store: Store, key: str, wish: bytes) -> bytes:
     return await store.get(key)
 
 
-async def agree(store: Store, key: str, propose: Callable[[], Awaitable[CheckpointRecord | None]]) -> str:
-    """Return the key of the group that all nodes of an attempt go on from, empty where there is none: what the first of them has
-    proposed, whatever becomes visible meanwhile.
-    """
+async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile."""
     if await store.head(key) is not None:
-        return (await store.get(key)).decode()
-    proposed = await propose()
-    return (await _decide(store, key, proposed.key.encode() if proposed is not None else b"")).decode()
+        return await store.get(key)
+    return await _decide(store, key, await propose())
 
 
 async def give_up_earlier(store: Store, identity: TaskIdentity) -> None:
