@@ -85,8 +85,11 @@ def interpreter(version: str) -> str | None:
     """Return a Python of this version, such as ``"3.10"``: on the PATH, or installed beside this one; None where there is none."""
     beside = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))
     for candidate in [shutil.which(f"python{version}"), *map(str, beside)]:
-        # What is on the PATH may only be a stand-in for a Python that is switched off.
-        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, timeout=60).returncode == 0:
+        # What is on the PATH may only be a stand-in for a Python that is switched off, or one of a system that packages venv apart.
+        if (
+            candidate
+            and subprocess.run([candidate, "-c", "import venv, ensurepip"], capture_output=True, timeout=60).returncode == 0
+        ):
             return candidate
     return None
 

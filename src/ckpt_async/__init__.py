@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
-    from ckpt_async.progress import readable_bytes as readable_bytes
+    from ckpt_async.progress import readable_bytes as readable_bytes, saves_words as saves_words
     from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
         CheckpointReference as CheckpointReference,
@@ -70,7 +70,7 @@ _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
-    "ckpt_async.progress": ("readable_bytes",),
+    "ckpt_async.progress": ("readable_bytes", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),

@@ -13,6 +13,7 @@ __all__ = [
     "left_words",
     "readable_bytes",
     "readable_seconds",
+    "saves_words",
     "summary_line",
     "waiting_line",
 ]
@@ -44,6 +45,11 @@ def readable_seconds(seconds: float) -> str:
     return f"{minutes / 60:.1f} h"
 
 
+def saves_words(count: int) -> str:
+    """Return a number of saves as people write it."""
+    return f"{count} {'save' if count == 1 else 'saves'}"
+
+
 @dataclass
 class Rate:
     """How fast what is left becomes less, over the whole wait."""
@@ -61,7 +67,7 @@ def left_words(saves: int, left_bytes: int, adopting: int) -> str:
     """Return what is not stored yet: of this attempt, and of how many earlier ones."""
     parts = []
     if saves:
-        parts.append(f"{saves} {'save' if saves == 1 else 'saves'} with {readable_bytes(left_bytes)} left")
+        parts.append(f"{saves_words(saves)} with {readable_bytes(left_bytes)} left")
     if adopting:
         parts.append(
             f"what {adopting} earlier {'attempt or child process' if adopting == 1 else 'attempts or child processes'} left"
@@ -83,10 +89,10 @@ def summary_line(stats: Stats) -> str:
     """Return the one line that a task which went well says of its checkpoints; empty where there were none."""
     if not stats.committed:
         return ""
-    saves = f"{stats.committed} {'save' if stats.committed == 1 else 'saves'}"
     copied = f", {readable_bytes(stats.copied_bytes)} of it not sent again" if stats.copied_bytes else ""
     return (
-        f"{saves} with {readable_bytes(stats.saved_bytes)} in the store{copied}; save() held the training up for "
+        f"{saves_words(stats.committed)} with {readable_bytes(stats.saved_bytes)} in the store{copied}; "
+        "save() held the training up for "
         f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
         f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."
     )

@@ -16,13 +16,15 @@ import os
 import signal
 import socket
 import sys
+import traceback
+from typing import NoReturn
 
 from ckpt_async.spool.spool import OWN_A_SPOOL, Spool
 from ckpt_async.words.errors import CheckpointError
 from ckpt_async.worker.guard import Guard
 from ckpt_async.worker.priority import yield_the_disk
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 #: Below the task, so that training gets the processor first.
 NICENESS = 5
@@ -71,5 +73,22 @@ def _start_guard(folder: str, descriptor: int) -> Guard:
     return guard
 
 
+def run(arguments: list[str]) -> NoReturn:
+    """Run a sidecar, and end the process at once.
+
+    All that is to be closed has been closed by `main`. What is left are threads that were given up, such as one that asks a
+    service for credentials: an interpreter that ends in the common way waits for each of them, long after the deadline.
+    """
+    status = 1
+    try:
+        status = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(sys.argv[1:])

@@ -189,6 +189,20 @@ def test_an_orphan_gives_up_at_its_deadline_and_keeps_the_data(desk: Desk, seawe
     assert_all_stored(desk)
 
 
+def test_a_sidecar_does_not_wait_for_what_never_answers(
+    make_desk: MakeDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "silent.py").write_text("import threading\n\ndef access():\n    threading.Event().wait()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    desk = make_desk(StoreAddress("s3://bucket/root", "silent:access"))
+    task = desk.task(flush_timeout_s=0.5)
+    sidecar = desk.orphan(task.do("sidecar"))
+    task.do("save", path=str(desk.tree()))
+    task.kill()
+    wait_for(lambda: not alive(sidecar), "the sidecar has ended, and left a thread behind")
+    assert desk.spools() == ["0000"]
+
+
 def test_a_forked_child_cannot_save_and_ends_cleanly(desk: Desk) -> None:
     task = desk.task()
     assert task.do("fork_that_saves", path=str(desk.tree())) == 7

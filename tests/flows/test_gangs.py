@@ -41,5 +41,6 @@ def test_a_gang_saves_alone_and_together_and_goes_on_from_one_group_save(
         assert result.after(f"attempt {attempt} alone") == ["6 [0, 0, 1, 1, 2, 2]"]
     if order == "above":
         assert result.after("control") == ["checkpoint True"], "the control task ends last, and knows that all is there"
+    assert result.after("nodes") == ["3 [True, True, True]"]
     assert result.after("cards") == ["[True]" if order == "above" else "[]"]
     assert place.wait_until_clean() == []

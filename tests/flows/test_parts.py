@@ -140,7 +140,17 @@ class TestStore:
         assert store_address("s3", "s3://bucket/root/") == StoreAddress("s3://bucket/root", S3_ACCESS)
         assert store_address("local", "/data/.metaflow") == StoreAddress("/data/.metaflow")
 
-    @pytest.mark.parametrize(("kind", "root", "words"), [("azure", "x", "Supported are: local, s3"), ("s3", None, "has no root")])
+    @pytest.mark.parametrize(
+        ("kind", "root", "words"),
+        [
+            ("azure", "x", "Supported are: local, s3"),
+            ("s3", None, "has no root"),
+            # These would become folders.
+            ("s3", "bucket/root", "must begin with s3://BUCKET"),
+            ("s3", "s3://", "must begin with s3://BUCKET"),
+            ("s3", "s3:///root", "must begin with s3://BUCKET"),
+        ],
+    )
     def test_others_are_refused(self, kind: str, root: str | None, words: str) -> None:
         with pytest.raises(CheckpointNotPossible) as caught:
             store_address(kind, root)
@@ -363,6 +373,14 @@ class TestText:
         assert read_reference(found.record) == {"key": found["key"], "url": found["url"]}
         with pytest.raises(InvalidArgument, match="an object with a key"):
             read_reference(3)
+
+        class Artifact:
+            @property
+            def data(self) -> object:
+                raise AssertionError("fetched for a message")
+
+        with pytest.raises(InvalidArgument, match=r"Pass its \.data\."):
+            read_reference(Artifact())
 
     def test_only_what_is_stored_becomes_an_artifact(self) -> None:
         records = records_of([reference(0), reference(1, "dropped"), reference(2), reference(3, "failed")])

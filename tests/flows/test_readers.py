@@ -7,15 +7,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from metaflow import Run, Step
 
 from ckpt_async import CheckpointError, CheckpointNotFound, InvalidArgument, StoreAddress
 from metaflow_extensions.ckpt_async.plugins.checkpoint import api
 from metaflow_extensions.ckpt_async.plugins.checkpoint.api import Checkpoint
+from metaflow_extensions.ckpt_async.plugins.checkpoint.arguments import read_timeout
 from tests.flows.harness import PROGRAMS, RUN_TIMEOUT_S, Place
 
 pytestmark = pytest.mark.timeout(600)
@@ -73,6 +75,35 @@ def test_what_is_no_reference_is_told_from_what_is_not_there(reference: object, 
         with pytest.raises(error) as caught:
             use()
         assert words in str(caught.value)
+
+
+def unasked(kind: type[Step] | type[Run]) -> object:
+    """An object of the client that no metadata service was asked for."""
+    made = object.__new__(kind)
+    made._attempt, made._pathspec = None, "F/1/s"
+    return made
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_what_is_no_argument_of_its_kind_is_refused_before_anything_is_done() -> None:
+    given: list[tuple[Callable[[], object], str]] = [
+        *[(lambda path=path: Checkpoint().load(KEY, path), "could not load a checkpoint") for path in ("", 5, b"folder")],
+        (lambda: Checkpoint().list(task="F/1/s/2", name=5), "a name is a text"),  # type: ignore[arg-type]
+        (lambda: Checkpoint().list(task="F/1/s/2", attempt=True), "from 0"),
+        *[(lambda root=root: Checkpoint(root, init_dir=True), "make the checkpoint directory") for root in ("", 5, "/dev/null/x")],
+        *[(lambda timeout=timeout: read_timeout(timeout), "from 0 to") for timeout in ("3", -1, float("nan"), True, float("inf"))],
+        (lambda: Checkpoint().list(task=unasked(Step)), r"step\.task"),
+        (lambda: Checkpoint().list(task=unasked(Run)), r"run\['STEP'\]\.task"),
+    ]
+    for call, words in given:
+        with pytest.raises(InvalidArgument, match=words):
+            call()
+    assert (read_timeout(0), read_timeout(1.5), read_timeout(None)) == (0, 1.5, None)
+
+
+def test_a_checkpoint_in_a_store_of_another_kind_is_told_to_lie_there() -> None:
+    with pytest.raises(InvalidArgument, match=r"gs://bucket/root.*of the kind 'gs'.*local, s3"):
+        Checkpoint().load({"key": KEY, "url": f"gs://bucket/root/{KEY}"}, "folder")
 
 
 @pytest.mark.usefixtures("nowhere")

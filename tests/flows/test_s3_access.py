@@ -13,7 +13,7 @@ import pytest
 
 from ckpt_async import StoreAccessDenied, StoreAddress
 from ckpt_async.stores.s3_access import load_access
-from metaflow_extensions.ckpt_async.plugins.checkpoint.artifact_store import ACCESS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.artifact_store import ACCESS, ArtifactStore, metadata_fields
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
     S3_ACCESS,
@@ -125,6 +125,9 @@ class TestArtifactStore:
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "local", "config": {"root": "/elsewhere"}}))
         datastore = SimpleNamespace(TYPE="azure", datastore_root="x")
         assert address_of_datastore(datastore) == configured_address() == StoreAddress("/elsewhere")
+        # Whoever reads it later stands in another folder.
+        assert set(metadata_fields(ArtifactStore("local", "here")).values()) == {"local", os.path.abspath("here")}
+        assert "s3://b/r" in metadata_fields(ArtifactStore("s3", "s3://b/r")).values()
         spin = SimpleNamespace(TYPE="spin", datastore_root="/apart")
         assert address_of_datastore(spin) == StoreAddress("/apart") and artifact_store_of(spin) is None
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "gs", "config": {"root": "gs://x"}}))

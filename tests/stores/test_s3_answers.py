@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 
+import anyio
 import pytest
 from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
@@ -343,6 +344,41 @@ async def test_the_source_of_credentials_fails() -> None:
         with pytest.raises(StoreUnavailable, match="RuntimeError") as caught:
             await store.head("k")
         assert SECRET not in str(caught.value)
+
+
+async def test_a_silent_source_holds_a_request_no_longer_than_a_silent_store_and_none_where_something_is_held() -> None:
+    let_go = threading.Event()
+    told: list[StoreError | None] = []
+
+    def source() -> S3Credentials:
+        let_go.wait(60)
+        return S3Credentials(KEY, SECRET)
+
+    access = {"credentials": source, "connect_timeout_s": 0.1, "read_timeout_s": 0.1}
+    try:
+        store = Retrying(
+            store_at("http://127.0.0.1:9", **access), on_trouble=lambda _, error: told.append(error), give_up_after_s=1
+        )
+        async with store:
+            with pytest.raises(StoreUnavailable, match="could not get the credentials of the store: no answer"):
+                await store.head("k")
+        assert told and isinstance(told[0], StoreUnavailable)
+    finally:
+        let_go.set()
+    now_s = [1000.0]
+    credentials = FollowedCredentials(source, lambda: now_s[0])
+    first = await credentials.get_frozen_credentials()
+    let_go.clear()
+    now_s[0] += 1000
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(credentials.get_frozen_credentials)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(30):
+                assert await credentials.get_frozen_credentials() == first
+            group.cancel_scope.cancel()
+    finally:
+        let_go.set()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,10 +20,16 @@ from ckpt_async.stores.contract import Body
 from ckpt_async.stores.http_client import Sending
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_credentials import ChainCredentials, FollowedCredentials, SigningKeys
+from ckpt_async.words.errors import StoreUnavailable
 
 __all__ = ["ClientKeeper", "ClientLibrary", "S3Client", "client_params", "tls_context", "warm_up"]
 
 CLOSE_TIMEOUT_S = 5.0
+
+#: For what makes access and client: before there is an access, nothing says how patient one should be.
+ACCESS_TIMEOUT_S = 70.0
+
+T = TypeVar("T")
 
 
 class S3Client(Protocol):
@@ -91,28 +97,44 @@ class ClientKeeper:
     async def access(self) -> S3Access:
         """Return how the bucket is reached. Raises what `load_access` does: part of a request, so that it is repeated like one."""
         if self._access is None:
-            async with self._access_lock:
-                if self._access is None:
-                    self._access = await anyio.to_thread.run_sync(self._make_access, abandon_on_cancel=True)
+            self._access = await _answer_within(ACCESS_TIMEOUT_S, "make a store's access", self._find_access)
         return self._access
+
+    async def _find_access(self) -> S3Access:
+        async with self._access_lock:
+            if self._access is None:
+                self._access = await anyio.to_thread.run_sync(self._make_access, abandon_on_cancel=True)
+            return self._access
 
     async def credentials(self) -> ReadOnlyCredentials | None:
         """Return what the next request is signed with; None where requests carry no signature."""
-        return None if self._keys is None else await self._keys.get_frozen_credentials()
+        if (keys := self._keys) is None:
+            return None
+        return await self._from_source(keys.get_frozen_credentials)
 
     async def renew(self, refused: ReadOnlyCredentials | None) -> bool:
         """Fetch other credentials than `refused`; return whether there are any."""
-        if self._keys is None or refused is None:
+        if (keys := self._keys) is None or refused is None:
             return False
-        return await self._keys.renew(refused)
+        return await self._from_source(lambda: keys.renew(refused))
 
     async def get(self) -> S3Client:
         """Return the client."""
         if self._client is None:
-            async with self._lock:
-                if self._client is None:
-                    self._client = await self._make()
+            # Its libraries may look for credentials of their own, also where none are wanted.
+            self._client = await _answer_within(ACCESS_TIMEOUT_S, "make a client of the store", self._find)
         return self._client
+
+    async def _find(self) -> S3Client:
+        async with self._lock:
+            if self._client is None:
+                self._client = await self._make()
+            return self._client
+
+    async def _from_source(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask where the credentials come from, for as long as a request may stand still."""
+        access = await self.access()
+        return await _answer_within(access.connect_timeout_s + access.read_timeout_s, "get the credentials of the store", ask)
 
     async def close(self) -> None:
         """Close the client and its connections; another one is made if it is asked for again."""
@@ -126,6 +148,13 @@ class ClientKeeper:
         if not access.anonymous:
             self._keys = self._library.chain() if access.credentials is None else FollowedCredentials(access.credentials)
         return await self._exit.enter_async_context(self._library.open_client(access, self._keys))
+
+
+async def _answer_within(limit_s: float, attempted: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """Wait no longer than a request would: a process, a role or a service that gives out keys may be silent for ever."""
+    with anyio.CancelScope(deadline=anyio.current_time() + limit_s):
+        return await ask()
+    raise StoreUnavailable(attempted, cause=f"no answer for {limit_s:.0f} s")
 
 
 def client_params(access: S3Access, **more: object) -> dict[str, Any]:

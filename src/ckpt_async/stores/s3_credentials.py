@@ -22,6 +22,9 @@ FOLLOW_EVERY_S = 600.0
 # Before they expire, so that no request is signed with credentials that die on the way.
 EXPIRY_MARGIN_S = 120.0
 RETRY_SOON_S = 5.0
+# For a source that does not answer while what is held still serves, and until it is asked again.
+RENEWAL_TIMEOUT_S = 10.0
+RETRY_SILENT_S = 60.0
 
 
 class SigningKeys(Protocol):
@@ -70,7 +73,9 @@ class FollowedCredentials:
         return _frozen(self._held)
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        if self._held is None or self._clock() >= self._fetch_at_s:
+        # While one asks for others, what is held serves all the rest: its source may be silent.
+        asked = self._lock.locked() and self._serves()
+        if not asked and (self._held is None or self._clock() >= self._fetch_at_s):
             async with self._lock:
                 if self._held is None or self._clock() >= self._fetch_at_s:
                     await self._follow()
@@ -89,13 +94,22 @@ class FollowedCredentials:
     async def _follow(self) -> None:
         """Fetch; where that fails, what is held serves until it expires."""
         try:
-            await self._fetch()
+            with anyio.move_on_after(RENEWAL_TIMEOUT_S if self._serves() else math.inf):
+                await self._fetch()
+                return
         except (CheckpointError, *NO_CREDENTIALS):
-            now_s = self._clock()
-            expires_at_s = None if self._held is None else self._held.expires_at_s
-            if self._held is None or (expires_at_s is not None and expires_at_s <= now_s):
+            if not self._serves():
                 raise
-            self._fetch_at_s = min(now_s + RETRY_SOON_S, expires_at_s or math.inf)
+            again_s = RETRY_SOON_S
+        else:
+            again_s = RETRY_SILENT_S
+        expires_at_s = None if self._held is None else self._held.expires_at_s
+        self._fetch_at_s = min(self._clock() + again_s, expires_at_s or math.inf)
+
+    def _serves(self) -> bool:
+        """Whether what is held has not expired yet."""
+        held = self._held
+        return held is not None and (held.expires_at_s is None or held.expires_at_s > self._clock())
 
     async def _fetch(self) -> None:
         try:

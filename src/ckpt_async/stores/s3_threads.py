@@ -161,7 +161,7 @@ class _Provider:
 
 @contextlib.asynccontextmanager
 async def _open_client(access: S3Access, keys: SigningKeys | None) -> AsyncIterator[S3Client]:
-    client = _Client(await anyio.to_thread.run_sync(_make, access, keys), access.max_connections)
+    client = _Client(await anyio.to_thread.run_sync(_make, access, keys, abandon_on_cancel=True), access.max_connections)
     try:
         yield client
     finally:

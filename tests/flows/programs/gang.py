@@ -56,7 +56,10 @@ def look(inputs):
     Checkpoint().load(groups[0]["key"], "part", node=2)
     with open("part/shard") as file:
         print(f"part {file.read()}")
-    print(f"cards {[task.pathspec == pathspec for task in Task(pathspec).parent if has_card(task)]}")
+    # Whichever node a reader comes by: what the gang saved lies in one place.
+    tasks = list(Task(pathspec).parent)
+    print(f"nodes {len(tasks)} {[Checkpoint().list(task=task) == listed for task in tasks]}")
+    print(f"cards {[task.pathspec == pathspec for task in tasks if has_card(task)]}")
 
 
 def has_card(task):

@@ -50,6 +50,8 @@ class Checkpoint:
     ------
     CheckpointNotPossible
         In a remote task of a flow without `@checkpoint`.
+    InvalidArgument
+        With `init_dir`: `directory` can't be made. Without, ``with`` raises it.
     """
 
     def __init__(self, temp_dir_root: str | None = None, init_dir: bool = False) -> None:
@@ -193,15 +195,17 @@ class Checkpoint:
         Raises
         ------
         InvalidArgument
-            `task` is missing outside of a task.
+            `task` is missing outside of a task, or an argument is not what it should be.
         StoreError, CheckpointDamaged
             The store can't be asked, or a record in it can't be read.
         """
         from ckpt_async import InvalidArgument, open_reader, scope_records_prefix
 
+        from .arguments import read_attempt, read_name_filter
         from .environment import read_task
-        from .references import list_of_task, read_attempt
+        from .references import list_of_task
 
+        name = read_name_filter(name)
         if task is not None and not full_namespace:
             return list_of_task(task, name=name, attempt=attempt)
         mine = read_task(os.environ)
@@ -235,18 +239,20 @@ class Checkpoint:
         Raises
         ------
         InvalidArgument
-            There is no folder to load into.
+            There is no folder to load into, or `reference` or `path` is none.
         CheckpointNotFound, CheckpointDamaged, LoadTargetNotEmpty, StoreError
             Nothing was changed.
         """
         from ckpt_async import InvalidArgument, open_reader
 
+        from .arguments import read_path
         from .references import load_in_place_of, read_reference
 
         known = read_reference(reference)
+        target = None if path is None else read_path(path, attempted="load a checkpoint")
         reader = open_reader(_address_of_reference(known))
-        if path is not None:
-            reader.load(known, os.path.abspath(path), node=node)
+        if target is not None:
+            reader.load(known, target, node=node)
         elif self.directory is not None:
             load_in_place_of(self.directory, lambda fresh: reader.load(known, fresh, node=node))
         else:
@@ -298,9 +304,18 @@ class Checkpoint:
         return lineage_of_task(task, attempt=attempt)
 
     def _make_directory(self) -> None:
-        if self._temp_dir_root is not None:
-            os.makedirs(self._temp_dir_root, exist_ok=True)
-        self._owned = tempfile.TemporaryDirectory(prefix="metaflow_checkpoint_", dir=self._temp_dir_root)
+        from .arguments import read_path
+        from .directory import not_made
+
+        root = self._temp_dir_root
+        if root is not None:
+            root = read_path(root, attempted="make the checkpoint directory", argument="temp_dir_root")
+        try:
+            if root is not None:
+                os.makedirs(root, exist_ok=True)
+            self._owned = tempfile.TemporaryDirectory(prefix="metaflow_checkpoint_", dir=root)
+        except OSError as error:
+            raise not_made(error, root) from error
 
 
 def _address_of(mine: TaskEnvironment) -> StoreAddress:
@@ -312,14 +327,14 @@ def _address_of(mine: TaskEnvironment) -> StoreAddress:
 def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
     """Return the store of a reference: the one in its URL; for a key alone, the task's or the configured one."""
     from .environment import read_task
-    from .store import configured_address, store_address
+    from .store import configured_address, stored_address
 
     if isinstance(reference, dict):
         url, key = str(reference.get("url", "")), str(reference.get("key", ""))
         if key and url.endswith(f"/{key}"):
             root = url.removesuffix(f"/{key}").removeprefix("file://")
             scheme, separator, _ = root.partition("://")
-            return store_address(scheme if separator else "local", root)
+            return stored_address(scheme if separator else "local", root)
     mine = read_task(os.environ)
     return configured_address() if mine is None else _address_of(mine)
 

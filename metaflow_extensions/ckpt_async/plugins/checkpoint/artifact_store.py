@@ -114,7 +114,9 @@ def artifact_store_access() -> S3Access:
 
 def metadata_fields(store: ArtifactStore) -> dict[str, str]:
     """Return the task's metadata that tells later readers of the store."""
-    return {_TYPE_FIELD: store.kind, _ROOT_FIELD: store.root}
+    # Readers stand in another folder.
+    root = os.path.abspath(store.root) if store.kind == "local" else store.root
+    return {_TYPE_FIELD: store.kind, _ROOT_FIELD: root}
 
 
 def store_in_metadata(told: Mapping[str, str]) -> tuple[str, str] | None:

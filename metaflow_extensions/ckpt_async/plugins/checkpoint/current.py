@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .apart import run_apart
+from .arguments import read_attempt, read_name_filter, read_path, read_timeout
 from .directory import empty_directory, remove_directory
-from .references import list_of_task, load_in_place_of, read_attempt, read_reference
+from .references import list_of_task, load_in_place_of, read_reference
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
@@ -235,7 +236,15 @@ class CurrentCheckpoint:
         -------
         list of dict
             The records, as ``save()`` returns them.
+
+        Raises
+        ------
+        InvalidArgument
+            An argument is not what it should be.
+        StoreError, CheckpointDamaged
+            The store can't be asked, or a record in it can't be read.
         """
+        name = read_name_filter(name)
         if task is not None:
             return list_of_task(task, name=name, attempt=attempt)
         number = read_attempt(attempt)
@@ -257,12 +266,14 @@ class CurrentCheckpoint:
 
         Raises
         ------
+        InvalidArgument
+            `reference` or `path` is none.
         CheckpointNotFound, CheckpointDamaged, LoadTargetNotEmpty, StoreError
             Nothing was changed.
         """
         known = read_reference(reference)
         if path is not None:
-            target = os.path.abspath(path)
+            target = read_path(path, attempted="load a checkpoint")
             run_apart(lambda: self._checkpointer.load(known, target, node=node))
             return
         run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh, node=node)))
@@ -300,9 +311,12 @@ class CurrentCheckpoint:
 
         Raises
         ------
+        InvalidArgument
+            `timeout` is no number of seconds.
         FlushTimeout
             The time is over; what was saved is still queued.
         CheckpointNotStored, StoreError
             A save was given up, or can't be stored as things are.
         """
-        run_apart(lambda: self._checkpointer.flush(timeout))
+        timeout_s = read_timeout(timeout)
+        run_apart(lambda: self._checkpointer.flush(timeout_s))

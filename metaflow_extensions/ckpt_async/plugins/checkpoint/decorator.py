@@ -157,6 +157,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from .artifacts import newest_in_store, store_artifacts
         from .directory import remove_directories_of_dead_attempts
         from .environment import TaskPlace
+        from .gang import node_fields
         from .lineage import loaded_fields
         from .output import say
         from .scope import current_identity, node_of_gang
@@ -169,6 +170,8 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         address = address_of_datastore(self._flow_datastore)
         if (other := artifact_store_of(self._flow_datastore)) is not None:
             _register(metadata, (run_id, step_name, task_id), retry_count, "mf-checkpoint-artifact-store", metadata_fields(other))
+        if identity.task != task_id:
+            _register(metadata, (run_id, step_name, task_id), retry_count, "checkpoint", node_fields(identity.pathspec))
         node_index, num_nodes = node_of_gang(flow, parallel=parallel, control=control)
         # An attempt in which @catch steps in for the step runs none of the user's code: nothing to load, nothing to save.
         if retry_count > max_user_code_retries:

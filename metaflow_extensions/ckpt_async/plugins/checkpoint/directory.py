@@ -10,7 +10,7 @@ import tempfile
 
 from ckpt_async import InvalidArgument, TaskIdentity, short_hash
 
-__all__ = ["empty_directory", "make_directory", "remove_directories_of_dead_attempts", "remove_directory"]
+__all__ = ["empty_directory", "make_directory", "not_made", "remove_directories_of_dead_attempts", "remove_directory"]
 
 PREFIX = "metaflow_checkpoint_"
 
@@ -34,12 +34,17 @@ def make_directory(root: str | None, identity: TaskIdentity, node_index: int) ->
             os.makedirs(root, exist_ok=True)
         return tempfile.mkdtemp(prefix=f"{_prefix_of_task(identity, node_index)}{identity.attempt}_{os.getpid()}_", dir=root)
     except OSError as error:
-        raise InvalidArgument(
-            "make the checkpoint directory",
-            on=error.filename or root or tempfile.gettempdir(),
-            cause=error.strerror or str(error),
-            hint="Set temp_dir_root to a folder that can be written to.",
-        ) from error
+        raise not_made(error, root) from error
+
+
+def not_made(error: OSError, root: str | None) -> InvalidArgument:
+    """Return what to raise where no folder can be made under `root`."""
+    return InvalidArgument(
+        "make the checkpoint directory",
+        on=error.filename or root or tempfile.gettempdir(),
+        cause=error.strerror or str(error),
+        hint="Set temp_dir_root to a folder that can be written to.",
+    )
 
 
 def remove_directory(directory: str) -> None:

@@ -44,7 +44,8 @@ def lineage_of_task(task: Any, *, attempt: int | str | None) -> list[dict[str, A
     from metaflow import Task
     from metaflow.exception import MetaflowNotFound
 
-    from .references import read_attempt, read_task_argument
+    from .arguments import read_attempt
+    from .references import read_task_argument
 
     found = read_task_argument(task)
     number = read_attempt(attempt)

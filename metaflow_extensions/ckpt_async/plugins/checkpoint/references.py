@@ -9,9 +9,10 @@ from typing import Any
 
 from ckpt_async import InvalidArgument
 
+from .arguments import read_attempt
 from .directory import empty_directory
 
-__all__ = ["list_of_task", "load_in_place_of", "read_attempt", "read_reference", "read_task_argument"]
+__all__ = ["list_of_task", "load_in_place_of", "read_reference", "read_task_argument"]
 
 
 def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> list[dict[str, Any]]:
@@ -38,7 +39,8 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> l
     from ckpt_async import open_reader
 
     from .artifact_store import store_in_metadata
-    from .store import configured_address, store_address
+    from .gang import kept_under
+    from .store import configured_address, stored_address
 
     number = read_attempt(attempt)
     found = read_task_argument(task)
@@ -48,12 +50,15 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> l
         flow, _, step, _ = found.pathspec.split("/")
         found = read_task_argument(f"{flow}/{told['origin-run-id']}/{step}/{told['origin-task-id']}")
         told = found.metadata_dict
+    if (control := kept_under(told)) is not None:
+        found = read_task_argument(control)
+        told = found.metadata_dict
     if number is None:
         number = found.current_attempt
     # A task says where its datastore is: the caller may stand in another folder, or be configured for another one. One that has
     # not begun says nothing yet.
     kind_and_root = store_in_metadata(told) or (told.get("ds-type"), told.get("ds-root"))
-    address = configured_address() if kind_and_root[0] is None else store_address(kind_and_root[0], kind_and_root[1])
+    address = configured_address() if kind_and_root[0] is None else stored_address(kind_and_root[0], kind_and_root[1])
     records = open_reader(address).list(found.pathspec, name=name, attempt=number)
     return [record.to_dict() for record in records]
 
@@ -68,7 +73,7 @@ def read_task_argument(task: Any) -> Any:
     metaflow.exception.MetaflowException
         There is no such task.
     """
-    from metaflow import Task
+    from metaflow import Run, Step, Task
 
     if isinstance(task, Task):
         return task
@@ -78,21 +83,10 @@ def read_task_argument(task: Any) -> Any:
         "find a task",
         on=f"task={task!r}"[:200],
         cause="it is neither a metaflow.Task nor the pathspec of one",
-        hint="Pass a task, or a text such as 'TrainFlow/12/start/1'.",
+        hint={Step: "Of a step: step.task.", Run: "Of a run: run['STEP'].task."}.get(
+            type(task), "Pass a task, or a text such as 'TrainFlow/12/start/1'."
+        ),
     )
-
-
-def read_attempt(attempt: int | str | None) -> int | None:
-    """Return an attempt as a number; raises InvalidArgument where it is none."""
-    if attempt is None:
-        return None
-    try:
-        number = int(attempt) if isinstance(attempt, (int, str)) else -1
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise InvalidArgument("find an attempt", on=f"attempt={attempt!r}", cause="attempts are whole numbers, from 0")
-    return number
 
 
 def read_reference(reference: object) -> str | dict[str, Any]:
@@ -114,7 +108,8 @@ def read_reference(reference: object) -> str | dict[str, Any]:
         "use a reference to a checkpoint",
         on=f"{type(reference).__name__} {str(reference)[:100]!r}",
         cause="a reference is a dict, a key, or an object with a key",
-        hint="Pass what save() or list() returned.",
+        # Not looked into: an artifact is fetched then.
+        hint="Pass its .data." if hasattr(type(reference), "data") else "Pass what save() or list() returned.",
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, next_save_number, readable_bytes
+from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, next_save_number, readable_bytes, saves_words
 
 from . import artifacts
 from .apart import Apart, run_apart
@@ -151,7 +151,9 @@ class TaskSession:
     def _on_spot_notice(self, when: str) -> None:
         self._checkpointer.press()
         pending = self._checkpointer.pending
-        left = f"{pending.saves} saves ({readable_bytes(pending.size_bytes)}) are" if pending.saves else "Nothing is"
+        left = "Nothing is"
+        if pending.saves:
+            left = f"{saves_words(pending.saves)} ({readable_bytes(pending.size_bytes)}) {'is' if pending.saves == 1 else 'are'}"
         say(
             f"Spot notice: this machine is taken away ({when or 'soon'}). {left} not in the datastore yet. From now on the newest "
             "save is stored first."
@@ -235,15 +237,16 @@ class TaskSession:
         settings, pending = self._attributes.settings, self._checkpointer.pending
         stopped = self._signals.stopped
         if stopped and pending.saves:
-            say(f"stopped by a signal; {pending.saves} saves are being stored, newest first; a second signal ends the wait.")
+            left = f"{saves_words(pending.saves)} {'is' if pending.saves == 1 else 'are'}"
+            say(f"stopped by a signal; {left} being stored, newest first; a second signal ends the wait.")
         closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped, retried=retried))
         self._signals.while_waiting(closing.stop_waiting)
         ended = closing.wait()
         if ended is None:
             pending = self._checkpointer.pending
             beside = settings.worker == "process" and settings.async_upload
-            goes_on = "a process beside the task goes on storing" if beside else "not stored yet are"
-            say(f"stopped waiting at a signal; {goes_on} {pending.saves} saves, {readable_bytes(pending.size_bytes)}.")
+            goes_on = "a process beside the task goes on storing" if beside else "not stored yet:"
+            say(f"stopped waiting at a signal; {goes_on} {saves_words(pending.saves)}, {readable_bytes(pending.size_bytes)}.")
             return None
         if ended.error is not None and not isinstance(ended.error, Exception):
             raise ended.error

@@ -6,7 +6,7 @@ import os
 import tempfile
 from typing import Any
 
-from ckpt_async import StoreAddress
+from ckpt_async import InvalidArgument, StoreAddress
 
 from .artifact_store import ACCESS, ArtifactStore, artifact_store
 from .errors import CheckpointNotPossible
@@ -19,6 +19,7 @@ __all__ = [
     "configured_address",
     "scratch_root",
     "store_address",
+    "stored_address",
 ]
 
 #: Imported in the process that uploads, which may be another than the task.
@@ -43,7 +44,7 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     Raises
     ------
     CheckpointNotPossible
-        Another kind, or a datastore without a root.
+        Another kind, a datastore without a root, or one on S3 whose root names no bucket.
     """
     if kind not in (*SUPPORTED, SPIN):
         raise CheckpointNotPossible(
@@ -55,10 +56,31 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
             f"The datastore {kind!r} has no root. Set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}, or pass --datastore-root."
         )
     if kind == "s3":
+        # Without the scheme it would be a folder here.
+        if not root.startswith("s3://") or not root.removeprefix("s3://").partition("/")[0]:
+            raise CheckpointNotPossible(f"The root {root!r} of a datastore on S3 must begin with s3://BUCKET.")
         other = artifact_store()
         access = S3_ACCESS if other is None or other.root.rstrip("/") != root.rstrip("/") else ACCESS
         return StoreAddress(root.rstrip("/"), access=access)
     return StoreAddress(os.path.abspath(root))
+
+
+def stored_address(kind: str, root: str | None) -> StoreAddress:
+    """Return the store that a checkpoint or a task names as its own; raises InvalidArgument where nothing of that kind can be read.
+
+    Parameters
+    ----------
+    kind, root : str
+        As `store_address` takes them.
+    """
+    if kind not in (*SUPPORTED, SPIN):
+        raise InvalidArgument(
+            "use a checkpoint",
+            on=root or "",
+            cause=f"it lies in a datastore of the kind {kind!r}",
+            hint=f"Supported are: {', '.join(SUPPORTED)}.",
+        )
+    return store_address(kind, root)
 
 
 def address_of_datastore(datastore: Any) -> StoreAddress:
