@@ -78,7 +78,9 @@ class Loading:
         try:
             self.reader.load_record(record if node is None else record.part(node), self.target)
         except CheckpointDamaged as damage:
-            self.damages.note("A checkpoint is damaged, an older one is tried", damage)
+            self.damages.note(
+                "A checkpoint is damaged" if record.group else "A checkpoint is damaged, an older one is tried", damage
+            )
             self.damages.stored.append(damage)
             return False
         return True
