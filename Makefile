@@ -57,7 +57,7 @@ define fresh_venv
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 was found. Name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install $(PIP_FLAGS) "pip>=22"
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) "pip>=22.3"
 endef
 
 .venv/stamp: pyproject.toml

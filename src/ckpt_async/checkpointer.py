@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import summary_line
@@ -19,7 +20,7 @@ from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument, StoreError
+from ckpt_async.words.errors import InvalidArgument
 from ckpt_async.words.events import EntrySaved, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
@@ -76,7 +77,8 @@ class Checkpointer:
         self._worker = Supervisor(self._ledger, make_worker, header, spool, say)
         self._header = header
         self._worker.listeners.add(warm_up)
-        self._gate = Gate(self._ledger, self._worker, spool, self.settings, say)
+        self._flusher = Flusher(self._ledger, self._worker, header, spool, reader, say)
+        self._gate = Gate(self._ledger, self._worker, self._flusher, spool, self.settings, say)
         if self.settings.async_upload or older:
             self._start_worker()
 
@@ -169,7 +171,7 @@ class Checkpointer:
             self._gate.raise_earlier_failure()
             tree = scan(path)
             self._taking.check_outside(tree.root)
-            self._gate.pass_in(tree.size_bytes, name, latest=latest)
+            self._gate.pass_in(tree.size_bytes, name, latest=latest, group=version is not None)
             self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
             reference = self._taking.take(tree, request, version)
         self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
@@ -182,7 +184,7 @@ class Checkpointer:
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
-        self._worker.wait_settled(reference, self.settings.flush_timeout_s)
+        self._flusher.wait_settled(reference, self.settings.flush_timeout_s)
         if reference.status == Status.FAILED:
             error = reference.state.error
             # The caller learns of the failure here and now; keeping the data would only upset the next save.
@@ -287,20 +289,7 @@ class Checkpointer:
             The worker can't be kept alive.
         """
         self._check_usable("flush")
-        self._worker.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
-        self._look_at_groups()
-
-    def _look_at_groups(self) -> None:
-        """Learn which of the groups are visible by now whose last part was another node's."""
-        incomplete = self._ledger.incomplete()
-        if not incomplete:
-            return
-        try:
-            visible = self.reader.visible(list(incomplete))
-        except StoreError as error:
-            self._say(f"Which group saves are complete is not known: {error}")
-            return
-        self._ledger.complete(incomplete[key] for key in visible)
+        self._flusher.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
 
     def press(self) -> None:
         """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
@@ -343,8 +332,7 @@ class Checkpointer:
             # What another thread is saving is in the spool now, so that the flush sees it.
             self._saving.release()
         try:
-            self._worker.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
-            self._look_at_groups()
+            self._flusher.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
             if not retried:
                 self.end_keeping()
         finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from ckpt_async.flushing import Flusher
 from ckpt_async.ledger import Ledger
 from ckpt_async.progress import readable_seconds
-from ckpt_async.spool.admission import Admit, Drop, Limits, Refuse, SpoolLoad, Wait, decide
+from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, Wait, decide
 from ckpt_async.spool.kept import drop_all_kept
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.states import version_of
@@ -28,6 +29,8 @@ class Gate:
         What lies in the spool.
     worker : Supervisor
         Whose uploads make room.
+    flusher : Flusher
+        Knows which saves have failed.
     spool : Spool
         That is entered.
     settings : Settings
@@ -36,9 +39,18 @@ class Gate:
         Prints a line for the user.
     """
 
-    def __init__(self, ledger: Ledger, worker: Supervisor, spool: Spool, settings: Settings, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: Supervisor,
+        flusher: Flusher,
+        spool: Spool,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> None:
         self._ledger = ledger
         self._worker = worker
+        self._flusher = flusher
         self._spool = spool
         self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
         self._timeout_s = settings.flush_timeout_s
@@ -53,9 +65,9 @@ class Gate:
     def raise_earlier_failure(self) -> None:
         """Raise where the store has refused an earlier save: a user learns of it at the next ``save()``, not at the end."""
         self._worker.raise_fatal()
-        self._worker.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
+        self._flusher.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
 
-    def pass_in(self, size_bytes: int, name: str, *, latest: bool) -> None:
+    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> None:
         """Return when a save of this size may enter the spool.
 
         Raises
@@ -71,7 +83,7 @@ class Gate:
         tried: set[str] = set()
         waited = False
         while True:
-            load = self._load(size_bytes, name, latest, tried)
+            load = self._load(size_bytes, self._ledger.droppable(name, latest=latest, group=group), tried)
             decision = decide(size_bytes, load, self._limits)
             if isinstance(decision, Admit):
                 break
@@ -88,9 +100,9 @@ class Gate:
         if waited:
             self._ledger.charge_wait(time.monotonic() - started_s)
 
-    def _load(self, size_bytes: int, name: str, latest: bool, tried: set[str]) -> SpoolLoad:
+    def _load(self, size_bytes: int, superseded: Iterable[Queued], tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
-        droppable = tuple(queued for queued in self._ledger.droppable(name, latest=latest) if queued.entry not in tried)
+        droppable = tuple(queued for queued in superseded if queued.entry not in tried)
         free_bytes = self._free_bytes()
         if free_bytes < size_bytes + self._limits.reserve_bytes and drop_all_kept(self._spool):
             self._say("What was kept on this disk for a next attempt is deleted: save() needs the room. It is in the store.")
@@ -122,7 +134,7 @@ class Gate:
     def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:
         def changed() -> bool:
             # A failure that `raise_earlier_failure` would not raise is no news: it would be the same after the next wait.
-            return self._closed or self._ledger.held()[0] != held_saves or bool(self._worker.failures(told_again=False))
+            return self._closed or self._ledger.held()[0] != held_saves or bool(self._flusher.failures(told_again=False))
 
         if not self._worker.wait_until(changed, deadline_s):
             raise SaveRefused(

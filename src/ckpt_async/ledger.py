@@ -257,20 +257,21 @@ class Ledger:
         with self.lock:
             return [self._references[entry] for entry in sorted(self._references)]
 
-    def droppable(self, name: str, *, latest: bool) -> tuple[Queued, ...]:
+    def droppable(self, name: str, *, latest: bool, group: bool) -> tuple[Queued, ...]:
         """Return the saves that may be given up for a new one called `name`, oldest first: not begun, and superseded.
 
-        One that a retry would resume from is superseded only by a later one of which that is true as well.
+        One that a retry would resume from is superseded only by a later one of which that is true as well. A part of a group save
+        supersedes nothing: what other nodes do not complete, nobody resumes from.
         """
         with self.lock:
             found = []
-            later = {(name, False), (name, latest)}
+            later = set() if group else {(name, False), (name, latest)}
             for entry, reference in reversed(self._live.items()):
                 kind = reference.record.name, reference.record.latest
                 # A part that is given up here would leave those of all other nodes behind.
                 if reference.status == Status.QUEUED and kind in later and not reference.record.group:
                     found.append(Queued(entry, reference.state.size_bytes))
-                if reference.status != Status.DROPPED and not reference.state.lost:
+                if reference.status != Status.DROPPED and not reference.state.lost and not reference.record.group:
                     later |= {(reference.record.name, False), kind}
             return tuple(reversed(found))
 

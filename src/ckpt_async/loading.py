@@ -71,7 +71,9 @@ class Loading:
         """Load what the store has, of a group the part of one node; from this machine, where it was kept. Returns False where it is
         damaged.
         """
-        if any(self._kept(one) for one in self.kept if one.record.key == record.key):
+        # What was kept of a group save is a part of it, of one node.
+        same = (one for one in self.kept if one.record.key == record.key)
+        if any(self._kept(one) for one in same if not record.group or one.record.node_index == node):
             return True
         try:
             self.reader.load_record(record if node is None else record.part(node), self.target)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from ckpt_async.words.errors import StoreError
+from ckpt_async.words.errors import CheckpointDamaged, StoreError
 from ckpt_async.words.records import CheckpointRecord
 
 if TYPE_CHECKING:
@@ -147,17 +147,25 @@ class Reader:
 
         return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
-    def visible(self, keys_of_data: builtins.list[str]) -> builtins.list[str]:
-        """Return those of these keys under which there is a checkpoint that can be loaded."""
+    def visible(self, keys_of_data: builtins.list[str], *, timeout_s: float) -> builtins.list[str]:
+        """Return those of these keys under which there is a checkpoint that can be loaded. Raises TimeoutError, too."""
+        from anyio import fail_after
+
         from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(group_catalog.visible, keys_of_data=keys_of_data))
+        async def act(store: Store) -> builtins.list[str]:
+            with fail_after(timeout_s):
+                return await group_catalog.visible(store, keys_of_data)
 
-    def agreed_group(self, identity: TaskIdentity, policy: str) -> CheckpointRecord | None:
+        return self._run(act)
+
+    def agreed_group(
+        self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None]
+    ) -> CheckpointRecord | None:
         """Return the group save that all nodes of this attempt go on from; see `group_catalog.agreed_group`."""
         from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy))
+        return self._run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
 
     def mark_damaged(self, record: CheckpointRecord) -> None:
         """Have later attempts pass a group save by; see `group_catalog.mark_damaged`."""

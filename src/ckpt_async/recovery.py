@@ -109,12 +109,20 @@ def resume(
             sources = [_Source(_of_task(identity, held, damages, kind), _resumable(left), _resumable(kept), way) for kind in kinds]
             if policy == "eager":
                 sources += [_Source(_of_scope(identity, held, damages, kind), _resumable(others)) for kind in kinds]
-            group = held.agreed_group(identity, policy) if num_nodes > 1 else None
+            group, passed_by = None, list[CheckpointDamaged]()
+            if num_nodes > 1:
+                group = held.agreed_group(identity, policy, passed_by.append)
+            for damage in passed_by:
+                damages.note("A group save is damaged and is passed by", damage)
             try:
                 if group is not None:
-                    restored = _load_part(group, node_index, num_nodes, loading)
+                    # What this task has saved here comes before what another run has stored.
+                    own = loading.left(sources[0].left, way) if group.pathspec != identity.pathspec else None
+                    restored = own or _load_part(group, node_index, num_nodes, loading)
                 else:
                     restored = _load_surely_newest(sources[0], identity, loading) or _load_newest(sources, loading, say)
+                    if restored is None and passed_by:
+                        raise passed_by[0]
             except FileNotFoundError:
                 # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
                 continue
@@ -131,6 +139,7 @@ def resume(
     with _disk_errors(target):
         for folder in older_attempts(spool_folder):
             drop_all_kept(Spool(folder))
+    _tell_of_parts(left, restored, identity, say)
     if restored is not None:
         note_loaded(Spool(spool_folder), restored, say)
     return restored
@@ -166,25 +175,46 @@ def _saved_alone(record: CheckpointRecord) -> bool:
 
 
 def _saved_by(node_index: int) -> Callable[[CheckpointRecord], bool]:
-    return lambda record: not record.group and record.node_index == node_index
+    # A record that does not know of a gang does not know of which node it is.
+    return lambda record: not record.group and record.num_nodes > 1 and record.node_index == node_index
+
+
+def _tell_of_parts(
+    left: Sequence[LeftSave], restored: CheckpointRecord | None, identity: TaskIdentity, say: Callable[[str], None]
+) -> None:
+    """Say which newer part of a group save lies here and is not gone on from."""
+    part = next((one.record for one in left if one.record.group and one.record.latest), None)
+    if part is None or (restored is not None and restored.pathspec == identity.pathspec and restored.order >= part.order):
+        return
+    say(
+        f"The group save {part.key} is passed by: this node's part of it waits on this machine, and an attempt begins only with "
+        "what all nodes have stored. It is uploaded now."
+    )
 
 
 def _load_part(group: CheckpointRecord, node_index: int, num_nodes: int, loading: Loading) -> CheckpointRecord:
     """Load the part of a node of the group that all nodes go on from. None of them can take an older one by itself."""
     if group.num_nodes != num_nodes:
-        raise InvalidArgument(
-            "resume from a group save",
-            on=group.key,
-            cause=f"{group.num_nodes} nodes have saved it, and this gang has {num_nodes}",
-            hint="Load it by hand: load_policy='none', and load(reference, path, node=...) or without node.",
-        )
+        raise _of_another_size(group, num_nodes)
     if not loading.stored(group, node_index):
         loading.reader.mark_damaged(group)
         damage = loading.damages.stored[-1]
         raise CheckpointDamaged(
-            damage.attempted, on=damage.on, cause=damage.cause, hint="The next attempt goes on from the group save before it."
+            damage.attempted,
+            on=damage.on,
+            cause=damage.cause,
+            hint="The next attempt goes on from the group save before it, or else from what each node saved by itself.",
         ) from damage
     return group
+
+
+def _of_another_size(group: CheckpointRecord, num_nodes: int) -> InvalidArgument:
+    return InvalidArgument(
+        "resume from a group save",
+        on=group.key,
+        cause=f"{group.num_nodes} nodes have saved it, and this gang has {num_nodes}",
+        hint="Load it by hand: load_policy='none', and load(reference, path, node=...) or without node.",
+    )
 
 
 @dataclass(frozen=True)
@@ -225,6 +255,8 @@ def _load_newest(sources: list[_Source], loading: Loading, say: Callable[[str], 
                 left = [one for one in left if one not in newer]
                 if (restored := loading.left(newer, source.way)) is not None:
                     return restored
+                if record.group:  # Of a gang, groups are left out of the sources.
+                    raise _of_another_size(record, 1)
                 if loading.stored(record):
                     return record
         except StoreError as error:

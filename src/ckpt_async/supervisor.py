@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ckpt_async.ledger import Ledger, Outstanding
-from ckpt_async.leftovers import refusal, refused_attempt, whose
 from ckpt_async.listeners import Listeners
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, left_words, readable_seconds, waiting_line
-from ckpt_async.reference import CheckpointReference
-from ckpt_async.spool.neighbours import child_spools, dead_children, remove_dead_spool, remove_spool
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.spool.neighbours import child_spools, remove_dead_spool, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
-from ckpt_async.words.errors import CheckpointError, FlushTimeout, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
+from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
 from ckpt_async.words.events import (
     Adopt,
     Close,
@@ -26,7 +23,6 @@ from ckpt_async.words.events import (
     Event,
     Notice,
     Press,
-    Retry,
     WorkerReady,
 )
 from ckpt_async.worker.handle import WorkerHandle
@@ -265,99 +261,10 @@ class Supervisor:
             adopting=len(outstanding.adopting),
         )
 
-    def wait_settled(self, reference: CheckpointReference, timeout_s: float) -> None:
-        """Wait until a save is stored, or refused."""
-        if not self.wait_until(lambda: reference.state.settled, time.monotonic() + timeout_s):
-            raise self._timeout("store a checkpoint", timeout_s)
-
     def press(self) -> None:
         """Have the newest save stored first from now on, also by a worker that is started later."""
         self._pressed = True
         self.send(Press())
-
-    def flush(self, timeout_s: float, *, newest_first: bool = False) -> None:
-        """Wait until everything saved is stored; see `ckpt_async.checkpointer.Checkpointer.flush`."""
-        self.raise_fatal()
-        if self._ledger.reopen_failed():
-            self.send(Retry())
-        self._adopt_children()
-        if newest_first:
-            self.press()
-        if not self.wait_until(lambda: not self._ledger.outstanding(), time.monotonic() + timeout_s):
-            raise self._timeout("flush", timeout_s)
-        refused = self._say_left()
-        self.raise_failures()
-        if refused is not None:
-            raise refused
-
-    def _adopt_children(self) -> None:
-        """Have what child processes left that have ended uploaded. One that is alive sees to its own save."""
-        try:
-            children = [os.path.basename(folder) for folder in dead_children(self._spool.folder)]
-        except OSError as error:
-            self._say(f"What child processes left is not known ({error.filename}): {error.strerror or error}")
-            return
-        if children:
-            self.ensure_started()
-            self._ledger.begin_adopting(children)
-            self.send(Adopt(tuple(children)))
-
-    def _say_left(self) -> CheckpointError | None:
-        """Say what earlier attempts and child processes left and could not be stored; return what is to be raised of it instead. A
-        save of this attempt that failed is raised before it.
-        """
-        left = dict(self._ledger.adoption_errors)
-        raised = refused_attempt(left, superseded=self._ledger.has_stored_latest) if not self._ledger.failures() else None
-        for attempt, error in left.items():
-            if attempt != raised:
-                self._say(f"What {whose(attempt)} left could not be stored: {error}")
-        if raised is None:
-            return None
-        return refusal(left[raised], raised, os.path.join(os.path.dirname(self._spool.folder), raised))
-
-    def failures(self, *, told_again: bool) -> list[CheckpointReference]:
-        """Return the failed saves that `raise_failures` tells of."""
-        failures = self._ledger.failures(lost=told_again)
-        return [failed for failed in failures if told_again or not failed.state.passed_by]
-
-    def raise_failures(self, hint: str = "", *, told_again: bool = True) -> None:
-        """Raise why the newest of the failed saves is not stored, if there is one.
-
-        Parameters
-        ----------
-        hint : str
-            Added to the error's.
-        told_again : bool
-            Whether what nobody can mend is raised: damage to the spool that has been raised before, and the loss of a save, which
-            has been said. Told once, it must not keep later saves out.
-        """
-        failures = self.failures(told_again=told_again)
-        if failures:
-            for failed in failures:
-                failed.state.told = True
-            error = failures[-1].state.error
-            assert error is not None
-            count = "1 save is" if len(failures) == 1 else f"{len(failures)} saves are"
-            raise type(error)(
-                error.attempted,
-                on=error.on,
-                cause=f"{error.cause} ({count} not in the store)",
-                hint=" ".join(part for part in (error.hint, self.where_it_lies(), hint) if part),
-            ) from error
-
-    def _timeout(self, attempted: str, timeout_s: float) -> FlushTimeout:
-        outstanding = self._ledger.outstanding()
-        trouble = self._ledger.trouble
-        left = left_words(outstanding.saves, outstanding.size_bytes, len(outstanding.adopting))
-        cause = f"after {readable_seconds(timeout_s)}, this is not stored: {left}"
-        if trouble is not None:
-            cause += f"; the last trouble was: {trouble}"
-        return FlushTimeout(
-            attempted,
-            on=self._header.address.url,
-            cause=cause,
-            hint=f"{self.where_it_lies()} The next attempt on this machine uploads it; a longer flush_timeout gives it more time.",
-        )
 
     # Ending
 

@@ -13,6 +13,7 @@ from ckpt_async.disk.snapshot import take_snapshot
 from ckpt_async.ledger import Ledger
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.entry import Entry
+from ckpt_async.spool.neighbours import is_of_child
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import keep_links
@@ -85,6 +86,8 @@ class Taking:
         self._spool = spool
         self._ledger = ledger
         self._link_guard = link_guard
+        #: Why a group save of this node could not be counted; empty where all were.
+        self._not_counted = ""
 
     def check_outside(self, path: str) -> None:
         """A folder that holds the spool would be saved into itself, more of it each time. Raises InvalidArgument."""
@@ -98,12 +101,40 @@ class Taking:
             )
 
     def group_number(self) -> int:
-        """Take the number of a group save. Before anything that can fail on this node alone: the nodes count their calls."""
+        """Take the number of a group save. Before anything that can fail on this node alone: the nodes count their calls.
+
+        Raises
+        ------
+        InvalidArgument
+            This is a child process that was not opened for a group save.
+        SnapshotFailed
+            The disk of the spool does not allow it, or did not at an earlier call: this node would be out of step with the others.
+        """
         start, step = self._header.version_start, self._header.version_step
-        with _spool_errors(self._spool.folder):
-            # A child process has got its number already, from the spool of the task.
-            take = self._spool.next_version if is_group_number(start) else self._spool.next_group_version
-            return take(start, step)
+        if is_of_child(os.path.basename(self._spool.folder)):
+            # It has got its number already, from the spool of the task.
+            if is_group_number(start):
+                return self._spool.next_version(start, step)
+            raise InvalidArgument(
+                "save a checkpoint",
+                on="group=True",
+                cause="this process was opened for a save by itself",
+                hint="Open it with group=True.",
+            )
+        if self._not_counted:
+            raise SnapshotFailed(
+                "save a checkpoint",
+                on="group=True",
+                cause=f"an earlier one could not be counted ({self._not_counted}), so that what this node saves now would be put "
+                "together with what the others have saved before",
+                hint="Save without group, or let the step fail: the next attempt counts anew.",
+            )
+        try:
+            with _spool_errors(self._spool.folder):
+                return self._spool.next_group_version(start, step)
+        except CheckpointError as error:
+            self._not_counted = error.cause
+            raise
 
     def take(self, tree: ScannedTree, request: SaveRequest, version: int | None = None) -> CheckpointReference:
         """Bring a snapshot of the files into the spool. When this returns, it survives the death of every process.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ckpt_async import CheckpointDamaged, Checkpointer, CheckpointNotFound, InvalidArgument, SnapshotFailed, open_for_child
+from ckpt_async.loading import Damages, Loading
+from ckpt_async.spool.neighbours import is_of_child, spool_folder
+from ckpt_async.spool.restoring import kept_saves
+from ckpt_async.spool.spool import Spool
 from ckpt_async.words import keys
 from tests.engine.desk import DEADLINE_S, Desk, identity_of, read_tree, save_in_killed_child, wait_for
 
@@ -21,9 +30,11 @@ def shard(desk: Desk, node: int, step: int) -> Path:
     return desk.tree({"shard": b"%d of step %d" % (node, step)}, f"node-{node}")
 
 
-def save_all(desk: Desk, nodes: list[Checkpointer], step: int) -> str:
+def save_all(desk: Desk, nodes: list[Checkpointer], step: int, *, latest: bool = True) -> str:
     """One group save of all; returns its key. All parts are stored."""
-    saved = [node.save(shard(desk, index, step), metadata={"step": step}, group=True) for index, node in enumerate(nodes)]
+    saved = [
+        node.save(shard(desk, index, step), metadata={"step": step}, group=True, latest=latest) for index, node in enumerate(nodes)
+    ]
     for reference in saved:
         reference.wait(DEADLINE_S)
     assert len({reference["key"] for reference in saved}) == 1
@@ -82,8 +93,10 @@ def test_a_gang_saves_together_and_goes_on_from_the_same_save(local_desk: Desk) 
     assert resume_all(desk, retried) == [{"shard": b"%d of step 2" % node} for node in range(NODES)]
     left = Path(desk.address.url, keys.data_key(identity_of(), "mfchckpt", 3 * 10**9))
     assert left.is_dir()
+    save_all(desk, retried, 4, latest=False)
+    assert left.is_dir(), "where a retry would not begin with the new one, an older one may still become whole"
     save_all(desk, retried, 5)
-    assert not left.exists(), "what never became whole goes with the first group save of a later attempt"
+    assert not left.exists(), "what never became whole goes with the first group save of a later attempt to begin with"
     close_all(retried)
     # A run of another size can't go on from it by itself.
     smaller = gang(desk, 0, run="2", num_nodes=2)
@@ -195,4 +208,119 @@ def test_eager_takes_what_the_task_has_before_what_other_runs_have(thread_desk: 
     close_all(second)
     retried = gang(thread_desk, 1, run="2")
     assert resume_all(thread_desk, retried, "eager") == [{"shard": b"0 of step 2"}] * NODES
+    close_all(retried)
+
+
+def test_no_attempt_begins_with_nothing_where_the_only_group_is_damaged(thread_desk: Desk) -> None:
+    nodes = gang(thread_desk)
+    key = save_all(thread_desk, nodes, 1)
+    close_all(nodes)
+    Path(thread_desk.address.url, key, "node-1", "shard").write_bytes(b"something else")
+    retried = gang(thread_desk, 1)
+    with pytest.raises(CheckpointDamaged, match="shard"):
+        retried[1].resume("fresh", str(thread_desk.target()))
+    close_all(retried)
+    for attempt in (2, 3):
+        again = gang(thread_desk, attempt)
+        thread_desk.said.clear()
+        for node in again:
+            with pytest.raises(CheckpointDamaged, match=r"a node could not load its part.*by hand"):
+                node.resume("fresh", str(thread_desk.target()))
+        assert len(thread_desk.said) == NODES and all(key in line for line in thread_desk.said)
+        # Who has something of its own begins with that.
+        if attempt == 2:
+            again[1].save(shard(thread_desk, 1, 2), latest=False)
+        close_all(again)
+    again = gang(thread_desk, 4)
+    again[1].save(shard(thread_desk, 1, 2))
+    close_all(again)
+    again = gang(thread_desk, 5)
+    assert resume_all(thread_desk, again) == [{"shard": b"1 of step 2"}] * NODES
+    close_all(again)
+    again = gang(thread_desk, 6)
+    with pytest.raises(CheckpointDamaged):
+        again[0].resume("fresh", str(thread_desk.target()), strict=True)
+    close_all(again)
+
+
+def test_a_gang_that_has_shrunk_to_one_node_takes_no_part_for_the_whole(thread_desk: Desk) -> None:
+    nodes = [thread_desk.open(node=node, num_nodes=NODES, keep_local=2) for node in range(NODES)]
+    key = save_all(thread_desk, nodes, 1)
+    for node in nodes:
+        node.close(timeout_s=DEADLINE_S, retried=True)
+    # The whole is not what the node has kept of it, nor is another node's part.
+    (whole,) = thread_desk.records()
+    kept = kept_saves(spool_folder(str(thread_desk.scratch), thread_desk.address, identity_of(1), 0))
+    assert [one.record.key for one in kept] == [key]
+    damages = Damages(thread_desk.said.append, strict=True)
+    for wanted in (None, 2):
+        target = thread_desk.target()
+        assert Loading(thread_desk.reader(), str(target), damages, kept).stored(whole, wanted)
+        assert read_tree(target).keys() == ({"shard"} if wanted else {f"node-{node}/shard" for node in range(NODES)})
+        assert wanted is None or read_tree(target)["shard"] == b"2 of step 1"
+    retried = gang(thread_desk, 1)
+    assert resume_all(thread_desk, retried) == [{"shard": b"%d of step 1" % node} for node in range(NODES)]
+    close_all(retried)
+    for attempt, policy, run in ((2, "fresh", "1"), (0, "eager", "2")):
+        alone = thread_desk.open(attempt, run=run)
+        target = thread_desk.target()
+        with pytest.raises(InvalidArgument, match="3 nodes have saved it, and this gang has 1"):
+            alone.resume(policy, str(target))
+        assert not target.exists()
+        alone.close(timeout_s=DEADLINE_S)
+
+
+@contextlib.contextmanager
+def left_by_node_0(desk: Desk, *, run: str, num_nodes: int) -> Iterator[None]:
+    """Let a save wait on this machine, which nobody uploads meanwhile: of a gang, a part of a group save."""
+    task = desk.open(run=run, num_nodes=num_nodes)
+    folder, scratch = shard(desk, 0, 2), str(desk.scratch)
+    save_in_killed_child(identity_of(run=run), desk.address, scratch, folder, "left", num_nodes=num_nodes)
+    (child,) = [Path(folder) for folder in glob.glob(f"{desk.scratch}/Flow-{run}-*/*") if is_of_child(os.path.basename(folder))]
+    spool = Spool(str(child))
+    assert spool.worker_lock.try_acquire()
+    try:
+        yield
+    finally:
+        spool.worker_lock.release()
+        task.close(timeout_s=DEADLINE_S)
+
+
+def test_a_part_that_waits_on_this_machine_is_told_and_not_begun_with(thread_desk: Desk) -> None:
+    with left_by_node_0(thread_desk, run="1", num_nodes=NODES):
+        retried = gang(thread_desk, 1)
+        assert resume_all(thread_desk, retried) == [{}] * NODES
+        waiting = keys.data_key(identity_of(), "left", 10**9)
+        told = [line for line in thread_desk.said if waiting in line]
+        assert len(told) == 1 and "waits on this machine" in told[0]
+    close_all(retried)
+
+
+def test_what_an_older_version_saved_in_a_gang_is_nobody_s_own(thread_desk: Desk) -> None:
+    nodes = gang(thread_desk)
+    for index, node in enumerate(nodes):
+        node.save(shard(thread_desk, index, 1)).wait(DEADLINE_S)
+    close_all(nodes)
+    for path in Path(thread_desk.address.url).rglob("*"):
+        if path.is_file() and (path.suffix == ".metadata" or path.name == "latest"):
+            record = json.loads(path.read_text())
+            new = ("num_nodes", "node_index", "group", "crc32")
+            path.write_text(json.dumps({name: value for name, value in record.items() if name not in new}))
+    retried = gang(thread_desk, 1)
+    assert resume_all(thread_desk, retried) == [{"shard": b"2 of step 1"}] * NODES
+    retried[1].save(shard(thread_desk, 1, 2))
+    close_all(retried)
+    again = gang(thread_desk, 2)
+    assert resume_all(thread_desk, again) == [{"shard": b"1 of step 2"}] * NODES
+    close_all(again)
+
+
+def test_eager_takes_what_lies_here_before_another_run_s_group(thread_desk: Desk) -> None:
+    nodes = gang(thread_desk)
+    save_all(thread_desk, nodes, 1)
+    close_all(nodes)
+    with left_by_node_0(thread_desk, run="2", num_nodes=1):
+        retried = gang(thread_desk, 1, run="2")
+        found = resume_all(thread_desk, retried, "eager")
+        assert found == [{"shard": b"0 of step 2"}, {"shard": b"1 of step 1"}, {"shard": b"2 of step 1"}]
     close_all(retried)

@@ -41,9 +41,3 @@ def behind_line(tmp_path: Path, s3_place: S3Place, line: SlowLine) -> Place:
 def checkpoints_behind_line(tmp_path: Path, s3_place: S3Place, line: SlowLine) -> Place:
     """A place whose checkpoints alone go through the line, for programs that import ``apart``."""
     return Place(tmp_path, "local", {**s3_variables(s3_place, line.endpoint_url), "CHECKPOINTS_AT": s3_place.url})
-
-
-@pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, local: Place, on_s3: Place) -> Place:
-    """Each of the two in turn. Both are arguments, so that the server starts before the leak check looks."""
-    return local if request.param == "local" else on_s3

@@ -13,9 +13,20 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--with", "card")], ids=["plain", "with-card"])
-@pytest.mark.parametrize("mode", ["False", "True"], ids=["sync", "async"])
-def test_never_counts_again_what_it_saved(place: Place, mode: str, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("datastore", "mode", "more"),
+    [
+        ("local", "False", ()),
+        ("local", "True", ("--with", "card")),
+        ("local", "True", ()),
+        ("s3", "False", ()),
+        ("s3", "True", ()),
+    ],
+    ids=["local-sync", "local-async-with-card", "local-async", "s3-sync", "s3-async"],
+)
+def test_never_counts_again_what_it_saved(local: Place, on_s3: Place, datastore: str, mode: str, more: tuple[str, ...]) -> None:
+    # Both are arguments, so that the server starts before the leak check looks.
+    place = local if datastore == "local" else on_s3
     place = dataclasses.replace(place, variables={**place.variables, "COUNTER_ASYNC": mode, "COUNTER_CARD": str(bool(more))})
     result = place.run("counter.py", *more)
     assert result.code == 0, result.text

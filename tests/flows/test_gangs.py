@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("datastore", "order"), [("local", "above"), ("local", "below"), ("s3", "above")])
+@pytest.mark.parametrize(("datastore", "order"), [("local", "below"), ("s3", "above")])
 def test_a_gang_saves_alone_and_together_and_goes_on_from_one_group_save(
     local: Place, s3_place: S3Place, datastore: str, order: str
 ) -> None:

@@ -38,7 +38,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE,
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
 from metaflow_extensions.ckpt_async.plugins.checkpoint.names import CARD_ID, DEFAULTS
 from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
-from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, scope_of
+from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, node_of_gang, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address
 from tests.engine.desk import wait_for
@@ -123,6 +123,16 @@ class TestScope:
     def test_values_that_json_can_not_hold_differ_by_place(self) -> None:
         found = {identifier_of("train", [(index, 2, object())]) for index in (0, 1, 0)}
         assert len(found) == 2
+
+    @pytest.mark.parametrize("control_task", [None, "5"])
+    def test_a_node_without_a_control_task_is_a_task_of_its_own(
+        self, control_task: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        about = SimpleNamespace(node_index=1, num_nodes=3, control_task_id=control_task)
+        monkeypatch.setattr(type(current), "parallel", about, raising=False)
+        found = node_of_gang(None, parallel=True, control=False)
+        said = capfd.readouterr().err
+        assert (found, "never become whole" in said) == (((1, 3), False) if control_task else ((0, 1), True))
 
 
 class TestStore:

@@ -171,6 +171,30 @@ async def test_a_failure_at_any_step_leaves_nothing_half_and_a_second_call_finis
     assert step > 15
 
 
+async def test_a_pointer_that_an_interrupted_deletion_has_lost_is_set_by_the_next_call(tmp_path: Path) -> None:
+    store = MemoryStore()
+    doomed = await save_whole(store, job_of(tmp_path / "doomed"))
+    # It deletes the pointer, which a commit has moved meanwhile, and dies before it sees that.
+    late = Fault("delete", key=TASK_POINTER, error=None, gate=anyio.Event())
+    dies = Fault("list", key=keys.task_records_prefix(doomed.pathspec), calls={2})
+
+    async def interrupted() -> None:
+        with pytest.raises(StoreUnavailable):
+            await delete_checkpoint(FaultyStore(store, [late, dies]), doomed.key)
+
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(interrupted)
+            await late.reached.wait()
+            newest = await save_whole(store, job_of(tmp_path / "newest", version=1))
+            assert late.gate is not None
+            late.gate.set()
+    assert await latest_of(store, TASK_POINTER) is None
+    await delete_checkpoint(store, doomed.key)
+    assert await latest_of(store, TASK_POINTER) == await latest_of(store, SCOPE_POINTER) == newest
+    assert await check_whole(store, tmp_path / "loaded") == {newest.key}
+
+
 class Shuffled(MemoryStore):
     """Every call comes after others that are under way, or before them, as it happens."""
 

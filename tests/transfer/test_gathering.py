@@ -9,19 +9,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ckpt_async.stores.contract import Body, Store
+from ckpt_async.stores.contract import Body, ObjectInfo, Store
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_task, resolve
-from ckpt_async.transfer.deletion import delete_checkpoint
 from ckpt_async.transfer.download import download
 from ckpt_async.transfer.gathering import give_up_earlier, store_part
 from ckpt_async.transfer.group_catalog import agreed_group, mark_damaged, part_of
 from ckpt_async.transfer.upload import UploadJob
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreUnavailable
-from ckpt_async.words.groups import GROUP_STRIDE, part_key
+from ckpt_async.words.groups import GROUP_STRIDE, groups_folder, part_key, verdict_key
 from ckpt_async.words.records import CheckpointRecord
 from tests.transfer.parts import FILES, ListLog, SmallMemory, content_of, identity, job_of, record_of, save_whole, send
 
@@ -45,8 +44,21 @@ class Node:
         self.log = ListLog()
 
     async def store(self, store: Store) -> bool:
-        manifest = (await send(store, self.job, self.log)).manifest
-        return await store_part(store, self.identity, self.record, manifest)
+        self.manifest = (await send(store, self.job, self.log)).manifest
+        return await self.store_part(store)
+
+    async def store_part(self, store: Store) -> bool:
+        """All but the upload; returns whether the whole is visible."""
+        return await store_part(store, self.identity, self.record, self.manifest) is not None
+
+
+class Careless(SmallMemory):
+    """Ignores conditions, without a word."""
+
+    async def put(
+        self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
+    ) -> ObjectInfo:
+        return await super().put(key, body)
 
 
 def gang(folder: Path, **about: int) -> list[Node]:
@@ -99,14 +111,14 @@ async def test_a_failure_at_any_step_leaves_nothing_half_and_can_be_repeated(tmp
             node.log = ListLog()
         await nodes[0].store(store)
         await nodes[1].store(store)
-        manifest = (await send(store, nodes[2].job)).manifest
+        nodes[2].manifest = (await send(store, nodes[2].job)).manifest
         try:
-            await store_part(FaultyStore(store, [Fault("*", calls={step}, after=after)]), identity(), nodes[2].record, manifest)
+            await nodes[2].store_part(FaultyStore(store, [Fault("*", calls={step}, after=after)]))
             done = True
         except StoreUnavailable:
             done = False
         await check(store, nodes, tmp_path)
-        assert await store_part(store, identity(), nodes[2].record, manifest)
+        assert await nodes[2].store_part(store)
         assert await latest_of(store, POINTER) == await check(store, nodes, tmp_path) is not None
         if done:
             break
@@ -168,34 +180,40 @@ async def test_what_never_became_whole_is_deleted_by_the_next_attempt_and_stays_
     committing = gang(tmp_path, version=3 * GROUP_STRIDE)
     for node in committing[:2]:
         await node.store(store)
-    manifest = (await send(store, committing[2].job)).manifest
     with pytest.raises(StoreUnavailable):
-        await store_part(FaultyStore(store, [Fault("put", key="*/manifests/*")]), identity(), committing[2].record, manifest)
+        await committing[2].store(FaultyStore(store, [Fault("put", key="*/manifests/*")]))
     await give_up_earlier(store, identity(attempt=1))
-    assert await store_part(store, identity(), committing[2].record, manifest)
+    assert await committing[2].store_part(store)
 
 
-async def test_deleting_a_group_leaves_nothing_of_any_node_also_after_a_failure_at_any_step(tmp_path: Path) -> None:
-    nodes = gang(tmp_path)
-    for step in itertools.count(1):
-        store = SmallMemory()
-        for node in nodes:
-            node.log = ListLog()
-            await node.store(store)
-        key, done = nodes[0].record.key, True
-        try:
-            await delete_checkpoint(FaultyStore(store, [Fault("*", calls={step})]), key)
-        except StoreUnavailable:
-            done = False
-            await check(store, nodes, tmp_path)
-            await delete_checkpoint(store, key)
-        assert await store.list("") == []
-        if done:
-            return
+async def test_what_is_whole_or_still_to_come_is_not_given_up_also_where_a_store_ignores_conditions(tmp_path: Path) -> None:
+    store = Careless()
+    old, lost, newer = gang(tmp_path), gang(tmp_path, version=2 * GROUP_STRIDE), gang(tmp_path, attempt=1)
+    coming = gang(tmp_path, attempt=1, version=2 * GROUP_STRIDE)
+    for node in (*old, *lost[1:], *newer, *coming[1:]):
+        await node.store(store)
+    await store.put(f"{groups_folder(identity().pathspec)}0.~FF.{GROUP_STRIDE}/000000.json", Body.of(b"of nobody"))
+    asked = FaultyStore(store)
+    await give_up_earlier(asked, identity(attempt=1))
+    assert not await store.list(lost[0].record.key + "/")
+    assert [key for operation, key in asked.calls if operation == "put"] == [verdict_key(lost[0].record.group_folder)]
+    for number, group in enumerate((old, newer)):
+        await download(store, await resolve(store, group[0].record.key), str(tmp_path / f"whole-{number}"))
+    assert await coming[0].store(store)
+
+
+async def test_a_whole_of_which_one_part_is_not_to_be_resumed_from_is_not_the_latest(tmp_path: Path) -> None:
+    store, nodes = SmallMemory(), gang(tmp_path)
+    nodes[1].record = dataclasses.replace(nodes[1].record, latest=False)
+    for node in nodes:
+        await node.store(store)
+    assert not (await resolve(store, nodes[0].record.key)).latest
+    assert await latest_of(store, POINTER) is None
+    assert await agreed_group(store, identity(attempt=1), "fresh") is None
 
 
 async def test_a_part_that_is_another_s_or_damaged_is_named(tmp_path: Path) -> None:
-    for damage in ("node", "key", "text", "files"):
+    for damage in ("node", "key", "text", "files", "verdict"):
         store = SmallMemory()
         nodes, others = gang(tmp_path), gang(tmp_path, version=2 * GROUP_STRIDE)
         await nodes[0].store(store)
@@ -206,12 +224,14 @@ async def test_a_part_that_is_another_s_or_damaged_is_named(tmp_path: Path) -> N
             await store.put(part_key(nodes[0].record.group_folder, 1), Body.of(text))
         elif damage == "key":
             await store.put(key, Body.of(await store.get(part_key(others[0].record.group_folder, 0))))
+        elif damage == "verdict":
+            await store.put(verdict_key(nodes[0].record.group_folder), Body.of(b"comm"))
         elif damage == "text":
             await store.put(key, Body.of(text.replace(b'"rank"', b'"r/nk"')))
         else:
             other = json.loads(await store.get(part_key(others[0].record.group_folder, 0)))
             await store.put(key, Body.of(json.dumps({**other, "record": json.loads(text)["record"]}).encode()))
-        if damage != "node":
+        if damage not in ("node", "verdict"):
             await nodes[1].store(store)
         with pytest.raises(CheckpointDamaged):
             await nodes[2].store(store)
@@ -264,3 +284,29 @@ async def test_of_nodes_that_ask_in_the_same_moment_one_decides(tmp_path: Path) 
     with pytest.raises(StoreUnavailable):
         await agreed_group(lost, identity(attempt=2), "fresh")
     assert await agreed_group(store, identity(attempt=2), "fresh") == agreed[0]
+
+
+async def test_where_a_store_ignores_conditions_what_is_written_last_is_what_all_take(tmp_path: Path) -> None:
+    store, nodes = Careless(), gang(tmp_path)
+    blind = Fault("put", key="*.resume", error=None, gate=anyio.Event())
+    seeing = Fault("put", key="*.resume", error=None, gate=anyio.Event(), after=True)
+    agreed: list[CheckpointRecord | None] = []
+    answered = anyio.Event()
+
+    async def ask(fault: Fault) -> None:
+        agreed.append(await agreed_group(FaultyStore(store, [fault]), identity(attempt=1), "fresh"))
+        answered.set()
+
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, blind)
+            await blind.reached.wait()
+            for node in nodes:
+                await node.store(store)
+            group.start_soon(ask, seeing)
+            await seeing.reached.wait()
+            assert blind.gate is not None and seeing.gate is not None
+            blind.gate.set()
+            await answered.wait()
+            seeing.gate.set()
+    assert agreed == [None, None]

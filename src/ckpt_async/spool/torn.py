@@ -15,6 +15,7 @@ from ckpt_async.disk import durable
 from ckpt_async.disk.linking import LinkGuard, make_private
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
+from ckpt_async.spool.states import version_of
 from ckpt_async.words.errors import SnapshotFailed
 
 __all__ = ["TORN_FILE", "check_links", "keep_links", "make_links_private", "mark_torn", "torn_error"]
@@ -41,7 +42,7 @@ def torn_error(folder: str, entry: str) -> SnapshotFailed | None:
         cause = str(json.loads(text))
     except ValueError:
         cause = "a file of it was written to before it had been copied"
-    return SnapshotFailed(f"{_ATTEMPTED} as number {int(entry)}", on=folder, cause=cause, hint=_HINT)
+    return SnapshotFailed(f"{_ATTEMPTED} as number {version_of(entry)}", on=folder, cause=cause, hint=_HINT)
 
 
 def check_links(entry: Entry, folder: str) -> None:
@@ -70,7 +71,7 @@ def check_links(entry: Entry, folder: str) -> None:
         if not intact:
             with contextlib.suppress(OSError):  # a full disk; whoever looks again finds the same
                 mark_torn(folder, cause)
-            raise SnapshotFailed(f"{_ATTEMPTED} as number {int(entry.id)}", on=folder, cause=cause, hint=_HINT)
+            raise SnapshotFailed(f"{_ATTEMPTED} as number {version_of(entry.id)}", on=folder, cause=cause, hint=_HINT)
 
 
 def keep_links(spool: Spool, entry: Entry, guard: LinkGuard | None) -> None:

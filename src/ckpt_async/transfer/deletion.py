@@ -1,8 +1,8 @@
 """Deleting a checkpoint, in the order of its commit turned round: nothing that can be found is less than whole.
 
-A mark, that the rest may be finished by whoever calls again; the pointers step back; the task's record, the record by key, the
-manifest and the data go; the mark goes. Each step may be repeated. Without record and mark nothing is touched: data alone may be
-of a save that is on its way.
+A mark, that the rest may be finished by whoever calls again; of a group save, the word that it is deleted; the pointers step back;
+the task's record, the record by key, the manifest and the data go; the mark goes. Each step may be repeated. Without record and
+mark nothing is touched: data alone may be of a save that is on its way.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ckpt_async.words.errors import (
     StorePreconditionFailed,
     StoreUnavailable,
 )
+from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_checkpoint", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -56,6 +57,18 @@ async def delete_checkpoint(store: Store, reference: object) -> str:
         Its record can't be read, and the reference has not its content either. Nothing was deleted.
     """
     record = await _record_of_doomed(store, reference)
+    await delete_all_of(store, record)
+    return record.key
+
+
+async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
+    """Delete a checkpoint, whatever of it there is. May be repeated, and done by several at once.
+
+    Parameters
+    ----------
+    record : CheckpointRecord
+        Of the checkpoint; of a group save, that of one node's part will do.
+    """
     key, prefix = record.key, keys.scope_records_prefix_of(record.key)
     mark, task_record = keys.deletion_key(key), keys.task_record_key_of(key, record.pathspec)
     of_task = _Pointer(
@@ -64,9 +77,13 @@ async def delete_checkpoint(store: Store, reference: object) -> str:
         lambda other: keys.task_record_key_of(other.key, other.pathspec),
     )
     of_scope = _Pointer(prefix + keys.LATEST, lambda: list_scope(store, prefix), lambda other: keys.record_key(other.key))
+    interrupted = await store.head(mark) is not None
     await store.put(mark, Body.of(record.to_json()))
-    await _step_back(store, of_task, key)
-    await _step_back(store, of_scope, key)
+    if record.group:
+        # It stays: a node that is in the middle of committing the same group looks at it when it has done so.
+        await store.put(verdict_key(record.group_folder), Body.of(DELETED))
+    await _step_back(store, of_task, key, may_be_lost=interrupted)
+    await _step_back(store, of_scope, key, may_be_lost=interrupted)
     # Again behind each record: as long as that was there, whoever deleted another one may have let the pointer step back to this.
     await store.delete([task_record])
     await _step_back(store, of_task, key)
@@ -74,14 +91,13 @@ async def delete_checkpoint(store: Store, reference: object) -> str:
     await _step_back(store, of_scope, key)
     await store.delete([keys.manifest_key(key)])
     if record.group:
-        # Before the data: a node that comes back finds no verdict by which it would commit the whole again.
-        await store.delete([info.key for info in await store.list(record.group_folder)])
+        noted = {info.key for info in await store.list(record.group_folder)}
+        await store.delete(sorted(noted - {verdict_key(record.group_folder)}))
     # Of either format. The list first: on a disk, what lies below the key of an archive is nothing.
     await store.delete([info.key for info in await store.list(key + "/")])
     if await store.head(key) is not None:
         await store.delete([key])
     await store.delete([mark])
-    return key
 
 
 async def _record_of_doomed(store: Store, reference: object) -> CheckpointRecord:
@@ -129,13 +145,21 @@ def successor(records: Iterable[CheckpointRecord], gone: set[str]) -> Checkpoint
     return next(iter(newest_first(record for record in records if record.latest and record.key not in gone)), None)
 
 
-async def _step_back(store: Store, pointer: _Pointer, key: str) -> None:
-    """Have the pointer name another checkpoint than `key`, or be gone; one that names another already stays as it is."""
+async def _step_back(store: Store, pointer: _Pointer, key: str, *, may_be_lost: bool = False) -> None:
+    """Have the pointer name another checkpoint than `key`, or be gone; one that names another already stays as it is.
+
+    `may_be_lost`: an earlier call may have deleted it, and died before it could see that a commit had moved it meanwhile.
+    """
     gone, moved_to = {key}, None
     for _ in range(POINTER_TRIES):
         info = await store.head(pointer.key)
         if info is None:
-            return
+            following = successor((await pointer.candidates()).records, gone) if may_be_lost else None
+            if following is None:
+                return
+            await advance_pointer(store, pointer.key, following)
+            may_be_lost, moved_to = False, following.key
+            continue
         try:
             named = CheckpointRecord.from_json(await store.get(pointer.key, if_match=info.etag), source=pointer.key)
             if named.key == moved_to and await store.head(pointer.record_key(named)) is None:

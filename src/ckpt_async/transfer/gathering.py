@@ -3,14 +3,14 @@
 A node uploads its files, then notes its part, then looks which parts are there: the node whose part is the last sees all of them,
 for a store shows at once what was written. Two nodes may see that in the same moment: what they commit is made of the parts alone,
 so both write the same. Before that, the commit is decided on, by a conditional write: an attempt that cleans up after an earlier
-one decides against it under the same key, so that what is being deleted can't become visible.
+one decides against it under the same key, and so does a deletion, so that what is being deleted can't become visible again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,24 +20,28 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, Store
 from ckpt_async.transfer.commit import commit
+from ckpt_async.transfer.deletion import delete_all_of
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, StorePreconditionFailed
-from ckpt_async.words.groups import groups_folder, node_folder, part_key
+from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing, StorePreconditionFailed
+from ckpt_async.words.groups import (
+    COMMITTED,
+    DELETED,
+    GIVEN_UP,
+    group_leaf,
+    groups_folder,
+    node_folder,
+    parse_group_leaf,
+    part_key,
+    verdict_key,
+)
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.manifest import Manifest
-from ckpt_async.words.names import decode_name, encode_name
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["agree", "give_up_earlier", "merge", "store_part"]
-
-COMMITTED = b"committed"
-GIVEN_UP = b"given up"
-VERDICT = "verdict"
+__all__ = ["agree", "commit_whole", "give_up_earlier", "merge", "store_part"]
 
 READS_AT_ONCE = 32
-
-_LEAF = re.compile(r"([0-9]{1,18})\.((?:[A-Za-z0-9_-]|~[0-9A-F]{2})+)\.([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def merge(parts: Sequence[GroupPart]) -> tuple[CheckpointRecord, Manifest]:
     return record, Manifest(record.key, record.storage_format, tuple(files), tuple(sorted(directories)))
 
 
-async def store_part(store: Store, identity: TaskIdentity, record: CheckpointRecord, manifest: Manifest) -> bool:
+async def store_part(store: Store, identity: TaskIdentity, record: CheckpointRecord, manifest: Manifest) -> CheckpointRecord | None:
     """Note a part whose data are all in the store, and make the whole visible where it is the last one. May be repeated.
 
     Parameters
@@ -102,34 +106,65 @@ async def store_part(store: Store, identity: TaskIdentity, record: CheckpointRec
 
     Returns
     -------
-    bool
-        Whether the whole is visible. If not, parts of other nodes are to come; or a later attempt has given it up, and nothing of
-        it remains.
+    CheckpointRecord or None
+        The whole where it is visible. If it is not, parts of other nodes are to come; or a later attempt has given it up, or
+        somebody has deleted it, and nothing of it remains.
 
     Raises
     ------
     CheckpointDamaged
-        A part can't be read, or is of another group.
+        A part or the verdict can't be read, or a part is of another group.
     """
     text = await anyio.to_thread.run_sync(GroupPart(record, manifest).to_json)
     folder = record.group_folder
     await store.put(part_key(folder, record.node_index), Body.of(text))
     there = {info.key for info in await store.list(folder)}
-    verdict = await store.get(folder + VERDICT) if folder + VERDICT in there else b""
-    wanted = [part_key(folder, node_index) for node_index in range(record.num_nodes)]
-    if not verdict and there.issuperset(wanted):
-        verdict = await _decide(store, folder + VERDICT, COMMITTED)
+    verdict = await store.get(verdict_key(folder)) if verdict_key(folder) in there else b""
+    if not verdict and there.issuperset(_part_keys(record)):
+        verdict = await _decide(store, verdict_key(folder), COMMITTED)
+    if verdict == COMMITTED:
+        return await commit_whole(store, identity, record)
     if verdict == GIVEN_UP:
         await _remove_data(store, record.part(record.node_index).key, [part_key(folder, record.node_index)])
-        return False
-    if verdict != COMMITTED:
-        return False
-    whole, merged = await anyio.to_thread.run_sync(merge, await _read_parts(store, record, wanted))
-    await commit(store, identity, whole, merged, latest=whole.latest)
-    return True
+    elif verdict == DELETED:
+        # Of all nodes, not of this one: after a deletion that was interrupted the whole may still be seen.
+        await delete_all_of(store, record)
+    elif verdict:
+        raise CheckpointDamaged("put a group save together", on=verdict_key(folder), cause=f"the verdict is {verdict[:40]!r}")
+    return None
 
 
-async def _read_parts(store: Store, record: CheckpointRecord, wanted: Sequence[str]) -> list[GroupPart]:
+async def commit_whole(store: Store, identity: TaskIdentity, record: CheckpointRecord) -> CheckpointRecord | None:
+    """Make visible a group save on which the verdict is `COMMITTED`; returns the whole. May be repeated, and by several at once.
+
+    Returns None where it was deleted meanwhile; what this call has written after that is deleted too.
+
+    Parameters
+    ----------
+    record : CheckpointRecord
+        Of any node's ``save()``, or of the whole.
+    """
+    whole, gone = None, None
+    try:
+        whole, manifest = await anyio.to_thread.run_sync(merge, await _read_parts(store, record))
+        await commit(store, identity, whole, manifest, latest=whole.latest)
+    except StoreObjectMissing as error:
+        gone = error
+    # Another node may have committed the same before, and somebody deleted it: the verdict is the first thing that a deletion
+    # changes. One that comes after this look finds all that was written here.
+    if await store.get(verdict_key(record.group_folder)) in (DELETED, GIVEN_UP):
+        await delete_all_of(store, record)
+        return None
+    if gone is not None:
+        raise gone
+    return whole
+
+
+def _part_keys(record: CheckpointRecord) -> list[str]:
+    return [part_key(record.group_folder, node_index) for node_index in range(record.num_nodes)]
+
+
+async def _read_parts(store: Store, record: CheckpointRecord) -> list[GroupPart]:
     parts: dict[int, GroupPart] = {}
     limiter = anyio.CapacityLimiter(READS_AT_ONCE)
 
@@ -145,49 +180,52 @@ async def _read_parts(store: Store, record: CheckpointRecord, wanted: Sequence[s
         parts[node_index] = part
 
     async with plain_task_group() as group:
-        for node_index, key in enumerate(wanted):
+        for node_index, key in enumerate(_part_keys(record)):
             group.start_soon(read, node_index, key)
     return [parts[node_index] for node_index in sorted(parts)]
 
 
 async def _decide(store: Store, key: str, wish: bytes) -> bytes:
     """Decide once and for all, together with whoever else asks; returns the decision."""
-    try:
+    with contextlib.suppress(StorePreconditionFailed):
         await store.put(key, Body.of(wish), if_absent=True)
-        return wish
-    except StorePreconditionFailed:
-        return await store.get(key)
+    # Also after a success: a store that ignores the condition says so to whoever asks.
+    return await store.get(key)
 
 
-async def agree(store: Store, key: str, propose: Callable[[], Awaitable[CheckpointRecord | None]]) -> str:
-    """Return the key of the group that all nodes of an attempt go on from, empty where there is none: what the first of them has
-    proposed, whatever becomes visible meanwhile.
-    """
+async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile."""
     if await store.head(key) is not None:
-        return (await store.get(key)).decode()
-    proposed = await propose()
-    return (await _decide(store, key, proposed.key.encode() if proposed is not None else b"")).decode()
+        return await store.get(key)
+    return await _decide(store, key, await propose())
 
 
 async def give_up_earlier(store: Store, identity: TaskIdentity) -> None:
     """Delete what earlier attempts than that of `identity` stored of groups that never became whole, which they never will then.
 
-    To be called when a group of a later attempt is visible: then nobody would resume from them.
+    To be called when a group of a later attempt is visible from which a retry may go on: then nobody would resume from them.
     """
-    found: dict[str, list[str]] = defaultdict(list)
     prefix = groups_folder(identity.pathspec)
+    found: dict[str, set[str]] = defaultdict(set)
     for info in await store.list(prefix):
-        leaf, _, inner = info.key.removeprefix(prefix).partition("/")
-        if inner.endswith(".json"):
-            found[leaf].append(info.key)
-    for leaf, parts in found.items():
-        known = _LEAF.fullmatch(leaf)
-        if known is None or int(known[1]) >= identity.attempt or encode_name(name := decode_name(known[2])) != known[2]:
-            continue
-        if await _decide(store, f"{prefix}{leaf}/{VERDICT}", GIVEN_UP) == GIVEN_UP:
-            # From the name of the folder, not from what stands in it: nothing else can be deleted, whoever wrote the parts.
-            of_attempt = dataclasses.replace(identity, attempt=int(known[1]))
-            await _remove_data(store, keys.data_key(of_attempt, name, int(known[3])), parts)
+        found[info.key.removeprefix(prefix).partition("/")[0]].add(info.key)
+    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
+
+    async def give_up(attempt: int, name: str, version: int, there: set[str]) -> None:
+        key = verdict_key(f"{prefix}{group_leaf(attempt, name, version)}/")
+        async with limiter:
+            # What is decided on is only looked at: a store that ignores conditions would let it be overwritten.
+            verdict = await store.get(key) if key in there else await _decide(store, key, GIVEN_UP)
+            if verdict == GIVEN_UP:
+                # From the name of the folder, not from what stands in it: nothing else can be deleted, whoever wrote the parts.
+                of_attempt = dataclasses.replace(identity, attempt=attempt)
+                await _remove_data(store, keys.data_key(of_attempt, name, version), sorted(there - {key}))
+
+    async with plain_task_group() as group:
+        for leaf, there in found.items():
+            known = parse_group_leaf(leaf)
+            if known is not None and known[0] < identity.attempt and any(key.endswith(".json") for key in there):
+                group.start_soon(give_up, *known, there)
 
 
 async def _remove_data(store: Store, key: str, parts: Sequence[str]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.transfer.catalog import READS_AT_ONCE, list_scope, resolve
-from ckpt_async.transfer.gathering import agree
+from ckpt_async.transfer.catalog import READS_AT_ONCE, list_scope, list_task
+from ckpt_async.transfer.gathering import GroupPart, agree, store_part
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
-from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing
-from ckpt_async.words.groups import has_group_number, resume_key
+from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing, from_wire
+from ckpt_async.words.groups import COMMITTED, groups_folder, has_group_number, part_key, resume_key, verdict_key
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
@@ -21,54 +24,159 @@ __all__ = ["agreed_group", "mark_damaged", "part_of", "visible"]
 #: The mark, beside the parts of a group save, that one of them can't be loaded.
 DAMAGED = "damaged"
 
+BY_HAND = "Load one by hand: load_policy='none', and load(reference, path, node=...). Or delete it."
 
-async def agreed_group(store: Store, identity: TaskIdentity, policy: str) -> CheckpointRecord | None:
+
+async def agreed_group(
+    store: Store, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None] = lambda _: None
+) -> CheckpointRecord | None:
     """Return the group save that all nodes of an attempt go on from: the newest one that was visible to the node that asked first,
-    of the task, with ``"eager"`` else of its scope; None where there was none.
+    of the task, with ``"eager"`` and where the task has nothing to resume from, of its scope; None where there was none.
 
-    Without that, a group that becomes whole while the gang starts would be loaded by some nodes and not by others.
+    Without that, a group that becomes whole while the gang starts would be loaded by some nodes and not by others. Its record is
+    agreed on and not its key: what happens to the stored record meanwhile can't part them either.
+
+    Parameters
+    ----------
+    passed_by : callable
+        Gets, on every node, each damaged group that the first one has found and that is not gone on from.
+
+    Raises
+    ------
+    CheckpointDamaged
+        What was agreed on can't be read.
     """
 
-    async def newest() -> CheckpointRecord | None:
-        found = await _newest_group_of_task(store, identity.pathspec)
-        return await _newest_group_of_scope(store, identity) if found is None and policy == "eager" else found
+    async def propose() -> bytes:
+        damages: list[CheckpointDamaged] = []
+        record = await _newest_group_of_task(store, identity, damages)
+        if record is None and policy == "eager" and not await _has_other_saves(store, identity, damages):
+            record = await _newest_group_of_scope(store, identity, damages)
+        said = json.loads(record.to_json()) if record is not None else None
+        return json.dumps({"record": said, "passed_by": [damage.to_wire() for damage in damages]}).encode()
 
-    key = await agree(store, resume_key(identity.pathspec, identity.attempt), newest)
-    return await resolve(store, key) if key else None
+    key = resume_key(identity.pathspec, identity.attempt)
+    text = await agree(store, key, propose)
+    try:
+        agreed = json.loads(text)
+        damages = [from_wire(damage) for damage in agreed["passed_by"]]
+        said = agreed["record"]
+        record = CheckpointRecord.from_json(json.dumps(said).encode(), source=key) if said is not None else None
+    except (CheckpointDamaged, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointDamaged(
+            "read what the nodes of this attempt go on from", on=key, cause=str(error), hint="The next attempt decides anew."
+        ) from error
+    for damage in damages:
+        if isinstance(damage, CheckpointDamaged):
+            passed_by(damage)
+    return record
 
 
-async def _newest_group_of_task(store: Store, pathspec: str) -> CheckpointRecord | None:
-    prefix = keys.task_records_prefix(pathspec)
+async def _newest_group_of_task(store: Store, identity: TaskIdentity, damages: list[CheckpointDamaged]) -> CheckpointRecord | None:
+    await _finish_commits(store, identity, damages)
+    prefix = keys.task_records_prefix(identity.pathspec)
     numbered: list[tuple[int, int, str]] = []
     for info in await store.list(prefix):
         leaf = info.key.removeprefix(prefix).removesuffix(keys.RECORD_SUFFIX)
         attempt = leaf.split(".")[0]
         if attempt.isdecimal() and has_group_number(leaf):
-            numbered.append((int(attempt), int(leaf.rpartition(".")[2]), info.key))
-    for _, _, key in sorted(numbered, reverse=True):
+            numbered.append((int(attempt), int(leaf.rpartition(".")[2]), leaf))
+    for _, _, leaf in sorted(numbered, reverse=True):
+        record = await _record_of_group(store, identity, leaf, damages)
+        if record is not None and await _may_go_on_from(store, record, damages):
+            return record
+    return None
+
+
+async def _record_of_group(
+    store: Store, identity: TaskIdentity, leaf: str, damages: list[CheckpointDamaged]
+) -> CheckpointRecord | None:
+    """Read the task's record of a group save; where it is damaged, the same text by key."""
+    first: CheckpointDamaged | None = None
+    by_key = f"{keys.scope_records_prefix(identity)}{identity.pathspec_hash}.{leaf}{keys.RECORD_SUFFIX}"
+    for source in (f"{keys.task_records_prefix(identity.pathspec)}{leaf}{keys.RECORD_SUFFIX}", by_key):
         try:
-            record = CheckpointRecord.from_json(await store.get(key), source=key)
-        except (StoreObjectMissing, CheckpointDamaged):
-            continue  # Deleted in this moment; or nobody can load it by this.
-        if await _may_go_on_from(store, record):
+            record = CheckpointRecord.from_json(await store.get(source), source=source)
+        except StoreObjectMissing:
+            break  # Deleted in this moment; or the damaged one is all that there is.
+        except CheckpointDamaged as damage:
+            first = first or damage
+            continue
+        return record
+    if first is not None:
+        damages.append(first)
+    return None
+
+
+async def _has_other_saves(store: Store, identity: TaskIdentity, damages: list[CheckpointDamaged]) -> bool:
+    """Return whether the nodes of this task have stored by themselves what a retry may resume from."""
+    listing = await list_task(store, identity.pathspec)
+    known = {damage.on for damage in damages}
+    damages += [damage for damage in listing.damaged if damage.on not in known]
+    return any(record.latest and not record.group for record in listing.records)
+
+
+async def _newest_group_of_scope(store: Store, identity: TaskIdentity, damages: list[CheckpointDamaged]) -> CheckpointRecord | None:
+    listing = await list_scope(store, keys.scope_records_prefix(identity), groups_only=True)
+    damages += listing.damaged
+    for record in listing.records:
+        if record.pathspec != identity.pathspec and await _may_go_on_from(store, record, damages):
             return record
     return None
 
 
-async def _newest_group_of_scope(store: Store, identity: TaskIdentity) -> CheckpointRecord | None:
-    for record in (await list_scope(store, keys.scope_records_prefix(identity), groups_only=True)).records:
-        if await _may_go_on_from(store, record):
-            return record
-    return None
+async def _may_go_on_from(store: Store, record: CheckpointRecord, damages: list[CheckpointDamaged]) -> bool:
+    if not (record.group and record.latest):
+        return False
+    if await store.head(record.group_folder + DAMAGED) is None:
+        return True
+    cause = "a node could not load its part of it"
+    damages.append(CheckpointDamaged("go on from a group save", on=record.key, cause=cause, hint=BY_HAND))
+    return False
 
 
-async def _may_go_on_from(store: Store, record: CheckpointRecord) -> bool:
-    return record.group and record.latest and await store.head(record.group_folder + DAMAGED) is None
+async def _finish_commits(store: Store, identity: TaskIdentity, damages: list[CheckpointDamaged]) -> None:
+    """Make the groups of earlier attempts visible of which all parts are stored, and whose last node was lost before it could."""
+    if identity.attempt == 0:
+        return
+    prefix = groups_folder(identity.pathspec)
+    inside: dict[str, set[str]] = defaultdict(set)
+    for info in await store.list(prefix):
+        leaf, _, inner = info.key.removeprefix(prefix).partition("/")
+        inside[leaf].add(inner)
+    of_task = keys.task_records_prefix(identity.pathspec)
+    listed = {info.key.removeprefix(of_task).removesuffix(keys.RECORD_SUFFIX) for info in await store.list(of_task)}
+    for leaf in sorted(leaf for leaf in inside.keys() - listed if part_key("", 0) in inside[leaf]):
+        try:
+            await _finish_commit(store, identity, f"{prefix}{leaf}/", inside[leaf])
+        except StoreObjectMissing:
+            continue  # It is being given up, or deleted.
+        except CheckpointDamaged as damage:
+            damages.append(damage)
+
+
+async def _finish_commit(store: Store, identity: TaskIdentity, folder: str, there: Collection[str]) -> None:
+    source = part_key(folder, 0)
+    part = GroupPart.from_json(await store.get(source), source=source)
+    record = part.record
+    of_attempt = dataclasses.replace(identity, attempt=record.attempt)
+    if record.group_folder != folder or record.key != keys.data_key(of_attempt, record.name, record.version_id):
+        raise CheckpointDamaged("put a group save together", on=source, cause=f"it is of {record.key!r}")
+    if record.attempt >= identity.attempt or any(part_key("", node) not in there for node in range(record.num_nodes)):
+        return
+    if verdict_key("") in there and await store.get(verdict_key(folder)) != COMMITTED:
+        return
+    # A deletion that was interrupted has taken the records first: that one is finished by whoever calls it again.
+    if await store.head(keys.deletion_key(record.key)) is None:
+        await store_part(store, of_attempt, record, part.manifest)
 
 
 async def mark_damaged(store: Store, record: CheckpointRecord) -> None:
-    """Note that a node could not load its part of a group save: no later attempt goes on from it."""
-    await store.put(record.group_folder + DAMAGED, Body.of(b"damaged"))
+    """Note that a node could not load its part of a group save: no later attempt goes on from it. Nothing is noted of one that was
+    deleted meanwhile.
+    """
+    if await store.head(keys.record_key(record.key)) is not None:
+        await store.put(record.group_folder + DAMAGED, Body.of(b"damaged"))
 
 
 def part_of(record: CheckpointRecord, node: int) -> CheckpointRecord:

@@ -7,23 +7,39 @@ to the second group. So a later save has a higher number on every node, and no t
 
 from __future__ import annotations
 
+import re
+
 from ckpt_async.words import keys
-from ckpt_async.words.names import encode_name
+from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.names import decode_name, encode_name
 
 __all__ = [
+    "COMMITTED",
+    "DELETED",
+    "GIVEN_UP",
     "GROUP_STRIDE",
     "group_after",
     "group_folder",
+    "group_leaf",
     "groups_folder",
     "has_group_number",
     "is_group_number",
     "node_folder",
+    "parse_group_leaf",
     "part_key",
     "resume_key",
+    "verdict_key",
 ]
 
 #: Between the numbers of two groups. A thousand nodes have a million numbers each in between.
 GROUP_STRIDE = 10**9
+
+#: What can be decided of a group save: that it becomes visible, that it never does, that it was and is no more.
+COMMITTED = b"committed"
+GIVEN_UP = b"given up"
+DELETED = b"deleted"
+
+_LEAF = re.compile(r"([0-9]{1,18})\.([A-Za-z0-9_~-]+)\.([0-9]{1,18})")
 
 
 def group_after(version_to_come: int) -> int:
@@ -54,12 +70,34 @@ def groups_folder(pathspec: str) -> str:
 
 def group_folder(pathspec: str, attempt: int, name: str, version: int) -> str:
     """Return the prefix of what is noted of one group save."""
-    return f"{groups_folder(pathspec)}{attempt}.{encode_name(name)}.{version}/"
+    return f"{groups_folder(pathspec)}{group_leaf(attempt, name, version)}/"
+
+
+def group_leaf(attempt: int, name: str, version: int) -> str:
+    """Return what a group save is called below `groups_folder`."""
+    return f"{attempt}.{encode_name(name)}.{version}"
+
+
+def parse_group_leaf(leaf: str) -> tuple[int, str, int] | None:
+    """Return the attempt, name and version that `group_leaf` made `leaf` of; None where it has made it of none."""
+    fields = _LEAF.fullmatch(leaf)
+    if fields is None:
+        return None
+    try:
+        parsed = int(fields[1]), decode_name(fields[2]), int(fields[3])
+    except InvalidArgument:
+        return None
+    return parsed if group_leaf(*parsed) == leaf else None
 
 
 def part_key(folder: str, node_index: int) -> str:
     """Return the key under which a node notes that its part is stored. `folder`: as `group_folder` returns it."""
     return f"{folder}{node_index:06d}.json"
+
+
+def verdict_key(folder: str) -> str:
+    """Return the key under which is decided what becomes of a group save. `folder`: as `group_folder` returns it."""
+    return f"{folder}verdict"
 
 
 def resume_key(pathspec: str, attempt: int) -> str:

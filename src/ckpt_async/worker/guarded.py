@@ -17,7 +17,7 @@ from ckpt_async.disk.lease import LEASING_FILE_SYSTEMS, Lease, LeaseRefused, bre
 from ckpt_async.disk.linking import FileState, Guarded, may_be_shared
 from ckpt_async.disk.mapped import may_be_mapped, writable_mappings
 from ckpt_async.spool.spool import Spool
-from ckpt_async.spool.states import EntryState
+from ckpt_async.spool.states import EntryState, version_of
 from ckpt_async.spool.torn import mark_torn, torn_error
 from ckpt_async.words.errors import SpoolDamaged
 from ckpt_async.worker.held import GuardedFile, GuardedFolder, Held
@@ -321,12 +321,12 @@ class GuardedLinks:
     def _tear(self, links: Iterable[tuple[GuardedFolder, str]], cause: str) -> None:
         for folder, name in links:
             folder.torn = True
-            log(f"save {int(folder.entry)} is lost, {name}: {cause}")
+            log(f"save {version_of(folder.entry)} is lost, {name}: {cause}")
             try:
                 mark_torn(folder.path, cause)
             except OSError as error:
                 # Not even room for a mark: without the file nobody takes the entry for whole.
-                log(f"save {int(folder.entry)} can't be marked: {error}")
+                log(f"save {version_of(folder.entry)} can't be marked: {error}")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder.descriptor)
 

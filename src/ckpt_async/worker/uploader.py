@@ -250,14 +250,14 @@ class Uploader:
             return True
         from ckpt_async.transfer.gathering import give_up_earlier, store_part  # only gangs have groups
 
-        visible = await store_part(self._store, entry.identity, record, manifest)
-        if visible and record.attempt and not self._cleaned:
+        whole = await store_part(self._store, entry.identity, record, manifest)
+        if whole is not None and whole.latest and record.attempt and not self._cleaned:
             try:
                 await give_up_earlier(self._store, entry.identity)
             except StoreError as error:
                 self._emit(Notice(f"What earlier attempts left of groups that never became whole stays in the store: {error}"))
             self._cleaned = True
-        return visible
+        return whole is not None
 
     async def _recall(self, job: UploadJob) -> None:
         """Learn, once, before the first upload that may gain by it, what the store has from before this worker."""

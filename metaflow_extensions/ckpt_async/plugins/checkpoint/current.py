@@ -282,6 +282,7 @@ class CurrentCheckpoint:
         """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
 
         A call that was interrupted is finished by another one. References to it that are kept in artifacts name nothing then.
+        In a ``@parallel`` step call it on one node: the others would find nothing to delete, and raise.
 
         Parameters
         ----------

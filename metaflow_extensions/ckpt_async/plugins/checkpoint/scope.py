@@ -88,14 +88,23 @@ def current_identity(flow: Any, *, attempt: int, parallel: bool, control: bool) 
 
 
 def node_of_gang(flow: Any, *, parallel: bool, control: bool) -> tuple[int, int]:
-    """Return the index of this node and the number of nodes; ``(0, 1)`` outside of a gang.
+    """Return the index of this node and the number of nodes; ``(0, 1)`` outside of a gang, and where the node is a task of its own
+    (see `current_identity`): its parts could never come together with those of the others.
 
     The control task asks before Metaflow has started the others, when only the flow knows how many they will be.
     """
     from metaflow import current
 
+    from .output import say
+
     if not parallel:
         return 0, 1
     if control:
         return 0, int(flow._parallel_ubf_iter.num_parallel)
+    if not current.parallel.control_task_id:
+        say(
+            f"Metaflow does not tell node {current.parallel.node_index} the control task of its gang. It saves under a task of its "
+            "own, and group saves of this gang never become whole: don't use save(group=True) here, or upgrade Metaflow."
+        )
+        return 0, 1
     return int(current.parallel.node_index), int(current.parallel.num_nodes)
