@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -135,7 +136,7 @@ class Caller:
         access = await self._clients.access()
         limit_s = access.connect_timeout_s + access.read_timeout_s
         noted_s = time.monotonic()
-        with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
+        with anyio.CancelScope(deadline=asyncio.get_running_loop().time() + limit_s) as scope:
 
             def moved() -> None:
                 # Bytes move a thousand times a second, and to set a deadline costs more than to look at a clock.
@@ -143,7 +144,7 @@ class Caller:
                 now_s = time.monotonic()
                 if now_s - noted_s >= limit_s * MOVED_SHARE:
                     noted_s = now_s
-                    scope.deadline = anyio.current_time() + limit_s
+                    scope.deadline = asyncio.get_running_loop().time() + limit_s
 
             direct = None if keys is None else await self._find_direct(client, access)
             return await act(Way(client, direct, keys, Sending(moved, self._pace.take, self._pace.piece_bytes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -152,7 +153,7 @@ class ClientKeeper:
 
 async def _answer_within(limit_s: float, attempted: str, ask: Callable[[], Awaitable[T]]) -> T:
     """Wait no longer than a request would: a process, a role or a service that gives out keys may be silent for ever."""
-    with anyio.CancelScope(deadline=anyio.current_time() + limit_s):
+    with anyio.CancelScope(deadline=asyncio.get_running_loop().time() + limit_s):
         return await ask()
     raise StoreUnavailable(attempted, cause=f"no answer for {limit_s:.0f} s")
 
