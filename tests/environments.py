@@ -82,9 +82,12 @@ def requirements() -> list[str]:
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of this version, such as ``"3.10"``: on the PATH, or installed beside this one; None where there is none."""
-    beside = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))
-    for candidate in [shutil.which(f"python{version}"), *map(str, beside)]:
+    """Return a Python of this version, such as ``"3.10"``: on the PATH, beside this one, or where pyenv installs them; None where
+    there is none.
+    """
+    roots = (Path(sys.base_prefix).parent, Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions")
+    installed = [str(found) for root in roots for found in sorted(root.glob(f"{version}.*/bin/python{version}"))]
+    for candidate in [shutil.which(f"python{version}"), *installed]:
         # What is on the PATH may only be a stand-in for a Python that is switched off, or one of a system that packages venv apart.
         if (
             candidate
