@@ -36,7 +36,7 @@ def harness(runs_folder: Path) -> Iterator[CrashPoints]:
 
 @pytest.mark.parametrize(
     ("worker", "stage", "every"),
-    [("thread", "task", 90), ("thread", "retry", 150), ("process", "task", 90), ("process", "retry", 100)],
+    [("thread", "task", 180), ("thread", "retry", 300), ("process", "task", 180), ("process", "retry", 200)],
     ids=["thread", "thread-retry", "process", "process-retry"],
 )
 def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker: str, stage: str, every: int) -> None:

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.timeout(600)
         ("local", "False", ()),
         ("local", "True", ("--with", "card")),
         ("local", "True", ()),
+        # With async_upload on S3: tests/flows/test_matrix.py.
         ("s3", "False", ()),
-        ("s3", "True", ()),
     ],
-    ids=["local-sync", "local-async-with-card", "local-async", "s3-sync", "s3-async"],
+    ids=["local-sync", "local-async-with-card", "local-async", "s3-sync"],
 )
 def test_never_counts_again_what_it_saved(local: Place, on_s3: Place, datastore: str, mode: str, more: tuple[str, ...]) -> None:
     # Both are arguments, so that the server starts before the leak check looks.
