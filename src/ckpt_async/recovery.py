@@ -55,8 +55,8 @@ def resume(
 
     ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. All nodes of a
     gang go on from one group save, each from its own part, where there is one; else from what each has saved by itself; a node that
-    has saved nothing, from the newest of any node. A checkpoint
-    that turns out damaged is named, and the next older one is taken. What earlier attempts have kept besides is deleted then.
+    has saved nothing, from the newest of any node. A checkpoint that turns out damaged is named, and the next older one is taken.
+    What earlier attempts have kept besides is deleted then.
 
     Parameters
     ----------
