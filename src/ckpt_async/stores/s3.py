@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import (
+    Body,
+    CopySource,
+    ListPage,
+    ObjectInfo,
+    Part,
+    Store,
+    StoreTraits,
+    UnfinishedUpload,
+    Uploads,
+    check_key,
+)
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
@@ -199,20 +210,41 @@ class S3Store(Store):
         return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
 
     async def list(self, prefix: str) -> list[ObjectInfo]:
+        found, token = await self.list_page(prefix)
+        while token:
+            more, token = await self.list_page(prefix, token)
+            found += more
+        return sorted(found, key=lambda info: info.key)
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
         if prefix:
             check_key(prefix.removesuffix("/"))
-        found: list[ObjectInfo] = []
+        extra = {"ContinuationToken": token} if token else {}
+        answer = await self._send_plain("list objects", prefix, "list_objects_v2", Prefix=self._base + prefix, **extra)
+        found = []
+        for item in answer.get("Contents", ()):
+            key = item["Key"].removeprefix(self._base)
+            # Some tools make empty objects that stand for folders; their names are no keys.
+            if not key.endswith("/") and key:
+                found.append(ObjectInfo(key, item["Size"], item["ETag"], item["LastModified"].timestamp()))
+        return found, answer["NextContinuationToken"] if answer.get("IsTruncated") else ""
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        found = []
         extra: dict[str, Any] = {}
         while True:
-            answer = await self._send_plain("list objects", prefix, "list_objects_v2", Prefix=self._base + prefix, **extra)
-            for item in answer.get("Contents", ()):
+            answer = await self._send_plain(
+                "list unfinished uploads", prefix, "list_multipart_uploads", Prefix=self._base + prefix, **extra
+            )
+            for item in answer.get("Uploads", ()):
                 key = item["Key"].removeprefix(self._base)
-                # Some tools make empty objects that stand for folders; their names are no keys.
-                if not key.endswith("/") and key:
-                    found.append(ObjectInfo(key, item["Size"], item["ETag"]))
+                # What was agreed on when it began is not told, and giving it up does not need it.
+                found.append(UnfinishedUpload(key, NONE + item["UploadId"], item["Initiated"].timestamp()))
             if not answer.get("IsTruncated"):
-                return sorted(found, key=lambda info: info.key)
-            extra = {"ContinuationToken": answer["NextContinuationToken"]}
+                return found
+            extra = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
