@@ -58,7 +58,12 @@ if TYPE_CHECKING:
         EntrySaved as EntrySaved,
         EntryStarted as EntryStarted,
     )
-    from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
+    from ckpt_async.words.identity import (
+        TaskIdentity as TaskIdentity,
+        identity_outside_flow as identity_outside_flow,
+        json_hash as json_hash,
+        short_hash as short_hash,
+    )
     from ckpt_async.words.keys import data_key as data_key, scope_records_prefix as scope_records_prefix
     from ckpt_async.words.names import check_name as check_name
     from ckpt_async.words.records import CheckpointRecord as CheckpointRecord
@@ -98,7 +103,7 @@ _HOMES = {
         "WorkerDied",
     ),
     "ckpt_async.words.events": ("EntryCommitted", "EntryFailed", "EntryProgress", "EntrySaved", "EntryStarted"),
-    "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
+    "ckpt_async.words.identity": ("TaskIdentity", "identity_outside_flow", "json_hash", "short_hash"),
     "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),
     "ckpt_async.words.names": ("check_name",),
     "ckpt_async.words.records": ("CheckpointRecord",),
