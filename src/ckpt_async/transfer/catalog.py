@@ -17,6 +17,7 @@ __all__ = [
     "Listing",
     "each_object",
     "key_of_reference",
+    "latest_keys",
     "latest_of",
     "list_below",
     "list_scope",
@@ -248,3 +249,23 @@ async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
     return record
+
+
+async def latest_keys(store: Store, pathspecs: Iterable[str]) -> frozenset[str]:
+    """Return the data keys that the `latest` pointers of these tasks name. A pointer that can't be read names none."""
+    found: set[str] = set()
+
+    async def read_all(left: Iterator[str]) -> None:
+        for pathspec in left:
+            try:
+                record = await latest_of(store, keys.task_latest_key(pathspec))
+            except CheckpointDamaged:
+                continue
+            if record is not None:
+                found.add(record.key)
+
+    left = iter(sorted(pathspecs))
+    async with plain_task_group() as group:
+        for _ in range(READS_AT_ONCE):
+            group.start_soon(read_all, left)
+    return frozenset(found)

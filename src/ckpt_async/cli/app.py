@@ -1,0 +1,91 @@
+"""The program ``ckpt-async``: its commands, and how any of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+import ckpt_async
+from ckpt_async.cli import changing, doctor, local, reading
+from ckpt_async.cli.desk import Options, Preset
+from ckpt_async.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, USAGE, exit_code_of
+from ckpt_async.cli.options import AccessOption, JsonOption, StoreOption
+from ckpt_async.cli.rendering import printable
+from ckpt_async.words.errors import CheckpointError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Look at checkpoints, fetch and store them, check them, clean up after them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 well, 1 something was found, 2 wrong arguments, 3 the store, 4 no such checkpoint, 5 this machine, "
+    "6 not done, 130 interrupted.",
+)
+for _commands in (reading, changing, local, doctor):
+    _commands.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ckpt-async {ckpt_async.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    store: StoreOption = "",
+    access: AccessOption = "",
+    as_json: JsonOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.", show_default=False)
+    ] = False,
+) -> None:
+    context.meta["options"] = Options(store, access, as_json)
+
+
+def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None, program: str = "ckpt-async") -> int:
+    """Run a command; returns its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name. Default: those of this process.
+    preset : Preset, optional
+        What a flow has set whose command this is.
+    program : str
+        What the program is called in its help.
+    """
+    command = typer.main.get_command(app)
+    try:
+        found = command.main(
+            args=list(sys.argv[1:] if arguments is None else arguments), prog_name=program, standalone_mode=False, obj=preset
+        )
+        sys.stdout.flush()
+    except CheckpointError as error:
+        return _fail(str(error), exit_code_of(error))
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except (KeyboardInterrupt, click.Abort):
+        # What was under way has been undone, or can be taken up again, before this line is reached.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return _fail("Interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        # Nobody reads: nor would what Python flushes at its end be read.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return found if isinstance(found, int) else OK
+
+
+def _fail(text: str, status: int) -> int:
+    sys.stderr.write(f"ckpt-async: {printable(text)}\n")
+    return status
