@@ -15,7 +15,17 @@ from ckpt_async.words.groups import has_group_number
 from ckpt_async.words.names import encode_name
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Listing", "key_of_reference", "latest_of", "list_scope", "list_task", "newest_first", "record_of_key", "resolve"]
+__all__ = [
+    "Listing",
+    "key_of_reference",
+    "latest_keys_of",
+    "latest_of",
+    "list_scope",
+    "list_task",
+    "newest_first",
+    "record_of_key",
+    "resolve",
+]
 
 READS_AT_ONCE = 32
 
@@ -113,6 +123,22 @@ async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:
     except StoreObjectMissing:
         return None
     return CheckpointRecord.from_json(text, source=pointer_key)
+
+
+async def latest_keys_of(store: Store, records: Iterable[CheckpointRecord]) -> set[str]:
+    """Return the keys of the checkpoints that the pointers of these checkpoints' tasks and scopes name.
+
+    Raises
+    ------
+    CheckpointDamaged
+        A pointer can't be read.
+    """
+    pointers: dict[str, None] = {}
+    for record in records:
+        pointers[keys.task_latest_key(record.pathspec)] = None
+        pointers[keys.scope_records_prefix_of(record.key) + keys.LATEST] = None
+    named = [await latest_of(store, pointer) for pointer in pointers]
+    return {record.key for record in named if record is not None}
 
 
 def key_of_reference(reference: object) -> str:
