@@ -17,7 +17,7 @@ __all__ = [
     "Listing",
     "each_object",
     "key_of_reference",
-    "latest_keys",
+    "latest_keys_of",
     "latest_of",
     "list_below",
     "list_scope",
@@ -176,6 +176,22 @@ async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:
     return CheckpointRecord.from_json(text, source=pointer_key)
 
 
+async def latest_keys_of(store: Store, records: Iterable[CheckpointRecord]) -> set[str]:
+    """Return the keys of the checkpoints that the pointers of these checkpoints' tasks and scopes name.
+
+    Raises
+    ------
+    CheckpointDamaged
+        A pointer can't be read.
+    """
+    pointers: dict[str, None] = {}
+    for record in records:
+        pointers[keys.task_latest_key(record.pathspec)] = None
+        pointers[keys.scope_records_prefix_of(record.key) + keys.LATEST] = None
+    named = [await latest_of(store, pointer) for pointer in pointers]
+    return {record.key for record in named if record is not None}
+
+
 def key_of_reference(reference: object) -> str:
     """Return the data key that a user's reference names: a key, or a mapping or an object with a ``key``.
 
@@ -249,23 +265,3 @@ async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
     return record
-
-
-async def latest_keys(store: Store, pathspecs: Iterable[str]) -> frozenset[str]:
-    """Return the data keys that the `latest` pointers of these tasks name. A pointer that can't be read names none."""
-    found: set[str] = set()
-
-    async def read_all(left: Iterator[str]) -> None:
-        for pathspec in left:
-            try:
-                record = await latest_of(store, keys.task_latest_key(pathspec))
-            except CheckpointDamaged:
-                continue
-            if record is not None:
-                found.add(record.key)
-
-    left = iter(sorted(pathspecs))
-    async with plain_task_group() as group:
-        for _ in range(READS_AT_ONCE):
-            group.start_soon(read_all, left)
-    return frozenset(found)
