@@ -72,7 +72,9 @@ def read_above(text: str, flow: str) -> str:
             )
         parts = [flow, *parts]
     if len(parts) > 4 or not all(parts) or {".", ".."} & set(parts) or "\0" in text:
-        raise InvalidArgument("read a pathspec", on=repr(text), cause="it has not the form FLOW/RUN/STEP/TASK, or the beginning of it")
+        raise InvalidArgument(
+            "read a pathspec", on=repr(text), cause="it has not the form FLOW/RUN/STEP/TASK, or the beginning of it"
+        )
     return "/".join(parts)
 
 
@@ -97,7 +99,9 @@ def parse_reference(text: str, flow: str = "") -> Named:
         return Named(above=above, latest=True)
     attempt, _, rest = selector.partition(":")
     if attempt and not (attempt.isascii() and attempt.isdecimal()):
-        raise InvalidArgument(_FIND, on=repr(text), cause=f"{attempt!r} is neither a number, of an attempt, nor {LATEST!r}", hint=_FORMS)
+        raise InvalidArgument(
+            _FIND, on=repr(text), cause=f"{attempt!r} is neither a number, of an attempt, nor {LATEST!r}", hint=_FORMS
+        )
     return Named(above=above, attempt=int(attempt) if attempt else None, rest=rest)
 
 

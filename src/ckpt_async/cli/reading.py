@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpt_async.cli.desk import Desk, open_desk
+from ckpt_async.cli.desk import open_desk
 from ckpt_async.cli.exit_codes import FOUND, OK
 from ckpt_async.cli.options import AccessOption, JsonOption, ReferenceArgument, StoreOption, given, preset_of
 from ckpt_async.cli.rendering import Column, Output, plural, printable, record_json, reference_of, saved_words, size_words
+from ckpt_async.words.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ckpt_async.stores.contract import Store
     from ckpt_async.transfer.catalog import Listing
-    from ckpt_async.transfer.comparing import Difference
     from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["register", "show_records"]
@@ -58,10 +57,8 @@ def list_(
         below = read_above(above, desk.flow)
 
         async def act(opened: Store) -> tuple[Listing, frozenset[str]]:
-            listing = await catalog.list_below(
-                opened, below, name=name or None, attempt=attempt if attempt >= 0 else None
-            )
-            return listing, await catalog.latest_keys(opened, {record.pathspec for record in listing.records})
+            listing = await catalog.list_below(opened, below, name=name or None, attempt=attempt if attempt >= 0 else None)
+            return listing, await catalog.latest_of_tasks(opened, (record.pathspec for record in listing.records))
 
         listing, newest = desk.run(act)
         for damage in listing.damaged:
@@ -80,7 +77,9 @@ def list_(
             show_records(out, records, newest)
             left = len(listing.records) - len(records)
             more = f"; {plural(left, 'older one')} not shown" if left else ""
-            out.line(f"{plural(len(records), 'checkpoint')}, {size_words(sum(r.size_bytes for r in records))}{more}. Store: {desk.url}")
+            out.line(
+                f"{plural(len(records), 'checkpoint')}, {size_words(sum(r.size_bytes for r in records))}{more}. Store: {desk.url}"
+            )
 
         desk.out.answer(document, for_people)
     return FOUND if listing.damaged else OK
@@ -177,7 +176,9 @@ def pull(
     context: typer.Context,
     reference: ReferenceArgument,
     target: Annotated[str, typer.Argument(metavar="DIR", help="A folder that is empty, or does not exist.", show_default=False)],
-    node: Annotated[int, typer.Option("--node", help="Of a group save, only the part of this node.", show_default=False, min=-1)] = -1,
+    node: Annotated[
+        int, typer.Option("--node", help="Of a group save, only the part of this node.", show_default=False, min=-1)
+    ] = -1,
     store: StoreOption = "",
     access: AccessOption = "",
     as_json: JsonOption = False,
@@ -199,25 +200,14 @@ def pull(
 # verify
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What `verify` has found of one checkpoint."""
-
-    record: CheckpointRecord
-    status: str
-    problem: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a line of JSON has it."""
-        return {**record_json(self.record), "status": self.status, "problem": self.problem or None}
-
-
 def verify(
     context: typer.Context,
     above: Annotated[
         str,
         typer.Argument(
-            metavar="[PATHSPEC | REF]", help="What is below it, or one checkpoint. Default: everything in the store.", show_default=False
+            metavar="[PATHSPEC | REF]",
+            help="What is below it, or one checkpoint. Default: everything in the store.",
+            show_default=False,
         ),
     ] = "",
     sample: Annotated[
@@ -260,10 +250,7 @@ def diff(
         old, new = desk.find(before), desk.find(after)
         old_contents = desk.run(lambda opened: contents_of(opened, old))
         new_contents = desk.run(lambda opened: contents_of(opened, new))
-        archives = {"": True} if "" in old_contents.files or "" in new_contents.files else {}
-        if archives:
-            from ckpt_async.words.errors import InvalidArgument
-
+        if "" in old_contents.files or "" in new_contents.files:
             raise InvalidArgument(
                 "compare two checkpoints",
                 on=f"{before}, {after}",
@@ -279,7 +266,8 @@ def diff(
             "compared_by": "checksum" if by_digest else "size",
             "same_files": same,
             "differences": [
-                {"path": one.path, "kind": one.kind, "before_bytes": one.before_bytes, "after_bytes": one.after_bytes} for one in found
+                {"path": one.path, "kind": one.kind, "before_bytes": one.before_bytes, "after_bytes": one.after_bytes}
+                for one in found
             ],
         }
 

@@ -210,9 +210,7 @@ class Output:
         terminal = sys.stdout.isatty()
         width = None if terminal else _PLAIN_WIDTH
         # Names are shown as they are: in brackets they would be taken for styles.
-        return Console(
-            markup=False, highlight=False, emoji=False, width=width, no_color=not terminal or "NO_COLOR" in os.environ
-        )
+        return Console(markup=False, highlight=False, emoji=False, width=width, no_color=not terminal or "NO_COLOR" in os.environ)
 
 
 def size_words(size_bytes: int) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "key_of_reference",
     "latest_keys_of",
     "latest_of",
+    "latest_of_tasks",
     "list_below",
     "list_scope",
     "list_task",
@@ -90,9 +91,7 @@ async def each_object(store: Store, prefix: str) -> AsyncIterator[ObjectInfo]:
         page, token = await store.list_page(prefix, token)
 
 
-async def list_below(
-    store: Store, above: str = "", *, name: str | None = None, attempt: int | None = None
-) -> Listing:
+async def list_below(store: Store, above: str = "", *, name: str | None = None, attempt: int | None = None) -> Listing:
     """List the checkpoints of a flow, a run, a step or a task, newest first: tasks by the time of their newest one.
 
     Parameters
@@ -265,3 +264,23 @@ async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
     return record
+
+
+async def latest_of_tasks(store: Store, pathspecs: Iterable[str]) -> frozenset[str]:
+    """Return the keys of the checkpoints that the pointers of these tasks name, for showing them: one that can't be read names none."""
+    found: set[str] = set()
+
+    async def read_all(left: Iterator[str]) -> None:
+        for pathspec in left:
+            try:
+                record = await latest_of(store, keys.task_latest_key(pathspec))
+            except CheckpointDamaged:
+                continue
+            if record is not None:
+                found.add(record.key)
+
+    left = iter(sorted(set(pathspecs)))
+    async with plain_task_group() as group:
+        for _ in range(READS_AT_ONCE):
+            group.start_soon(read_all, left)
+    return frozenset(found)

@@ -75,7 +75,9 @@ async def contents_of(store: Store, record: CheckpointRecord) -> Contents:
     if record.storage_format == "tar":
         return Contents({"": FileFacts(record.size_bytes, "")}, False)
     below = f"{record.key}/"
-    return Contents({info.key.removeprefix(below): FileFacts(info.size_bytes, "") async for info in each_object(store, below)}, False)
+    return Contents(
+        {info.key.removeprefix(below): FileFacts(info.size_bytes, "") async for info in each_object(store, below)}, False
+    )
 
 
 def compare(before: Contents, after: Contents) -> tuple[Difference, ...]:
