@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 import ckpt_async
@@ -20,6 +19,9 @@ from ckpt_async.cli.rendering import printable
 from ckpt_async.words.errors import CheckpointError
 
 __all__ = ["app", "main"]
+
+#: What is wrong with arguments. Versions of typer differ in where they have click from.
+_Wrong: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     help="Look at checkpoints, fetch and store them, check them, clean up after them.",
@@ -72,10 +74,10 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
         sys.stdout.flush()
     except CheckpointError as error:
         return _fail(str(error), exit_code_of(error))
-    except click.ClickException as error:
+    except _Wrong as error:
         error.show()
         return USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         # What was under way has been undone, or can be taken up again, before this line is reached.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _fail("Interrupted.", INTERRUPTED)

@@ -92,7 +92,7 @@ def address_of(options: Options, preset: Preset | None) -> StoreAddress:
 def _root_of(url: str) -> str:
     """Return the root of a store: a folder may be named by the one that Metaflow's own folder stands in."""
     if "://" in url:
-        return url.rstrip("/")
+        return url
     folder = os.path.abspath(os.path.expanduser(url))
     inside = os.path.join(folder, _METAFLOW_FOLDER)
     if os.path.isdir(inside) and not os.path.isdir(os.path.join(folder, _OURS)):

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Named", "match", "parse_reference", "read_above", "resolve_reference"]
 
 _FIND = "find a checkpoint"
-_FORMS = "Name it FLOW/RUN/STEP/TASK:ATTEMPT:NAME:NUMBER (from the right, what is not needed may be left out), FLOW/RUN/STEP/TASK:latest, or by its key."
+_FORMS = (
+    "Name it FLOW/RUN/STEP/TASK:ATTEMPT:NAME:NUMBER (from the right, what is not needed may be left out), "
+    "FLOW/RUN/STEP/TASK:latest, or by its key."
+)
 LATEST = "latest"
 #: Names in an error.
 SHOWN = 8

@@ -149,7 +149,14 @@ class Output:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=column.whole)
         for row in rows:
             table.add_row(*(printable(cell) for cell in row))
-        self._console().print(table)
+        console = self._console()
+        if terminal:
+            console.print(table)
+            return
+        with console.capture() as captured:
+            console.print(table)
+        for line in captured.get().splitlines():
+            self._write(line.rstrip())
 
     def say(self, text: str) -> None:
         """Print a line that is no part of the answer."""
@@ -175,7 +182,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, what: str, total_bytes: int | None = None) -> Iterator[Callable[[int, int], None]]:
-        """Show a progress bar until the block ends; yields what is told of bytes and files that have been done since the call before.
+        """Show a progress bar until the block ends; yields what is told of bytes and files, those since the call before.
 
         Where stderr is no terminal, nothing is shown. What is told may come from any thread.
         """
@@ -203,6 +210,20 @@ class Output:
                 bars.update(task, advance=size_bytes, count=plural(count, "file") if count else "")
 
             yield told
+
+    @contextlib.contextmanager
+    def counted(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a progress bar of things that are counted; yields what is told of those done since the call before, and of all."""
+        if not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+            task = bars.add_task(what, total=None)
+            yield lambda done, total: bars.update(task, advance=done, total=total)
 
     def _console(self) -> Console:
         from rich.console import Console

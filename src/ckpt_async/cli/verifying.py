@@ -61,8 +61,9 @@ def read_sample(text: str) -> Sample:
 
 
 def choose_sample(records: Sequence[CheckpointRecord], sample: Sample) -> frozenset[str]:
-    """Return the keys of those whose contents are read: the newest, and of the others as many as are wanted, chosen by their keys: so
-    the same ones each time, as long as there are the same.
+    """Return the keys of those whose contents are read: the newest, and of the others as many as are wanted.
+
+    Chosen by their keys: so they are the same ones each time, as long as there are the same.
     """
     count = sample.count if sample.share is None else math.ceil(sample.share * len(records))
     if not count or not records:

@@ -21,7 +21,19 @@ from typing import Union
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "Chunk", "CopySource", "ListPage", "ObjectInfo", "Part", "Store", "StoreTraits", "UnfinishedUpload", "Uploads", "check_key"]
+__all__ = [
+    "Body",
+    "Chunk",
+    "CopySource",
+    "ListPage",
+    "ObjectInfo",
+    "Part",
+    "Store",
+    "StoreTraits",
+    "UnfinishedUpload",
+    "Uploads",
+    "check_key",
+]
 
 #: A run of bytes. A memoryview shows bytes of a caller, who changes them only after the call that took it has returned or raised.
 Chunk = Union[bytes, memoryview]
@@ -67,8 +79,8 @@ class ObjectInfo:
     etag : str
         Changes when the content does; what a conditional write names.
     stored_unix_s : float or None
-        When it was stored, in seconds since 1970 by the store's clock; None where that was not told, as by `put`. No part of what the
-        object is: two that differ in nothing else are equal.
+        When it was stored, in seconds since 1970 by the store's clock; None where that was not told, as by `put`. No part of what
+        the object is: two that differ in nothing else are equal.
     """
 
     key: str

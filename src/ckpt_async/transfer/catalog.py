@@ -267,7 +267,7 @@ async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
 
 
 async def latest_of_tasks(store: Store, pathspecs: Iterable[str]) -> frozenset[str]:
-    """Return the keys of the checkpoints that the pointers of these tasks name, for showing them: one that can't be read names none."""
+    """Return the keys of the checkpoints that the pointers of these tasks name; one that can't be read names none."""
     found: set[str] = set()
 
     async def read_all(left: Iterator[str]) -> None:

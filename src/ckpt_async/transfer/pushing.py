@@ -28,7 +28,7 @@ from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["FIRST_ATTEMPT", "push"]
 
-#: Of what is pushed for a task: above the attempts that a task of a flow may have, so that neither ever takes a number of the other.
+#: Of what is pushed for a task: above the attempts that a task of a flow may have, so that neither ever takes the other's.
 FIRST_ATTEMPT = 1000
 
 CLAIM_TRIES = 100
