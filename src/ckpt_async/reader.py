@@ -88,7 +88,8 @@ class Reader:
     def _new_session(self) -> _Session:
         return _Session(lambda: self._open_store(self._tell_trouble))
 
-    def _run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+    def run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        """Run work on the open store, in the reader's own loop, and return what it returns: for what has no method here."""
         if self._session is not None:
             return self._session.run(act)
         with contextlib.closing(self._new_session()) as session:
@@ -111,7 +112,7 @@ class Reader:
         """
         from ckpt_async.transfer import catalog
 
-        return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
+        return self._told(self.run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
 
     def list_scope(
         self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
@@ -119,7 +120,7 @@ class Reader:
         """List the checkpoints of all runs that share a scope, newest first; else as `list`."""
         from ckpt_async.transfer import catalog
 
-        found = self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
+        found = self.run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
         return self._told(found, strict)
 
     def _told(self, listing: Listing, strict: bool) -> builtins.list[CheckpointRecord]:
@@ -145,7 +146,7 @@ class Reader:
         """Follow a `latest` pointer by its key; see `latest`."""
         from ckpt_async.transfer import catalog
 
-        return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
+        return self.run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
     def visible(self, keys_of_data: builtins.list[str], *, timeout_s: float) -> builtins.list[str]:
         """Return those of these keys under which there is a checkpoint that can be loaded. Raises TimeoutError, too."""
@@ -157,7 +158,7 @@ class Reader:
             with fail_after(timeout_s):
                 return await group_catalog.visible(store, keys_of_data)
 
-        return self._run(act)
+        return self.run(act)
 
     def agreed_group(
         self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None]
@@ -165,13 +166,13 @@ class Reader:
         """Return the group save that all nodes of this attempt go on from; see `group_catalog.agreed_group`."""
         from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
+        return self.run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
 
     def mark_damaged(self, record: CheckpointRecord) -> None:
         """Have later attempts pass a group save by; see `group_catalog.mark_damaged`."""
         from ckpt_async.transfer import group_catalog
 
-        self._run(functools.partial(group_catalog.mark_damaged, record=record))
+        self.run(functools.partial(group_catalog.mark_damaged, record=record))
 
     def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
         """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
@@ -201,7 +202,7 @@ class Reader:
             await download(store, record if node is None else part_of(record, node), target)
             return record
 
-        return self._run(act)
+        return self.run(act)
 
     def delete(self, reference: object) -> None:
         """Delete a stored checkpoint, and nothing else. A `latest` pointer that names it steps back to the newest that remains.
@@ -222,10 +223,10 @@ class Reader:
         """
         from ckpt_async.transfer.deletion import delete_checkpoint
 
-        self._run(functools.partial(delete_checkpoint, reference=reference))
+        self.run(functools.partial(delete_checkpoint, reference=reference))
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""
         from ckpt_async.transfer.download import download
 
-        self._run(functools.partial(download, record=record, target=target))
+        self.run(functools.partial(download, record=record, target=target))
