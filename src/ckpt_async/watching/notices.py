@@ -32,8 +32,8 @@ def watchfiles_here() -> ModuleType | None:
         return None
 
 
-async def notices(root: str, quiet_s: float) -> AsyncGenerator[set[Change], None]:
-    """Yield what has changed below a folder, for ever; an empty set where anything may have, after the watching began anew.
+async def notices(root: str, quiet_s: float, stop: anyio.Event) -> AsyncGenerator[set[Change], None]:
+    """Yield what has changed below a folder, until `stop` is set; an empty set where anything may have: the watching began anew.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ async def notices(root: str, quiet_s: float) -> AsyncGenerator[set[Change], None
         Absolute, without symbolic links. It need not exist, and may be removed and made anew.
     quiet_s : float
         How fine the times of what is yielded need to be, in seconds: some fraction of this.
+    stop : anyio.Event
+        A cancellation alone would come only when the thread that waits has something to tell.
 
     Raises
     ------
@@ -51,7 +53,7 @@ async def notices(root: str, quiet_s: float) -> AsyncGenerator[set[Change], None
     if watchfiles is None:
         raise NoNotices("the package watchfiles is not installed")
     step_ms = max(5, min(50, int(quiet_s * 100)))
-    while True:
+    while not stop.is_set():
         inode = await _inode(root)
         if inode is None:
             await anyio.sleep(min(TICK_S, quiet_s))
@@ -59,6 +61,7 @@ async def notices(root: str, quiet_s: float) -> AsyncGenerator[set[Change], None
         batches = watchfiles.awatch(
             root,
             watch_filter=None,
+            stop_event=stop,
             debounce=max(step_ms, min(1000, int(quiet_s * 500))),
             step=step_ms,
             rust_timeout=int(TICK_S * 1000),

@@ -33,6 +33,8 @@ from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.watch_rules import WatchRules
 
 if TYPE_CHECKING:
+    import anyio
+
     from ckpt_async.checkpointer import Checkpointer
     from ckpt_async.disk.scan import ScannedTree
     from ckpt_async.reference import CheckpointReference
@@ -186,20 +188,22 @@ class Watcher:
 
         with self._lock:
             self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        stop = anyio.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._listen)
+            group.start_soon(self._listen, stop)
             while (until_s := self._step(time.monotonic())) is not None:
                 with anyio.move_on_after(max(0.0, until_s - time.monotonic())):
                     await self._news.wait()
                 self._news.clear()
+            stop.set()
             group.cancel_scope.cancel()
         with self._lock:
             self._loop = None
 
-    async def _listen(self) -> None:
+    async def _listen(self, stop: anyio.Event) -> None:
         assert self._news is not None
         try:
-            async with contextlib.aclosing(notices(self._root, self._rules.quiet_s)) as told:
+            async with contextlib.aclosing(notices(self._root, self._rules.quiet_s, stop)) as told:
                 async for changes in told:
                     if self._take_in(changes, time.monotonic()):
                         self._news.set()
