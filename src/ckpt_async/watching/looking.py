@@ -12,7 +12,7 @@ from ckpt_async.disk.scan import ScannedTree, scan
 from ckpt_async.watching.completeness import FileSeen, State
 from ckpt_async.words.watch_rules import WatchRules
 
-__all__ = ["Look", "look", "same_files", "state_of"]
+__all__ = ["Look", "look", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,3 @@ def state_of(tree: ScannedTree, rules: WatchRules) -> State:
         for file in tree.files
         if not (file.may_grow or rules.is_ignored(file.path) or rules.is_temporary(file.path))
     }
-
-
-def same_files(state: State, known: Iterable[tuple[str, int, int]]) -> bool:
-    """Return whether a state has just these files: path, size in bytes, and nanoseconds since 1970."""
-    return {(path, file.size_bytes, file.mtime_ns) for path, file in state.items()} == set(known)

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ckpt_async.progress import readable_bytes, readable_seconds
@@ -66,7 +66,9 @@ class Watcher:
     rules : WatchRules
         When it is complete.
     known : bool
-        Whether what lies there now is in a checkpoint already: it was loaded.
+        Whether all that lies there now is in a checkpoint already: it was loaded.
+    stored : iterable of (str, int, int)
+        Otherwise, the files that are in the newest checkpoint: path, size in bytes, and nanoseconds since 1970.
     name : str
         Of the checkpoints.
     say : callable
@@ -80,6 +82,7 @@ class Watcher:
         rules: WatchRules | None = None,
         *,
         known: bool = False,
+        stored: Iterable[tuple[str, int, int]] = (),
         name: str = DEFAULT_NAME,
         say: Callable[[str], None] = print,
     ) -> None:
@@ -103,6 +106,10 @@ class Watcher:
         self._news: asyncio.Event | None = None
         if known:
             self.take_as_saved()
+        elif files := set(stored):
+            lies = look(self._root, self._rules).state
+            saved = {path: file for path, file in lies.items() if (path, file.size_bytes, file.mtime_ns) in files}
+            self._history = after_save(self._history, saved, time.monotonic())
         checkpointer.on_taken(self._on_taken)
         # Imported now, not in the thread: a child that is forked meanwhile would wait for ever for it.
         watchfiles_here()
