@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -216,19 +217,26 @@ def watch(
     lines = _Lines(as_json=as_json)
     stopped = threading.Event()
     _Signals(stopped, lines).install()
-    lines.say(f"watching {plan.directory} for {plan.address.url}, as {plan.pathspec}")
     return OK if run_daemon(plan, stopped, say=lines.say, listener=lines.on_event) else NOT_DONE
 
 
 def main() -> int:
     """Run it as ``python -m ckpt_async.cli.watch``; returns the exit status."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(watch)
+
+    @functools.wraps(watch)
+    def command(*arguments: Any, **options: Any) -> None:
+        raise typer.Exit(watch(*arguments, **options))
+
+    app.command()(command)
     try:
-        return int(app(standalone_mode=False) or OK)
+        app()
+    except SystemExit as ended:
+        return int(ended.code or OK)
     except CheckpointError as error:
         print(f"ckpt-async: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 3 if isinstance(error, StoreError) else 5
+    return OK
 
 
 if __name__ == "__main__":

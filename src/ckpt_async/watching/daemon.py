@@ -16,6 +16,7 @@ from ckpt_async.assembly import open_checkpointer, open_reader
 from ckpt_async.checkpointer import Checkpointer
 from ckpt_async.reader import Reader
 from ckpt_async.spool.neighbours import attempt_of, left_saves, older_attempts, spool_folder
+from ckpt_async.stores.opening import check_address, local_folder
 from ckpt_async.watching.watcher import Watcher
 from ckpt_async.words.errors import (
     CheckpointDamaged,
@@ -114,13 +115,14 @@ def run_daemon(
     """
     directory = os.path.abspath(os.path.expanduser(plan.directory))
     check_name(plan.name)
+    check_address(plan.address)
     identity_outside_flow(plan.pathspec, namespace=plan.namespace)
     scratch_root = os.path.join(plan.settings.spool_dir or os.path.dirname(directory), f"ckpt-async-{os.getuid()}")
     for what, place, hint in (
         ("the spool", scratch_root, "Name another folder as --spool-dir."),
-        ("the store", local_root(plan.address) or "/", "Name another one as --to."),
+        ("the store", local_folder(plan.address), "Name another one as --to."),
     ):
-        if os.path.commonpath([os.path.realpath(directory), os.path.realpath(place)]) == os.path.realpath(directory):
+        if place and os.path.commonpath([os.path.realpath(directory), os.path.realpath(place)]) == os.path.realpath(directory):
             raise InvalidArgument("watch a folder", on=directory, cause=f"{what} would stand in it, and be saved too", hint=hint)
     with _owned(directory, say):
         reader = open_reader(plan.address, say=say, give_up_after_s=LOOK_GIVE_UP_S)
@@ -133,6 +135,7 @@ def run_daemon(
         checkpointer.add_listener(functools.partial(listener, checkpointer))
         try:
             watcher = _begin(plan, directory, checkpointer, newest, say)
+            say(f"watching {directory}; checkpoints go to {plan.address.url}, as {plan.pathspec}, attempt {identity.attempt}")
         except BaseException:
             # What earlier ones have left goes on being stored without this one.
             with contextlib.suppress(CheckpointError):
