@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.transfer.pruning import PruneResult as PruneResult
+    from ckpt_async.watching.watcher import Watcher as Watcher
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
         CheckpointError as CheckpointError,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         decide_retention as decide_retention,
     )
     from ckpt_async.words.settings import Settings as Settings, StoreAddress as StoreAddress, coerce_settings as coerce_settings
+    from ckpt_async.words.watch_rules import WatchRules as WatchRules, read_watch_rules as read_watch_rules
 
 __version__ = "0.1.0"
 
@@ -87,6 +89,7 @@ _HOMES = {
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.transfer.pruning": ("PruneResult",),
+    "ckpt_async.watching.watcher": ("Watcher",),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",
         "CheckpointError",
@@ -118,6 +121,7 @@ _HOMES = {
     "ckpt_async.words.records": ("CheckpointRecord",),
     "ckpt_async.words.retention": ("JudgedCheckpoint", "RetentionDecision", "decide_retention"),
     "ckpt_async.words.settings": ("Settings", "StoreAddress", "coerce_settings"),
+    "ckpt_async.words.watch_rules": ("WatchRules", "read_watch_rules"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -127,7 +127,7 @@ def test_a_pathspec_that_is_none_names_nobody(pathspec: str) -> None:
         identity_outside_flow(pathspec)
 
 
-@pytest.mark.parametrize("attempt", [-1, True, "1", 1.0, 10**18])
+@pytest.mark.parametrize("attempt", [-1, True, "1", 1.0, 10_000])
 def test_an_attempt_that_is_none_names_nobody(attempt: int) -> None:
     with pytest.raises(InvalidArgument):
         identity_outside_flow("Flow/1/train/7", attempt=attempt)

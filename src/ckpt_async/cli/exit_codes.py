@@ -9,6 +9,7 @@ from ckpt_async.words.errors import (
     InvalidArgument,
     LoadTargetNotEmpty,
     StoreError,
+    UnsupportedStore,
 )
 
 __all__ = ["BROKEN_PIPE", "FOUND", "INTERRUPTED", "LOCAL", "NOT_DONE", "NOT_FOUND", "OK", "STORE", "USAGE", "exit_code_of"]
@@ -35,7 +36,7 @@ BROKEN_PIPE = 141
 
 def exit_code_of(error: CheckpointError) -> int:
     """Return the exit status for an error that a command ended with."""
-    if isinstance(error, (InvalidArgument, LoadTargetNotEmpty)):
+    if isinstance(error, (InvalidArgument, LoadTargetNotEmpty, UnsupportedStore)):
         return USAGE
     if isinstance(error, CheckpointNotFound):
         return NOT_FOUND

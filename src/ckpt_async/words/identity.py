@@ -16,8 +16,8 @@ HASH_CHARS = 12
 #: A local store keeps each part of a pathspec as the name of a folder.
 MAX_PART_BYTES = 200
 
-#: Attempts have at most 18 digits in a key.
-MAX_ATTEMPT = 10**18 - 1
+#: The names of spools have room for four digits of it.
+MAX_ATTEMPT = 9999
 
 #: The scope of what was saved outside of any flow: that of no namespace of Metaflow's, which begin with ``user:`` or are chosen.
 OUTSIDE = "outside of any flow"
@@ -115,7 +115,7 @@ def identity_outside_flow(pathspec: str, *, attempt: int = 0, namespace: str | N
                 hint=f"A part is printable, has no space at its ends, and takes {MAX_PART_BYTES} bytes at most.",
             )
     if isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 <= attempt <= MAX_ATTEMPT:
-        raise InvalidArgument(attempted, on=f"attempt={attempt!r}", cause="attempts are whole numbers and count from 0")
+        raise InvalidArgument(attempted, on=f"attempt={attempt!r}", cause=f"attempts are whole numbers from 0 to {MAX_ATTEMPT}")
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise InvalidArgument(
             attempted, on=f"namespace={namespace!r}", cause="it is no namespace", hint="Pass text such as 'user:ada'."
