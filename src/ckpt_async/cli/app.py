@@ -16,6 +16,7 @@ from ckpt_async.cli.desk import Options, Preset
 from ckpt_async.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, USAGE, exit_code_of
 from ckpt_async.cli.options import AccessOption, JsonOption, StoreOption
 from ckpt_async.cli.rendering import printable
+from ckpt_async.cli.watch import watch
 from ckpt_async.words.errors import CheckpointError
 
 __all__ = ["app", "main"]
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for _commands in (reading, changing, local, doctor):
     _commands.register(app)
+app.command()(watch)
 
 
 def _show_version(wanted: bool) -> None:
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
         What the program is called in its help.
     """
     command = typer.main.get_command(app)
+    if preset is not None:
+        # A shell completes what comes first on its line, which is the flow there.
+        command.params = [one for one in command.params if one.name not in ("install_completion", "show_completion")]
     try:
         found = command.main(
             args=list(sys.argv[1:] if arguments is None else arguments), prog_name=program, standalone_mode=False, obj=preset

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -165,7 +165,14 @@ class _Watched:
         self.done[entry] = done_bytes
 
 
-def drain(context: typer.Context, spool_dir: SpoolDirOption = "", as_json: JsonOption = False) -> int:
+def drain(
+    context: typer.Context,
+    spool_dir: SpoolDirOption = "",
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long to try at most; what is not stored then, stays.", min=0)
+    ] = 3600.0,
+    as_json: JsonOption = False,
+) -> int:
     """Upload what dead tasks have left on this machine. What a living task has saved is never touched.
 
     Ctrl-C leaves all as it is: what is stored by then need not be sent again.
@@ -177,13 +184,20 @@ def drain(context: typer.Context, spool_dir: SpoolDirOption = "", as_json: JsonO
     states = look_at_spools(scratch_root(spool_dir))
     dead = [state for state in states if state.saves and not state.alive]
     stores = StoresOfWorker()
+    deadline_s = time.monotonic() + timeout
     status = OK
     with out.progress("Uploading", sum(state.size_bytes for state in dead)) as told:
         for state in dead:
             watched = _Watched(told, out.say, sizes={save.entry: save.size_bytes for save in state.saves})
 
             async def act(state: SpoolState = state, watched: _Watched = watched) -> Drained:
-                return await drain_spool(state.folder, stores, watched.hear, lambda _, error: _tell_trouble(out, error))
+                return await drain_spool(
+                    state.folder,
+                    stores,
+                    watched.hear,
+                    lambda _, error: _tell_trouble(out, error),
+                    timeout_s=max(0.0, deadline_s - time.monotonic()),
+                )
 
             result = run_async(act)
             sizes = [save.size_bytes for save in state.saves if save.entry in watched.stored]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
 
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool
-from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, SpoolDamaged, StoreError
 from ckpt_async.words.events import Event
 from ckpt_async.worker.uploader import Uploader
 
@@ -84,10 +85,13 @@ async def drain_spool(
     make_store: StoreMaker,
     emit: Callable[[Event], None],
     tell_trouble: Callable[[int, StoreError | None], None],
+    *,
+    timeout_s: float,
 ) -> Drained:
     """Upload what a dead task has left in its spool. A task that lives, and a spool that another uploader is at, are left alone.
 
-    May be cancelled at any point: what is stored by then is noted, and whoever comes next goes on from there.
+    May be cancelled at any point: what is stored by then is noted, and whoever comes next goes on from there. So is what was not
+    stored after `timeout_s` seconds.
     """
     spool = Spool(folder)
     try:
@@ -99,7 +103,12 @@ async def drain_spool(
         if await anyio.to_thread.run_sync(spool.task_lock.is_held):
             return Drained(ALIVE)
         await anyio.to_thread.run_sync(spool.clean)
-        return await upload_left(spool, make_store, emit, tell_trouble)
+        with anyio.fail_after(timeout_s):
+            return await upload_left(spool, make_store, emit, tell_trouble)
+    except TimeoutError as error:
+        cause = f"the time of {timeout_s:.0f} s is over"
+        late = error if isinstance(error, FlushTimeout) else FlushTimeout("upload what a task has left", on=folder, cause=cause)
+        return Drained(LEFT, len(spool.waiting()), late)
     except FileNotFoundError:
         return Drained(DRAINED)  # Its own worker has finished and removed it.
     except CheckpointError as error:
