@@ -57,7 +57,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def train(
-    address: StoreAddress, folder: Path, *, run: str = "12", step: str = "train", task: str = "34", epochs: int = 3, attempt: int = 0
+    address: StoreAddress,
+    folder: Path,
+    *,
+    run: str = "12",
+    step: str = "train",
+    task: str = "34",
+    epochs: int = 3,
+    attempt: int = 0,
 ) -> list[CheckpointRecord]:
     """Save as a training would, oldest first."""
     identity = TaskIdentity("TrainFlow", run, step, task, attempt, short_hash("user:ada"), short_hash(step))

@@ -46,7 +46,10 @@ class TestList:
         train(StoreAddress(str(tmp_path / "store")), tmp_path, task="35", epochs=1, attempt=2)
 
         def found(*arguments: object) -> list[str]:
-            return [one["reference"].removeprefix("TrainFlow/12/train/") for one in run("list", "--json", *arguments).json["checkpoints"]]
+            return [
+                one["reference"].removeprefix("TrainFlow/12/train/")
+                for one in run("list", "--json", *arguments).json["checkpoints"]
+            ]
 
         assert found() == ["35:2:mfchckpt:0", "34:0:mfchckpt:2", "34:0:best:1", "34:0:mfchckpt:0"]
         assert found("TrainFlow/12/train/34", "--name", "best") == ["34:0:best:1"]
@@ -161,7 +164,8 @@ class TestVerify:
         assert [(one["path"], one["kind"]) for one in answer.json["differences"]] == [("epoch-1.json", "added")]
 
     @pytest.mark.parametrize(
-        ("text", "sample"), [("1.0", Sample(1.0)), ("0.1", Sample(0.1)), (".5", Sample(0.5)), ("5", Sample(count=5)), ("0", Sample())]
+        ("text", "sample"),
+        [("1.0", Sample(1.0)), ("0.1", Sample(0.1)), (".5", Sample(0.5)), ("5", Sample(count=5)), ("0", Sample())],
     )
     def test_samples(self, text: str, sample: Sample) -> None:
         assert read_sample(text) == sample
