@@ -49,11 +49,21 @@ class _Session:
                 store = self._owned.enter_context(portal.wrap_async_context_manager(portal.call(self._open_store)))
                 self._opened = portal, store
             portal, store = self._opened
-        future = portal.start_task_soon(act, store)
+        ended = threading.Event()
+
+        async def watched() -> _T:
+            try:
+                return await act(store)
+            finally:
+                ended.set()
+
+        future = portal.start_task_soon(watched)
         try:
             return future.result()
         except BaseException:
+            # An interrupted caller closes the store: not before the work has ended that undoes what it had begun.
             future.cancel()
+            ended.wait()
             raise
 
     def close(self) -> None:
@@ -100,7 +110,7 @@ class Reader:
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         if error is not None:
-            self._say(f"Reading from the store has failed {failures} times and is being retried: {error}")
+            self._say(f"A request to the store has failed {failures} times and is being retried: {error}")
 
     def list(
         self, pathspec: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False

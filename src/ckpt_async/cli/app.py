@@ -15,7 +15,7 @@ from ckpt_async.cli import changing, doctor, local, reading
 from ckpt_async.cli.desk import Options, Preset
 from ckpt_async.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, USAGE, exit_code_of
 from ckpt_async.cli.options import AccessOption, JsonOption, StoreOption
-from ckpt_async.cli.rendering import printable
+from ckpt_async.cli.rendering import ReaderGone, printable
 from ckpt_async.cli.watch import watch
 from ckpt_async.words.errors import CheckpointError
 
@@ -86,10 +86,12 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
         # What was under way has been undone, or can be taken up again, before this line is reached.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _fail("Interrupted.", INTERRUPTED)
-    except BrokenPipeError:
+    except ReaderGone:
         # Nobody reads: nor would what Python flushes at its end be read.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    if found == INTERRUPTED:  # So versions of typer turn Ctrl-C into.
+        return _fail("Interrupted.", INTERRUPTED)
     return found if isinstance(found, int) else OK
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from ckpt_async.progress import readable_bytes
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Column", "Output", "iso_time", "plural", "printable", "record_json", "reference_of", "saved_words"]
+__all__ = ["Column", "Output", "ReaderGone", "iso_time", "plural", "printable", "record_json", "reference_of", "saved_words"]
 
 #: Where the output is no terminal nothing is folded: each row is one line.
 _PLAIN_WIDTH = 1_000_000
+
+#: A folded column is not narrower than this.
+_FOLDED_WIDTH = 12
 
 
 def printable(text: object) -> str:
@@ -92,6 +96,10 @@ class Column:
     whole: bool = True
 
 
+class ReaderGone(Exception):
+    """Whoever reads stdout has closed it. No OSError: typer would end the process over that."""
+
+
 class Output:
     """Prints for one command.
 
@@ -124,19 +132,33 @@ class Output:
         self._write(json.dumps(document, ensure_ascii=False) if self.as_json else line)
 
     def _write(self, line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def line(self, text: str = "") -> None:
         """Print a line for people. In a terminal it is folded between words."""
-        self._console().print(text, soft_wrap=not sys.stdout.isatty())
+        if sys.stdout.isatty():
+            self._print(text)
+        else:
+            self._write(text)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-        """Print a table for people: as wide as the terminal has room for; elsewhere each row is one line."""
+        """Print a table for people: as wide as the terminal has room for, and where it has room for none, a sentence for each row.
+
+        Elsewhere each row is one line.
+        """
         from rich import box
         from rich.table import Table
 
         terminal = sys.stdout.isatty()
+        texts = [[printable(cell) for cell in row] for row in rows]
+        if terminal and _least_width(columns, texts) > shutil.get_terminal_size().columns:
+            for row in texts:
+                self.line("; ".join(f"{column.title} {text}".strip() for column, text in zip(columns, row, strict=True) if text))
+            return
         table = Table(
             box=box.SIMPLE_HEAD if terminal else None,
             title=title or None,
@@ -147,16 +169,9 @@ class Output:
         )
         for column in columns:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=column.whole)
-        for row in rows:
-            table.add_row(*(printable(cell) for cell in row))
-        console = self._console()
-        if terminal:
-            console.print(table)
-            return
-        with console.capture() as captured:
-            console.print(table)
-        for line in captured.get().splitlines():
-            self._write(line.rstrip())
+        for row in texts:
+            table.add_row(*row)
+        self._print(table)
 
     def say(self, text: str) -> None:
         """Print a line that is no part of the answer."""
@@ -225,13 +240,32 @@ class Output:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, advance=done, total=total)
 
-    def _console(self) -> Console:
+    def _print(self, shown: RenderableType) -> None:
         from rich.console import Console
 
         terminal = sys.stdout.isatty()
-        width = None if terminal else _PLAIN_WIDTH
         # Names are shown as they are: in brackets they would be taken for styles.
-        return Console(markup=False, highlight=False, emoji=False, width=width, no_color=not terminal or "NO_COLOR" in os.environ)
+        console = Console(
+            markup=False,
+            highlight=False,
+            emoji=False,
+            width=None if terminal else _PLAIN_WIDTH,
+            no_color=not terminal or "NO_COLOR" in os.environ,
+        )
+        # Captured, and written here: rich ends the process by itself where nobody reads any more.
+        with console.capture() as captured:
+            console.print(shown)
+        for line in captured.get().splitlines():
+            self._write(line.rstrip())
+
+
+def _least_width(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+    """Return the columns of a terminal below which something of a table would be cut off, or be hard to read."""
+    widths = []
+    for index, column in enumerate(columns):
+        longest = max(len(column.title), *(len(row[index]) for row in rows)) if rows else len(column.title)
+        widths.append(longest if column.whole else min(longest, _FOLDED_WIDTH))
+    return sum(widths) + 3 * len(widths)
 
 
 def size_words(size_bytes: int) -> str:

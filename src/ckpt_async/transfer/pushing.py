@@ -33,6 +33,9 @@ FIRST_ATTEMPT = 1000
 
 CLAIM_TRIES = 100
 
+#: How long it is tried to leave nothing in the store. What stays is data of no checkpoint: nobody sees it but the doctor.
+UNDO_S = 20.0
+
 
 class _Notes:
     """What is known of the upload, in memory: nobody goes on with it."""
@@ -104,7 +107,7 @@ async def push(
             await commit(store, identity(attempt), record, manifest, latest=latest)
     except BaseException:
         if not committing:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(UNDO_S, shield=True):
                 await _undo(store, record, log)
         raise
     return record
