@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fcntl import ioctl
 from pathlib import Path
 
@@ -90,9 +90,10 @@ def test_completion(tmp_path: Path) -> None:
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    heavy = ["aiobotocore", "botocore", "anyio", "asyncio", "metaflow"]
     code = (
         "import sys\nfrom ckpt_async.cli.app import main\nassert main(['--help']) == 0\n"
-        "print(*[name for name in ('aiobotocore', 'botocore', 'anyio', 'asyncio', 'metaflow') if name in sys.modules], file=sys.stderr)"
+        f"print(*[name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S)
     assert (answer.returncode, answer.stderr.split()) == (0, [])
@@ -196,9 +197,7 @@ def line(seaweed: SeaweedServer, s3_address: StoreAddress, monkeypatch: pytest.M
         yield line
 
 
-def interrupted(
-    tmp_path: Path, address: StoreAddress, under_way: threading.Event | None, wait: object, *arguments: str
-) -> tuple[int, str, str]:
+def interrupted(tmp_path: Path, address: StoreAddress, wait: Callable[[], object], *arguments: str) -> tuple[int, str, str]:
     """Run a command, wait until it is in the middle, and press Ctrl-C."""
     process = subprocess.Popen(
         [*PROGRAM, *arguments],
@@ -207,10 +206,8 @@ def interrupted(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     try:
-        assert callable(wait)
         wait()
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=DEADLINE_S)
@@ -223,12 +220,10 @@ def interrupted(
 
 @pytest.mark.slow
 def test_ctrl_c_while_pushing_and_pulling(s3_address: StoreAddress, line: SlowLine, tmp_path: Path) -> None:
-    write_tree(tmp_path / "model", {"big.bin": os.urandom(24 << 20), "small": b"x"})
+    write_tree(tmp_path / "model", {"big.bin": os.urandom(12 << 20), "small": b"x"})
     line.set_rate(4e6)
     sent = line.upstream_bytes
-    ended = interrupted(
-        tmp_path, s3_address, None, lambda: line.wait_for_upstream(sent + 6_000_000), "push", "model", "--as", PATHSPEC
-    )
+    ended = interrupted(tmp_path, s3_address, lambda: line.wait_for_upstream(sent + 2_000_000), "push", "model", "--as", PATHSPEC)
     assert ended == (130, "", "ckpt-async: Interrupted.\n")
     line.set_rate(None)
     # Nothing of it is left: no object, no upload in parts, and the attempt is free again.
@@ -246,11 +241,11 @@ def test_ctrl_c_while_pushing_and_pulling(s3_address: StoreAddress, line: SlowLi
 
     def wait() -> None:
         limit_s = time.monotonic() + DEADLINE_S
-        while line.downstream_bytes < received + 6_000_000:
+        while line.downstream_bytes < received + 2_000_000:
             assert time.monotonic() < limit_s
             threading.Event().wait(0.02)
 
-    ended = interrupted(tmp_path, s3_address, None, wait, "pull", f"{PATHSPEC}:latest", "out")
+    ended = interrupted(tmp_path, s3_address, wait, "pull", f"{PATHSPEC}:latest", "out")
     assert ended == (130, "", "ckpt-async: Interrupted.\n")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     line.set_rate(None)

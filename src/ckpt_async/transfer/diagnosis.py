@@ -231,14 +231,14 @@ class _Diagnosis:
         times = [one.newest_unix_s for one in (facts.record, facts.task_record) if one.objects]
         if not all(time is not None and self._is_old(time) for time in times) or self._protected.holds(expected.key):
             return None
-        what = "there is no pointer" if named is None else f"the pointer names an older one, {named.key}"
+        what = "there is no pointer" if named is None else f"the pointer names an older one, {_leaf(named)}"
         return Finding(Kind.LATEST, key, what, 0, fix)
 
     def _dangling(self, key: str, named: CheckpointRecord, fix: str) -> Finding | None:
         facts = self._survey.checkpoints.get(checkpoint_of(named.key))
         if facts is not None and (facts.mark.objects or facts.read is not None):
             return None  # A deletion that was interrupted mends it too; or what it names is of another scope by now.
-        return Finding(Kind.LATEST, key, f"the pointer names what is not there, {named.key}", 0, fix)
+        return Finding(Kind.LATEST, key, f"the pointer names what is not there, {_leaf(named)}", 0, fix)
 
     # Uploads
 
@@ -248,3 +248,7 @@ class _Diagnosis:
             if data_key and self._is_old(upload.since_unix_s) and not self._protected.holds(data_key):
                 what = "an upload in parts that nobody goes on with; its parts are kept, and paid for"
                 yield Finding(Kind.ABANDONED_UPLOAD, upload.key, what, 0, "end it", upload.upload_id)
+
+
+def _leaf(record: CheckpointRecord) -> str:
+    return record.key.rpartition("/")[2]
