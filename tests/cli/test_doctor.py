@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from ckpt_async import CheckpointRecord, InvalidArgument, Settings, StoreAddress, TaskIdentity, open_checkpointer, short_hash
 from ckpt_async.cli.doctor import read_age
+from ckpt_async.stores import local
+from ckpt_async.stores.contract import ListPage, ObjectInfo
+from ckpt_async.stores.local_files import LocalFiles
+from ckpt_async.stores.local_uploads import LocalUploads
+from ckpt_async.stores.memory import MemoryObjects, MemoryStore
+from ckpt_async.transfer.diagnosis import Protected, diagnose
+from ckpt_async.transfer.survey import survey
 from ckpt_async.words import keys
 from tests.cli.conftest import PATHSPEC, Run
 from tests.cli.test_changing import objects
 from tests.engine.desk import write_tree
+from tests.transfer.parts import job_of, save_whole
 
 NOW = ("--older-than", "0s")
 
@@ -165,9 +175,6 @@ def test_what_only_a_person_can_decide(run: Run, wounds: Wounds, tmp_path: Path)
 
 
 def test_uploads_that_nobody_goes_on_with(run: Run, saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
-    from ckpt_async.stores.local_files import LocalFiles
-    from ckpt_async.stores.local_uploads import LocalUploads
-
     uploads = LocalUploads(LocalFiles(str(tmp_path / "store")))
     key = f"{saved[0].key.replace('.mfchckpt.0', '.mfchckpt.9')}/weights.bin"
     uploads.begin(key)
@@ -236,13 +243,11 @@ class TestGroups:
 def test_a_store_that_does_not_tell_the_age_of_things(
     run: Run, wounds: Wounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckpt_async.stores import local
-
     look = local._look
     monkeypatch.setattr(
         local,
         "_look",
-        lambda *about: None if (info := look(*about)) is None else local.ObjectInfo(info.key, info.size_bytes, info.etag),
+        lambda *about: None if (info := look(*about)) is None else ObjectInfo(info.key, info.size_bytes, info.etag),
     )
     wounds.orphan()
     before = objects(tmp_path)
@@ -271,24 +276,29 @@ def test_what_is_no_age(text: str) -> None:
         read_age(text)
 
 
-def test_memory_grows_with_checkpoints_and_not_with_files(run: Run, tmp_path: Path) -> None:
-    """Of a checkpoint with thousands of files, a survey keeps one set of numbers."""
-    import anyio
+class InPages(MemoryStore):
+    """Lists in pages of 100, and never all at once."""
 
-    from ckpt_async.stores.local import LocalStore
-    from ckpt_async.transfer.survey import survey
+    async def list(self, prefix: str) -> list[ObjectInfo]:
+        raise AssertionError(f"all of {prefix} at once")
 
-    many = tmp_path / "many"
-    many.mkdir()
-    for number in range(3000):
-        (many / f"file-{number}").write_bytes(b"x")
-    assert run("push", "many", "--as", PATHSPEC).code == 0
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        found = await super().list(prefix)
+        start = int(token or 0)
+        return found[start : start + 100], str(start + 100) if len(found) > start + 100 else ""
 
-    async def look() -> int:
-        async with LocalStore(str(tmp_path / "store")) as store:
-            found = await survey(store, deep=True, on_looked=lambda done, total: None)
-            (facts,) = found.checkpoints.values()
-            assert facts.data.objects == 3000
-            return len(found.checkpoints) + len(found.pointers) + len(found.groups)
 
-    assert anyio.run(look) == 3
+def test_memory_grows_with_checkpoints_and_not_with_files(tmp_path: Path) -> None:
+    """Of a checkpoint with many files, a survey keeps one set of numbers, and never has all of them in memory."""
+
+    async def look() -> None:
+        objects = MemoryObjects()
+        async with MemoryStore(objects) as store:
+            await save_whole(store, job_of(tmp_path / "pack", {f"file-{number:04d}": b"x" for number in range(1000)}))
+        async with InPages(objects) as store:
+            found = await survey(store, deep=False, on_looked=lambda done, total: None)
+        (facts,) = found.checkpoints.values()
+        assert (facts.data.objects, facts.data.size_bytes, len(found.pointers), len(found.groups)) == (1000, 1000, 2, 0)
+        assert diagnose(found, now_unix_s=time.time(), older_than_s=0, protected=Protected()) == ()
+
+    anyio.run(look)

@@ -285,7 +285,7 @@ def prune(
 
 def _plan(desk: Desk, above: str, rules: Any, name: str) -> RetentionDecision:
     from ckpt_async.cli.naming import read_above
-    from ckpt_async.transfer import catalog, pruning
+    from ckpt_async.transfer import browsing, pruning
 
     below = read_above(above, desk.flow)
     if not below:
@@ -295,7 +295,7 @@ def _plan(desk: Desk, above: str, rules: Any, name: str) -> RetentionDecision:
 
     async def act(store: Store) -> tuple[RetentionDecision, tuple[CheckpointDamaged, ...]]:
         # All names: what a retry begins with is the newest of any.
-        listing = await catalog.list_below(store, below)
+        listing = await browsing.list_below(store, below)
         return await pruning.plan_prune(store, listing.records, rules), listing.damaged
 
     decision, damaged = desk.run(act)

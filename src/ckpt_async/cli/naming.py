@@ -163,9 +163,9 @@ async def resolve_reference(store: Store, text: str, flow: str = "") -> Checkpoi
 
 async def _one_task(store: Store, text: str, above: str) -> str:
     """Return the pathspec of the task that is meant: also where only one task lies below what is named."""
-    from ckpt_async.transfer import catalog
+    from ckpt_async.transfer import browsing
 
-    tasks = await catalog.tasks_below(store, above, most=SHOWN + 1)
+    tasks = await browsing.tasks_below(store, above, most=SHOWN + 1)
     if len(tasks) == 1:
         return tasks[0]
     if tasks:
@@ -173,7 +173,7 @@ async def _one_task(store: Store, text: str, above: str) -> str:
     upwards = above
     while upwards and not tasks:
         upwards = upwards.rpartition("/")[0]
-        tasks = await catalog.tasks_below(store, upwards, most=SHOWN + 1)
+        tasks = await browsing.tasks_below(store, upwards, most=SHOWN + 1)
     there = f"there are {_some(tasks)}" if tasks else f"there are none at all in {store.traits.url}"
     raise CheckpointNotFound(
         _FIND,

@@ -51,14 +51,14 @@ def list_(
 ) -> int:
     """List checkpoints, newest first."""
     from ckpt_async.cli.naming import read_above
-    from ckpt_async.transfer import catalog
+    from ckpt_async.transfer import browsing
 
     with open_desk(given(context, store, access, as_json), preset_of(context)) as desk:
         below = read_above(above, desk.flow)
 
         async def act(opened: Store) -> tuple[Listing, frozenset[str]]:
-            listing = await catalog.list_below(opened, below, name=name or None, attempt=attempt if attempt >= 0 else None)
-            return listing, await catalog.latest_of_tasks(opened, (record.pathspec for record in listing.records))
+            listing = await browsing.list_below(opened, below, name=name or None, attempt=attempt if attempt >= 0 else None)
+            return listing, await browsing.latest_of_tasks(opened, (record.pathspec for record in listing.records))
 
         listing, newest = desk.run(act)
         for damage in listing.damaged:

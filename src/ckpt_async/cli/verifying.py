@@ -151,11 +151,11 @@ def verify_all(desk: Desk, above: str, sample_text: str) -> int:
 def _named(desk: Desk, above: str) -> tuple[tuple[CheckpointRecord, ...], tuple[CheckpointDamaged, ...]]:
     """Return the checkpoints that are meant, newest first, and the records that can't be read."""
     from ckpt_async.cli.naming import read_above
-    from ckpt_async.transfer import catalog
+    from ckpt_async.transfer import browsing
     from ckpt_async.words import keys
 
     if ":" in above or keys.ALL_DATA in above:
         return (desk.find(above),), ()
     below = read_above(above, desk.flow)
-    listing = desk.run(lambda store: catalog.list_below(store, below))
+    listing = desk.run(lambda store: browsing.list_below(store, below))
     return listing.records, listing.damaged

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from ckpt_async.stores.contract import ObjectInfo, Store
+import anyio
+
+from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreObjectMissing
@@ -15,18 +17,14 @@ from ckpt_async.words.records import CheckpointRecord
 
 __all__ = [
     "Listing",
-    "each_object",
     "key_of_reference",
     "latest_keys_of",
     "latest_of",
-    "latest_of_tasks",
-    "list_below",
     "list_scope",
     "list_task",
     "newest_first",
     "record_of_key",
     "resolve",
-    "tasks_below",
 ]
 
 READS_AT_ONCE = 32
@@ -43,17 +41,14 @@ class Listing:
 async def list_task(store: Store, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
     """List the checkpoints of one task, newest first: by attempt, then by save number."""
     prefix = keys.task_records_prefix(keys.check_pathspec(pathspec))
-    return await _read_all(store, prefix, _wanted_of_task(name, attempt), name)
 
-
-def _wanted_of_task(name: str | None, attempt: int | None) -> Callable[[str], bool]:
     def wanted(leaf: str) -> bool:
         fields = leaf.split(".")
         return (attempt is None or fields[0] == str(attempt)) and (
             name is None or ".".join(fields[1:-1]) in (name, encode_name(name))
         )
 
-    return wanted
+    return await _read_all(store, prefix, wanted, name)
 
 
 async def list_scope(
@@ -80,47 +75,6 @@ async def list_scope(
     return await _read_all(store, scope_prefix, wanted, name)
 
 
-async def each_object(store: Store, prefix: str) -> AsyncIterator[ObjectInfo]:
-    """Yield what `Store.list` returns, in an order of the store's own, with one page of it in memory at a time."""
-    page, token = await store.list_page(prefix)
-    while True:
-        for info in page:
-            yield info
-        if not token:
-            return
-        page, token = await store.list_page(prefix, token)
-
-
-async def list_below(store: Store, above: str = "", *, name: str | None = None, attempt: int | None = None) -> Listing:
-    """List the checkpoints of a flow, a run, a step or a task, newest first: tasks by the time of their newest one.
-
-    Parameters
-    ----------
-    above : str
-        The beginning of a pathspec: ``FLOW``, ``FLOW/RUN``, and so on; empty: all that the store has.
-    """
-    wanted = _wanted_of_task(name, attempt)
-    prefix = keys.task_records_prefix(above) if above else keys.ALL_TASK_RECORDS
-    found = []
-    async for info in each_object(store, prefix):
-        parts = info.key.removeprefix(keys.ALL_TASK_RECORDS).split("/")
-        if len(parts) == 5 and parts[4].endswith(keys.RECORD_SUFFIX) and wanted(parts[4].removesuffix(keys.RECORD_SUFFIX)):
-            found.append(info.key)
-    return await _read_records(store, found, name)
-
-
-async def tasks_below(store: Store, above: str, *, most: int) -> list[str]:
-    """Return the pathspecs of tasks that have stored checkpoints, so many at most; `above`: as for `list_below`."""
-    found: dict[str, None] = {}
-    async for info in each_object(store, keys.task_records_prefix(above) if above else keys.ALL_TASK_RECORDS):
-        parts = info.key.removeprefix(keys.ALL_TASK_RECORDS).split("/")
-        if len(parts) == 5 and parts[4].endswith(keys.RECORD_SUFFIX):
-            found["/".join(parts[:4])] = None
-            if len(found) >= most:
-                break
-    return list(found)
-
-
 def newest_first(records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
     """Sort checkpoints: tasks by the time of their newest one, those of a task by attempt and save number."""
     records = tuple(records)
@@ -136,15 +90,12 @@ async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool], na
         leaf = info.key.removeprefix(prefix)
         if "/" not in leaf and leaf.endswith(keys.RECORD_SUFFIX) and wanted(leaf.removesuffix(keys.RECORD_SUFFIX)):
             names.append(info.key)
-    return await _read_records(store, names, name)
-
-
-async def _read_records(store: Store, names: Iterable[str], name: str | None) -> Listing:
     records: list[CheckpointRecord] = []
     damaged: list[CheckpointDamaged] = []
+    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
 
-    async def read_all(left: Iterator[str]) -> None:
-        for key in left:
+    async def read(key: str) -> None:
+        async with limiter:
             try:
                 records.append(CheckpointRecord.from_json(await store.get(key), source=key))
             except StoreObjectMissing:
@@ -152,10 +103,9 @@ async def _read_records(store: Store, names: Iterable[str], name: str | None) ->
             except CheckpointDamaged as error:
                 damaged.append(error)
 
-    left = iter(names)
     async with plain_task_group() as group:
-        for _ in range(READS_AT_ONCE):
-            group.start_soon(read_all, left)
+        for key in names:
+            group.start_soon(read, key)
     # What ours writes for one name, another program may have written for another.
     return Listing(newest_first(record for record in records if name in (None, record.name)), tuple(damaged))
 
@@ -264,23 +214,3 @@ async def record_of_key(store: Store, key: str) -> CheckpointRecord | None:
     if record.key != key:
         raise CheckpointDamaged("load a checkpoint", on=key, cause=f"its record {source!r} is of another one, {record.key!r}")
     return record
-
-
-async def latest_of_tasks(store: Store, pathspecs: Iterable[str]) -> frozenset[str]:
-    """Return the keys of the checkpoints that the pointers of these tasks name; one that can't be read names none."""
-    found: set[str] = set()
-
-    async def read_all(left: Iterator[str]) -> None:
-        for pathspec in left:
-            try:
-                record = await latest_of(store, keys.task_latest_key(pathspec))
-            except CheckpointDamaged:
-                continue
-            if record is not None:
-                found.add(record.key)
-
-    left = iter(sorted(set(pathspecs)))
-    async with plain_task_group() as group:
-        for _ in range(READS_AT_ONCE):
-            group.start_soon(read_all, left)
-    return frozenset(found)

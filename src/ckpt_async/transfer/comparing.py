@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckpt_async.stores.contract import Store
-from ckpt_async.transfer.catalog import each_object
+from ckpt_async.transfer.browsing import each_object
 from ckpt_async.transfer.download import listed_manifest
 from ckpt_async.words.records import CheckpointRecord
 

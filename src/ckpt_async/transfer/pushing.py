@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from ckpt_async.disk.scan import Problem, ScannedFile, ScannedTree, problems_error
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.transfer.catalog import each_object
+from ckpt_async.transfer.browsing import each_object
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes

@@ -4,13 +4,11 @@ of checkpoints and not with that of their files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
 
 from ckpt_async.stores.contract import ObjectInfo, Store, UnfinishedUpload
-from ckpt_async.transfer.catalog import READS_AT_ONCE, each_object
-from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.transfer.browsing import at_once, each_object
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing
@@ -32,8 +30,6 @@ __all__ = [
     "data_key_in",
     "survey",
 ]
-
-_W = TypeVar("_W")
 
 #: States of a stored text.
 GOOD, MISSING, DAMAGED = "good", "missing", "damaged"
@@ -247,7 +243,7 @@ async def _read_pointers(store: Store, found: Survey) -> None:
             except CheckpointDamaged:
                 pointer.state = DAMAGED
 
-    await _at_once(read_all, iter(list(found.pointers.values())))
+    await at_once(read_all, list(found.pointers.values()))
 
 
 async def _read_checkpoints(store: Store, found: Survey, *, deep: bool, on_looked: Callable[[int, int], None]) -> None:
@@ -259,7 +255,7 @@ async def _read_checkpoints(store: Store, found: Survey, *, deep: bool, on_looke
             on_looked(1, len(recorded))
 
     on_looked(0, len(recorded))
-    await _at_once(read_all, iter(recorded))
+    await at_once(read_all, recorded)
 
 
 async def _read(store: Store, facts: CheckpointFacts, *, deep: bool) -> None:
@@ -295,10 +291,3 @@ async def _read_record(store: Store, source: str) -> tuple[CheckpointRecord | No
 def _slim(record: CheckpointRecord) -> CheckpointRecord:
     """Return a record without what a user may have put into it: of that there may be any amount."""
     return replace(record, metadata={})
-
-
-async def _at_once(act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterator[_W]) -> None:
-    """Let a number of tasks take from `work` until it is used up."""
-    async with plain_task_group() as group:
-        for _ in range(READS_AT_ONCE):
-            group.start_soon(act, work)

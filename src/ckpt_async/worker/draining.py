@@ -18,7 +18,7 @@ from ckpt_async.worker.uploader import Uploader
 if TYPE_CHECKING:
     from ckpt_async.worker.runtime import StoreMaker
 
-__all__ = ["ALIVE", "BUSY", "DRAINED", "Drained", "LEFT", "drain_spool", "upload_left"]
+__all__ = ["ALIVE", "BUSY", "DRAINED", "Drained", "LEFT", "drain_spool"]
 
 #: All of it is in the store, and the spool is gone.
 DRAINED = "drained"
@@ -49,37 +49,6 @@ class Drained:
     error: CheckpointError | None = None
 
 
-async def upload_left(
-    spool: Spool,
-    make_store: StoreMaker,
-    emit: Callable[[Event], None],
-    tell_trouble: Callable[[int, StoreError | None], None],
-    *,
-    prefix: str = "",
-    on_removed: Callable[[], None] | None = None,
-) -> Drained:
-    """Upload what lies in a spool whose worker lock the caller holds, and remove the spool once it is empty.
-
-    What is lost counts among what is left, and is removed once it is told.
-    """
-    left = 0
-    header = await anyio.to_thread.run_sync(spool.header)
-    spool.obeying(header)
-    async with make_store(header, tell_trouble) as store:
-        uploader = Uploader(spool, store, emit, prefix=prefix, first_version=header.first_version, on_removed=on_removed)
-        uploader.close()
-        await uploader.run()
-        failure = uploader.failure_to_tell
-        if failure is not None:
-            left = len(spool.waiting())
-            # What is lost is told once; no later attempt could do more.
-            await anyio.to_thread.run_sync(uploader.remove_lost)
-            await uploader.end_abandoned()
-    if not spool.waiting():
-        await anyio.to_thread.run_sync(remove_spool, spool)
-    return Drained(DRAINED if failure is None else LEFT, left, failure)
-
-
 async def drain_spool(
     folder: str,
     make_store: StoreMaker,
@@ -104,7 +73,7 @@ async def drain_spool(
             return Drained(ALIVE)
         await anyio.to_thread.run_sync(spool.clean)
         with anyio.fail_after(timeout_s):
-            return await upload_left(spool, make_store, emit, tell_trouble)
+            return await _upload(spool, make_store, emit, tell_trouble)
     except TimeoutError as error:
         cause = f"the time of {timeout_s:.0f} s is over"
         late = error if isinstance(error, FlushTimeout) else FlushTimeout("upload what a task has left", on=folder, cause=cause)
@@ -118,3 +87,31 @@ async def drain_spool(
         return Drained(LEFT, len(spool.waiting()), damage)
     finally:
         spool.worker_lock.release()
+
+
+async def _upload(
+    spool: Spool,
+    make_store: StoreMaker,
+    emit: Callable[[Event], None],
+    tell_trouble: Callable[[int, StoreError | None], None],
+) -> Drained:
+    """Upload what lies in a spool whose worker lock is held, and remove the spool once it is empty.
+
+    What is lost counts among what is left, and is removed once it is told.
+    """
+    left = 0
+    header = await anyio.to_thread.run_sync(spool.header)
+    spool.obeying(header)
+    async with make_store(header, tell_trouble) as store:
+        uploader = Uploader(spool, store, emit, first_version=header.first_version)
+        uploader.close()
+        await uploader.run()
+        failure = uploader.failure_to_tell
+        if failure is not None:
+            left = len(spool.waiting())
+            # What is lost is told once; no later attempt could do more.
+            await anyio.to_thread.run_sync(uploader.remove_lost)
+            await uploader.end_abandoned()
+    if not spool.waiting():
+        await anyio.to_thread.run_sync(remove_spool, spool)
+    return Drained(DRAINED if failure is None else LEFT, left, failure)

@@ -31,7 +31,6 @@ from ckpt_async.words.events import (
     Wake,
     WorkerReady,
 )
-from ckpt_async.worker.draining import upload_left
 from ckpt_async.worker.syncer import Syncer
 from ckpt_async.worker.uploader import Uploader
 
@@ -189,11 +188,26 @@ class WorkerRuntime:
             if not spool.waiting() and not abandoned_logs(folder):
                 await anyio.to_thread.run_sync(remove_spool, spool)
                 return
-            uploaded = await upload_left(
-                spool, self._make_store, self._emit, self._tell_trouble, prefix=f"{attempt}/", on_removed=self._sweep
-            )
-            if uploaded.error is not None:
-                left, error = uploaded.left, uploaded.error.to_wire()
+            header = await anyio.to_thread.run_sync(spool.header)
+            spool.obeying(header)
+            async with self._make_store(header, self._tell_trouble) as store:
+                uploader = Uploader(
+                    spool,
+                    store,
+                    self._emit,
+                    prefix=f"{attempt}/",
+                    first_version=header.first_version,
+                    on_removed=self._sweep,
+                )
+                uploader.close()
+                await uploader.run()
+                if (failure_to_tell := uploader.failure_to_tell) is not None:
+                    left, error = len(spool.waiting()), failure_to_tell.to_wire()
+                    # What is lost is told once; no later attempt could do more.
+                    await anyio.to_thread.run_sync(uploader.remove_lost)
+                    await uploader.end_abandoned()
+            if not spool.waiting():
+                await anyio.to_thread.run_sync(remove_spool, spool)
         except FileNotFoundError:
             pass  # Its own worker has finished and removed it.
         except CheckpointError as failure:
