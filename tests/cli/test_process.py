@@ -19,7 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async import CheckpointRecord, StoreAddress, open_reader
+from ckpt_async import (
+    CheckpointError,
+    CheckpointRecord,
+    Settings,
+    StoreAddress,
+    TaskIdentity,
+    open_checkpointer,
+    open_reader,
+    short_hash,
+)
+from ckpt_async.cli.local import scratch_root
 from ckpt_async.testing.access import ACCESS_SPEC, ENDPOINT
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine
@@ -248,3 +258,34 @@ def test_ctrl_c_while_pushing_and_pulling(
     line.set_rate(None)
     assert run(*pull).code == 0
     assert read_tree(tmp_path / "out") == read_tree(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_draining(
+    run: Run, s3_address: StoreAddress, line: SlowLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is as it was: nothing is lost, nothing of it can be seen yet, and the next one goes on."""
+    line.cut()
+    write_tree(tmp_path / "model", {"big.bin": os.urandom(12 << 20)})
+    checkpointer = open_checkpointer(
+        TaskIdentity("TrainFlow", "12", "train", "34", 0, short_hash("user:ada"), short_hash("train")),
+        s3_address,
+        Settings(async_upload=True, worker="thread"),
+        scratch_root=scratch_root(""),
+        say=lambda _: None,
+    )
+    checkpointer.save(tmp_path / "model")
+    with contextlib.suppress(CheckpointError):
+        checkpointer.close(timeout_s=0)
+    line.restore()
+    line.set_rate(4e6)
+    sent_bytes = line.upstream_bytes
+    ended = interrupted(tmp_path, s3_address, lambda: line.wait_for_upstream(sent_bytes + 2_000_000), "drain")
+    assert ended == (130, "", "ckpt-async: Interrupted.\n")
+    line.set_rate(None)
+    (spool,) = run("spool", "--json").json["spools"]
+    assert (len(spool["saves"]), spool["alive"], spool["uploading"]) == (1, False, False)
+    assert run("list", "--store", s3_address.url, "--access", ACCESS_SPEC, "--json").json["checkpoints"] == []
+    answer = run("drain", "--json")
+    assert (answer.code, answer.lines[0]["stored"]) == (0, 1), answer.err
+    assert run("verify", "--store", s3_address.url, "--access", ACCESS_SPEC).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +18,9 @@ def call(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_checkpoints_of_a_flow(local: Place) -> None:
-    assert local.run("counter.py").code == 0
+def test_the_checkpoints_of_a_flow(tmp_path: Path) -> None:
+    local = Place(tmp_path, variables={"COUNTER_ASYNC": "False", "COUNTER_CARD": "False"})
+    assert local.run("counter.py", "--fail_at", ",").code == 0
     flow = str(PROGRAMS / "counter.py")
     answer = call(local, flow, "checkpoint", "list", "--json")
     assert answer.returncode == 0, answer.stderr
