@@ -188,6 +188,22 @@ def test_in_a_terminal(saved: Sequence[CheckpointRecord], tmp_path: Path) -> Non
         assert all(word in shown.text for word in ("attempt", "number", "size", "saved"))
 
 
+def test_the_answer_is_apart_from_the_progress(saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, "verify", "--json"], env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=slave, text=True
+    )
+    os.close(slave)
+    try:
+        out, _ = process.communicate(timeout=DEADLINE_S)
+        shown = os.read(master, 65536).decode()
+    finally:
+        os.close(master)
+    assert process.returncode == 0
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["verified"] * 3
+    assert "Verifying" in shown
+
+
 def test_a_question_is_answered(saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
     reader = open_reader(StoreAddress(str(tmp_path / "store")))
     for typed, code, left in (("n\n", 6, 3), ("y\n", 0, 2)):

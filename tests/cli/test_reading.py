@@ -87,6 +87,14 @@ class TestList:
         assert "red\\x1b[31m[bold]" in answer.out
 
 
+    def test_a_metric_that_is_no_number(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        run("push", "file", "--metadata", "loss=NaN", "--metadata", "name=größe")
+        answer = run("list", "--json")
+        assert answer.json["checkpoints"][0]["metadata"] == {"loss": None, "name": "größe"}
+        assert "NaN" not in answer.out
+
+
 class TestShow:
     def test_all_of_it(self, run: Run, saved: Sequence[CheckpointRecord]) -> None:
         answer = run("show", f"{PATHSPEC}:latest", "--json")

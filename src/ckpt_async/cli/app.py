@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
     program : str
         What the program is called in its help.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     if preset is not None:
         # A shell completes what comes first on its line, which is the flow there.
@@ -84,7 +88,6 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         # What was under way has been undone, or can be taken up again, before this line is reached.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _fail("Interrupted.", INTERRUPTED)
     except ReaderGone:
         # Nobody reads: nor would what Python flushes at its end be read.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,10 +20,22 @@ from ckpt_async.progress import readable_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import Progress, ProgressColumn
 
     from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Column", "Output", "ReaderGone", "iso_time", "plural", "printable", "record_json", "reference_of", "saved_words"]
+__all__ = [
+    "Column",
+    "Output",
+    "ReaderGone",
+    "iso_time",
+    "plural",
+    "printable",
+    "record_json",
+    "reference_of",
+    "saved_words",
+    "size_words",
+]
 
 #: Where the output is no terminal nothing is folded: each row is one line.
 _PLAIN_WIDTH = 1_000_000
@@ -123,13 +136,13 @@ class Output:
             Prints it for people, with the methods below.
         """
         if self.as_json:
-            self._write(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+            self._write(json.dumps(_strict(document), indent=2 if sys.stdout.isatty() else None))
         else:
             show(self)
 
     def event(self, document: object, line: str) -> None:
         """Print one of several answers as soon as it is there: a line of JSON, or a line."""
-        self._write(json.dumps(document, ensure_ascii=False) if self.as_json else line)
+        self._write(json.dumps(_strict(document)) if self.as_json else line)
 
     def _write(self, line: str) -> None:
         try:
@@ -145,7 +158,7 @@ class Output:
         else:
             self._write(text)
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
         """Print a table for people: as wide as the terminal has room for, and where it has room for none, a sentence for each row.
 
         Elsewhere each row is one line.
@@ -161,8 +174,6 @@ class Output:
             return
         table = Table(
             box=box.SIMPLE_HEAD if terminal else None,
-            title=title or None,
-            title_justify="left",
             header_style="bold",
             pad_edge=False,
             padding=(0, 1) if terminal else (0, 2, 0, 0),
@@ -204,8 +215,7 @@ class Output:
         if not sys.stderr.isatty():
             yield lambda size_bytes, files: None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -215,7 +225,7 @@ class Output:
             TextColumn("{task.fields[count]}", markup=False),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+        with _bars(*columns) as bars:
             task = bars.add_task(printable(what), total=total_bytes, count="")
             count = 0
 
@@ -232,11 +242,10 @@ class Output:
         if not sys.stderr.isatty():
             yield lambda done, total: None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+        with _bars(*columns) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, advance=done, total=total)
 
@@ -257,6 +266,28 @@ class Output:
             console.print(shown)
         for line in captured.get().splitlines():
             self._write(line.rstrip())
+
+
+def _bars(*columns: ProgressColumn) -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Lines of the answer go above the bar where both are seen in one terminal; else rich keeps its hands off stdout.
+    return Progress(
+        *columns,
+        console=Console(stderr=True, markup=False, highlight=False, emoji=False),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def _strict(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: a metric may be no number, which then is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    return [_strict(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _least_width(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
