@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     )
     from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
+    from ckpt_async.cli.app import run_command_line as run_command_line
+    from ckpt_async.cli.desk import FlowPreset as FlowPreset
     from ckpt_async.progress import readable_bytes as readable_bytes, saves_words as saves_words
     from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
@@ -84,6 +86,8 @@ _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
+    "ckpt_async.cli.app": ("run_command_line",),
+    "ckpt_async.cli.desk": ("FlowPreset",),
     "ckpt_async.progress": ("readable_bytes", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ckpt_async import CheckpointRecord, Settings, StoreAddress, TaskIdentity, open_checkpointer, short_hash
-from ckpt_async.cli.app import main
-from ckpt_async.cli.desk import Preset
+from ckpt_async.cli.app import run_command_line
+from ckpt_async.cli.desk import FlowPreset
 
 PATHSPEC = "TrainFlow/12/train/34"
 
@@ -47,9 +47,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "store").mkdir(exist_ok=True)
     monkeypatch.setenv("CKPT_ASYNC_STORE", "store")
 
-    def act(*arguments: object, preset: Preset | None = None) -> Answer:
+    def act(*arguments: object, preset: FlowPreset | None = None) -> Answer:
         capsys.readouterr()
-        code = main([str(argument) for argument in arguments], preset=preset)
+        code = run_command_line([str(argument) for argument in arguments], preset=preset)
         printed = capsys.readouterr()
         return Answer(code, printed.out, printed.err)
 

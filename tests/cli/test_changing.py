@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import CheckpointRecord, StoreAddress
-from ckpt_async.cli.desk import Preset
+from ckpt_async.cli.desk import FlowPreset
 from ckpt_async.words import keys
 from tests.cli.conftest import PATHSPEC, Run, train
 from tests.engine.desk import read_tree, write_tree
@@ -62,7 +62,7 @@ class TestPush:
         monkeypatch.setenv("LOGNAME", "ada")
         write_tree(tmp_path / "my model", FILES)
         assert run("push", "my model", "--json").json["pathspec"] == "push/ada/my-model/1"
-        preset = Preset("TrainFlow", lambda: StoreAddress(str(tmp_path / "store")))
+        preset = FlowPreset("TrainFlow", lambda: StoreAddress(str(tmp_path / "store")))
         assert run("push", "my model", "--json", preset=preset).json["pathspec"] == "TrainFlow/push/my-model/1"
 
     @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import CheckpointRecord, InvalidArgument, StoreAddress
-from ckpt_async.cli.desk import Preset
+from ckpt_async.cli.desk import FlowPreset
 from ckpt_async.cli.verifying import Sample, choose_sample, read_sample
 from ckpt_async.words import keys
 from tests.cli.conftest import PATHSPEC, Run, train
@@ -73,10 +73,10 @@ class TestList:
     def test_of_a_flow(self, run: Run, saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
         store = StoreAddress(str(tmp_path / "store"))
         train(store, tmp_path, run="13", epochs=1)
-        preset = Preset("TrainFlow", lambda: store)
+        preset = FlowPreset("TrainFlow", lambda: store)
         assert len(run("list", "--json", preset=preset).json["checkpoints"]) == 4
         assert len(run("list", "13", "--json", preset=preset).json["checkpoints"]) == 1
-        assert len(run("list", "--json", preset=Preset("OtherFlow", lambda: store)).json["checkpoints"]) == 0
+        assert len(run("list", "--json", preset=FlowPreset("OtherFlow", lambda: store)).json["checkpoints"]) == 0
         assert run("show", "13:latest", preset=preset).code == 0
 
     def test_names_of_others_do_not_reach_the_terminal_raw(self, run: Run, tmp_path: Path) -> None:

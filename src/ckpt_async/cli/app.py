@@ -12,14 +12,14 @@ import typer
 
 import ckpt_async
 from ckpt_async.cli import changing, doctor, local, reading
-from ckpt_async.cli.desk import Options, Preset
+from ckpt_async.cli.desk import FlowPreset, Options
 from ckpt_async.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, USAGE, exit_code_of
 from ckpt_async.cli.options import AccessOption, JsonOption, StoreOption
 from ckpt_async.cli.rendering import ReaderGone, printable
 from ckpt_async.cli.watch import watch
 from ckpt_async.words.errors import CheckpointError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run_command_line"]
 
 #: What is wrong with arguments. Versions of typer differ in where they have click from.
 _Wrong: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -56,14 +56,19 @@ def _common(
     context.meta["options"] = Options(store, access, as_json)
 
 
-def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None, program: str = "ckpt-async") -> int:
+def main() -> int:
+    """Run what the arguments of this process say; returns the exit status."""
+    return run_command_line(sys.argv[1:])
+
+
+def run_command_line(arguments: Sequence[str], *, preset: FlowPreset | None = None, program: str = "ckpt-async") -> int:
     """Run a command; returns its exit status.
 
     Parameters
     ----------
-    arguments : sequence of str, optional
-        Without the program's name. Default: those of this process.
-    preset : Preset, optional
+    arguments : sequence of str
+        Without the program's name.
+    preset : FlowPreset, optional
         What a flow has set whose command this is.
     program : str
         What the program is called in its help.
@@ -77,9 +82,7 @@ def main(arguments: Sequence[str] | None = None, *, preset: Preset | None = None
         # A shell completes what comes first on its line, which is the flow there.
         command.params = [one for one in command.params if one.name not in ("install_completion", "show_completion")]
     try:
-        found = command.main(
-            args=list(sys.argv[1:] if arguments is None else arguments), prog_name=program, standalone_mode=False, obj=preset
-        )
+        found = command.main(args=list(arguments), prog_name=program, standalone_mode=False, obj=preset)
         sys.stdout.flush()
     except CheckpointError as error:
         return _fail(str(error), exit_code_of(error))

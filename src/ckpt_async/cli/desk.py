@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckpt_async.stores.contract import Store
     from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Desk", "Options", "Preset", "address_of", "open_desk"]
+__all__ = ["Desk", "Options", "FlowPreset", "address_of", "open_desk"]
 
 STORE_VARIABLE = "CKPT_ASYNC_STORE"
 ACCESS_VARIABLE = "CKPT_ASYNC_ACCESS"
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Preset:
+class FlowPreset:
     """What is known where the command is one of a flow.
 
     Attributes
@@ -63,7 +63,7 @@ class Options:
         return Options(self.store or earlier.store, self.access or earlier.access, self.as_json or earlier.as_json)
 
 
-def address_of(options: Options, preset: Preset | None) -> StoreAddress:
+def address_of(options: Options, preset: FlowPreset | None) -> StoreAddress:
     """Return the store that is meant: the one that is named; that of the flow; that of the environment; the one that is configured.
 
     Raises
@@ -138,7 +138,7 @@ class Desk:
 
 
 @contextlib.contextmanager
-def open_desk(options: Options, preset: Preset | None) -> Iterator[Desk]:
+def open_desk(options: Options, preset: FlowPreset | None) -> Iterator[Desk]:
     """Yield a desk; the connections are closed with the block."""
     from ckpt_async.assembly import open_reader
 

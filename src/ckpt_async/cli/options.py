@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ckpt_async.cli.desk import Options, Preset
+from ckpt_async.cli.desk import FlowPreset, Options
 
 __all__ = [
     "AccessOption",
@@ -65,7 +65,7 @@ def given(context: typer.Context, store: str, access: str, as_json: bool) -> Opt
     return Options(store, access, as_json).over(context.find_root().meta.get("options", Options()))
 
 
-def preset_of(context: typer.Context) -> Preset | None:
+def preset_of(context: typer.Context) -> FlowPreset | None:
     """Return what the flow has set whose command this is; None outside of one."""
     preset = context.find_root().obj
-    return preset if isinstance(preset, Preset) else None
+    return preset if isinstance(preset, FlowPreset) else None

@@ -40,9 +40,7 @@ def configured_store() -> StoreAddress:
 
 def _run(obj: Any, arguments: tuple[str, ...]) -> None:
     """Do what ``ckpt-async`` does with these arguments, for the flow that Metaflow has set up."""
-    from ckpt_async import InvalidArgument
-    from ckpt_async.cli.app import main
-    from ckpt_async.cli.desk import Preset
+    from ckpt_async import FlowPreset, InvalidArgument, run_command_line
 
     def find_store() -> StoreAddress:
         from .store import address_of_datastore
@@ -52,7 +50,8 @@ def _run(obj: Any, arguments: tuple[str, ...]) -> None:
         except MetaflowException as error:
             raise InvalidArgument("find the checkpoints of this flow", cause=error.message.rstrip(".")) from error
 
-    sys.exit(main(arguments or ("--help",), preset=Preset(obj.flow.name, find_store), program=f"{sys.argv[0]} checkpoint"))
+    preset = FlowPreset(obj.flow.name, find_store)
+    sys.exit(run_command_line(arguments or ("--help",), preset=preset, program=f"{sys.argv[0]} checkpoint"))
 
 
 _COMMAND = click.Command(
