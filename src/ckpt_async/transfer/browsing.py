@@ -29,11 +29,13 @@ async def each_object(store: Store, prefix: str) -> AsyncIterator[ObjectInfo]:
         page, token = await store.list_page(prefix, token)
 
 
-async def at_once(act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterable[_W]) -> None:
+async def at_once(
+    act: Callable[[Iterator[_W]], Coroutine[Any, Any, None]], work: Iterable[_W], *, tasks: int = READS_AT_ONCE
+) -> None:
     """Let a number of tasks take from `work` until it is used up."""
     left = iter(work)
     async with plain_task_group() as group:
-        for _ in range(READS_AT_ONCE):
+        for _ in range(tasks):
             group.start_soon(act, left)
 
 

@@ -153,14 +153,12 @@ class _Diagnosis:
             yield from self._of_orphan(facts)
 
     def _of_recorded(self, facts: CheckpointFacts, record: CheckpointRecord) -> Iterator[Finding]:
-        states = (("by its key", facts.by_key, facts.record), ("in its task's list", facts.by_task, facts.task_record))
         newest = max(facts.record.newest_unix_s or 0.0, facts.task_record.newest_unix_s or 0.0) or None
-        no_data = not facts.data.objects and record.size_bytes > 0
-        if no_data:
+        if not facts.data.objects and record.size_bytes > 0:
             fix = "delete what is left of it" if self._is_old(newest) else ""
             yield Finding(Kind.NO_DATA, record.key, "it is listed, and its data are not there", 0, fix, pathspec=record.pathspec)
             return
-        for place, state, _ in states:
+        for place, state in (("by its key", facts.by_key), ("in its task's list", facts.by_task)):
             if state != GOOD:
                 fix = "write it again from the other one" if self._is_old(newest) else ""
                 yield Finding(Kind.RECORD_COPY, record.key, f"its record {place} is {state}", 0, fix, pathspec=record.pathspec)
@@ -236,8 +234,8 @@ class _Diagnosis:
 
     def _dangling(self, key: str, named: CheckpointRecord, fix: str) -> Finding | None:
         facts = self._survey.checkpoints.get(checkpoint_of(named.key))
-        if facts is not None and (facts.mark.objects or facts.read is not None):
-            return None  # A deletion that was interrupted mends it too; or what it names is of another scope by now.
+        if facts is not None and (facts.mark.objects or facts.record.objects or facts.task_record.objects):
+            return None  # A deletion that was interrupted mends it too; a record that can't be read is told by itself.
         return Finding(Kind.LATEST, key, f"the pointer names what is not there, {_leaf(named)}", 0, fix)
 
     # Uploads

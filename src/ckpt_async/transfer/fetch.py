@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -95,22 +96,32 @@ async def _run(fetch: _Fetch) -> None:
             group.start_soon(fetch.read, ready.clone())
 
 
+class _Sink(Protocol):
+    """Where what has arrived goes. Blocks."""
+
+    def whole(self, file: WantedFile, content: memoryview) -> None:
+        """Take a file."""
+
+    def piece(self, file: WantedFile, offset: int, content: memoryview) -> None:
+        """Take a piece of a file."""
+
+    def finish(self, file: WantedFile) -> None:
+        """Give a file of which all pieces were taken its mode and time."""
+
+
 class _IntoFolder:
-    """Where what has arrived goes: files of a folder. Blocks."""
+    """The files of a folder."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def whole(self, file: WantedFile, content: memoryview) -> None:
-        """Write a file."""
         _write_whole(os.path.join(self._folder, file.path), file, content)
 
     def piece(self, file: WantedFile, offset: int, content: memoryview) -> None:
-        """Write a piece of a file."""
         _write_piece(os.path.join(self._folder, file.path), file, offset, content)
 
     def finish(self, file: WantedFile) -> None:
-        """Give a file of which all pieces are written its mode and time."""
         descriptor = os.open(os.path.join(self._folder, file.path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _dress(descriptor, file)
@@ -118,11 +129,8 @@ class _IntoFolder:
             os.close(descriptor)
 
 
-class _Nowhere(_IntoFolder):
+class _Nowhere:
     """Nowhere: it is only checked."""
-
-    def __init__(self) -> None:
-        super().__init__("")
 
     def whole(self, file: WantedFile, content: memoryview) -> None:
         pass
@@ -137,7 +145,7 @@ class _Nowhere(_IntoFolder):
 class _Fetch:
     """One running load. Its methods belong to one event loop."""
 
-    def __init__(self, store: Store, files: Sequence[WantedFile], sink: _IntoFolder, on: str, on_fetched: OnFetched) -> None:
+    def __init__(self, store: Store, files: Sequence[WantedFile], sink: _Sink, on: str, on_fetched: OnFetched) -> None:
         self._store = store
         self._files = files
         self._sink = sink

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ckpt_async.stores.contract import ObjectInfo, Store, UnfinishedUpload
 from ckpt_async.transfer.browsing import at_once, each_object
+from ckpt_async.transfer.catalog import READS_AT_ONCE
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing
@@ -30,6 +31,9 @@ __all__ = [
     "data_key_in",
     "survey",
 ]
+
+#: Checkpoints whose files are compared with their manifest at a time: each of them is in memory meanwhile.
+DEEP_AT_ONCE = 8
 
 #: States of a stored text.
 GOOD, MISSING, DAMAGED = "good", "missing", "damaged"
@@ -169,7 +173,7 @@ async def survey(store: Store, *, deep: bool, on_looked: Callable[[int, int], No
     Parameters
     ----------
     deep : bool
-        Whether what a checkpoint consists of is compared with its manifest: two more requests for each.
+        Whether what a checkpoint consists of is compared with its manifest: four more requests for each.
     on_looked : callable
         Called with how many checkpoints have been looked at since the call before, and how many there are.
 
@@ -255,7 +259,7 @@ async def _read_checkpoints(store: Store, found: Survey, *, deep: bool, on_looke
             on_looked(1, len(recorded))
 
     on_looked(0, len(recorded))
-    await at_once(read_all, recorded)
+    await at_once(read_all, recorded, tasks=DEEP_AT_ONCE if deep else READS_AT_ONCE)
 
 
 async def _read(store: Store, facts: CheckpointFacts, *, deep: bool) -> None:
