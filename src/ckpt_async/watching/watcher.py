@@ -47,6 +47,9 @@ LOOK_EVERY_S = 30.0
 #: So often nobody may be able to tell of writers (a guard that is being replaced) before the quiet period has to do.
 UNTOLD_LOOKS = 3
 
+#: And so long lies between two of these looks, at the most.
+UNTOLD_WAIT_S = 0.5
+
 #: The key in a checkpoint's metadata under which stands what was new in the folder.
 METADATA = "watch"
 
@@ -288,7 +291,9 @@ class Watcher:
     def _without_writers(self, decision: Save, now_s: float, ending: Ending) -> Decision:
         self._untold += 1
         if self._untold < UNTOLD_LOOKS and ending is not Ending.FAILED:
-            return Wait(now_s + self._rules.quiet_s / 2, "whether a file is open for writing is not known at the moment")
+            return Wait(
+                now_s + min(UNTOLD_WAIT_S, self._rules.quiet_s / 2), "whether a file is open for writing is not known at the moment"
+            )
         if self._untold == UNTOLD_LOOKS:
             self._say(
                 f"Whether a file in {self._root} is open for writing can't be told here: what has not changed for "
