@@ -140,7 +140,11 @@ def watch(
     ] = 60.0,
     marker: Annotated[
         list[str] | None,
-        typer.Option("--marker", metavar="PATTERN", help="A file that says that its folder is complete; nothing is, without one."),
+        typer.Option(
+            "--marker",
+            metavar="PATTERN",
+            help="A file that says that its folder is complete. Without one it is so only after --max-wait.",
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,

@@ -44,6 +44,9 @@ __all__ = ["METADATA", "Watcher"]
 #: Also without a notice the folder is looked at: one may be lost, and what a symbolic link leads to is not told of.
 LOOK_EVERY_S = 30.0
 
+#: At the most this fraction of the time goes into looks for which there is no reason: one part in so many.
+LOOKS_SHARE = 50
+
 #: So often nobody may be able to tell of writers (a guard that is being replaced) before the quiet period has to do.
 UNTOLD_LOOKS = 3
 
@@ -247,9 +250,10 @@ class Watcher:
                 seen = look(self._root, self._rules)
             except CheckpointError as error:
                 return self._fail(error, now_s, ending)
+            took_s = time.monotonic() - now_s
             self._history = after_look(self._history, seen.state, now_s)
             decision = self._decide(seen, now_s, ending)
-            self._look_at_s = now_s + self._look_every_s
+            self._look_at_s = now_s + max(self._look_every_s, took_s * LOOKS_SHARE)
             if isinstance(decision, Wait):
                 self._look_at_s = min(self._look_at_s, decision.until_s)
                 self._tell_wait(decision.why, now_s)
