@@ -86,10 +86,10 @@ def test_without_the_marker_that_is_asked_for_nothing_is_complete(watching: Watc
 @pytest.mark.slow
 def test_thousands_of_small_files_are_one_checkpoint(watching: Watching) -> None:
     watching.watch()
-    watching.written(watching.write("many", "2000"))
+    watching.written(watching.write("many", "1000"))
     wait_for(lambda: any("many" in line for line in watching.said), "it is saved")
     watching.checkpointer.flush(DEADLINE_S)
-    assert len(watching.desk.content(watching.records()[0])) == 2000
+    assert len(watching.desk.content(watching.records()[0])) == 1000
 
 
 def test_what_is_temporary_is_never_saved_and_what_is_ignored_goes_along(watching: Watching) -> None:

@@ -263,7 +263,7 @@ class Watcher:
             return self._save(seen, decision, now_s, ending)
         if isinstance(decision, Wait):
             return self._look_at_s
-        self._failure = None
+        self._failure, self._told_wait = None, False
         return self._look_at_s if ending is Ending.NOT_YET else None
 
     def _decide(self, seen: Look, now_s: float, ending: Ending) -> Decision:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -271,8 +272,10 @@ class TaskSession:
 
     def _close(self, *, failed: bool, newest_first: bool, retried: bool) -> None:
         timeout_s = self._attributes.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
         not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s) if self._watcher is not None else None
-        self._checkpointer.close(timeout_s=timeout_s, newest_first=newest_first, retried=retried)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        self._checkpointer.close(timeout_s=left_s, newest_first=newest_first, retried=retried)
         if not_saved is not None:
             raise not_saved
 
