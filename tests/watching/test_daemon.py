@@ -201,6 +201,31 @@ def test_a_store_that_stands_still_ends_the_grace_and_a_second_ctrl_c_the_wait(
     assert [record.attempt for record in records(s3_address)] == [1, 0]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the queue is that of inotify")
+@pytest.mark.slow
+def test_a_queue_of_notices_that_overflows_loses_no_checkpoint(start: StartDaemon, tmp_path: Path) -> None:
+    """It reads none while it is stopped, and the kernel drops what comes after the queue is full: the folder, and what is in it."""
+    watched = tmp_path / "watched"
+    daemon = start().ready()
+    (watched / "first").write_bytes(whole("first"))
+    daemon.told("stored")
+    daemon.signal(signal.SIGSTOP)
+    for name in ("one", "other"):
+        (watched / name).write_bytes(whole(name))
+    for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())):
+        for name in ("one", "other"):
+            os.utime(watched / name)
+    (watched / "late").mkdir()
+    (watched / "late" / "model").write_bytes(whole("model"))
+    daemon.signal(signal.SIGCONT)
+    daemon.told("stored", "late")
+    daemon.signal(signal.SIGTERM)
+    daemon.end(0)
+    target = tmp_path / "loaded"
+    open_reader(StoreAddress(str(tmp_path / "store"))).load(records(StoreAddress(str(tmp_path / "store")))[0], str(target))
+    assert read_tree(target) == read_tree(watched)
+
+
 @pytest.mark.slow
 def test_one_for_a_folder(start: StartDaemon, tmp_path: Path) -> None:
     first = start().ready()
