@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from ckpt_async import CheckpointError, SaveRefused
@@ -135,9 +136,13 @@ def test_links_are_followed_and_one_to_nothing_is_said_until_it_leads_somewhere(
 
 
 def test_notices_that_are_lost_cost_time_and_nothing_else(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the kernel's queue overflows: nothing is told of."""
+    """As when the kernel's queue has overflowed: nothing is told of, and when that is seen, the listening begins anew."""
+    begun = 0
 
-    async def silent(*_: object) -> AsyncGenerator[set[tuple[str, str]], None]:
+    async def silent(root: str, quiet_s: float, stop: anyio.Event) -> AsyncGenerator[set[tuple[str, str]], None]:
+        nonlocal begun
+        begun += 1
+        await stop.wait()
         while False:
             yield set()
 
@@ -147,6 +152,7 @@ def test_notices_that_are_lost_cost_time_and_nothing_else(watching: Watching, mo
     watching.written(watching.write("in_place", "1", str(QUIET_S)))
     watching.saves(1)
     assert_all_whole(watching.stored())
+    assert begun > 1
 
 
 @pytest.mark.parametrize("why", ["no package", "no watches"])

@@ -110,6 +110,9 @@ class Watcher:
         self._broken: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
+        self._deaf: anyio.Event | None = None
+        self._over = False
+        self._looks = 0
         if known:
             self.take_as_saved()
         elif files := set(stored):
@@ -201,30 +204,38 @@ class Watcher:
 
         with self._lock:
             self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
-        stop = anyio.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._listen, stop)
+            group.start_soon(self._listen)
             while (until_s := self._step(time.monotonic())) is not None:
                 with anyio.move_on_after(max(0.0, until_s - time.monotonic())):
                     await self._news.wait()
                 self._news.clear()
-            stop.set()
+            self._over = True
+            self._listen_anew()
             group.cancel_scope.cancel()
         with self._lock:
             self._loop = None
 
-    async def _listen(self, stop: anyio.Event) -> None:
+    async def _listen(self) -> None:
+        import anyio
+
         assert self._news is not None
         try:
-            async with contextlib.aclosing(notices(self._root, self._rules.quiet_s, stop)) as told:
-                async for changes in told:
-                    if self._take_in(changes, time.monotonic()):
-                        self._news.set()
+            while not self._over:
+                self._deaf = anyio.Event()
+                async with contextlib.aclosing(notices(self._root, self._rules.quiet_s, self._deaf)) as told:
+                    async for changes in told:
+                        if self._take_in(changes, time.monotonic()):
+                            self._news.set()
         except NoNotices as error:
             self._look_every_s = max(self._rules.quiet_s / 2, 0.01)
             self._look_at_s = 0.0
             self._news.set()
             self._say(f"Changes in {self._root} are not told of ({error}); it is looked at every {self._look_every_s:g} s instead.")
+
+    def _listen_anew(self) -> None:
+        if self._deaf is not None:
+            self._deaf.set()
 
     def _take_in(self, changes: set[Change], at_s: float) -> bool:
         """Note what has happened; returns whether it is time to look."""
@@ -251,6 +262,10 @@ class Watcher:
             except CheckpointError as error:
                 return self._fail(error, now_s, ending)
             took_s = time.monotonic() - now_s
+            if seen.state != self._history.seen and not self._history.told and self._looks:
+                # Notices were lost; with that of a new folder, all that would come of it.
+                self._listen_anew()
+            self._looks += 1
             self._history = after_look(self._history, seen.state, now_s)
             decision = self._decide(seen, now_s, ending)
             self._look_at_s = now_s + max(self._look_every_s, took_s * LOOKS_SHARE)
