@@ -146,7 +146,7 @@ def test_notices_that_are_lost_cost_time_and_nothing_else(watching: Watching, mo
         while False:
             yield set()
 
-    monkeypatch.setattr(watcher_module, "notices", silent)
+    monkeypatch.setattr(notices_module, "notices", silent)
     monkeypatch.setattr(watcher_module, "LOOK_EVERY_S", 0.2)
     watching.watch()
     watching.written(watching.write("in_place", "1", str(QUIET_S)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -27,14 +28,12 @@ from ckpt_async.watching.completeness import (
     unsaved,
 )
 from ckpt_async.watching.looking import Look, look, state_of
-from ckpt_async.watching.notices import Change, NoNotices, notices, watchfiles_here
+from ckpt_async.watching.notices import Change, Ear, NoNotices, watchfiles_here
 from ckpt_async.words.errors import CheckpointError, FilesChanged, FlushTimeout, SnapshotFailed
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.watch_rules import WatchRules
 
 if TYPE_CHECKING:
-    import anyio
-
     from ckpt_async.checkpointer import Checkpointer
     from ckpt_async.disk.scan import ScannedTree
     from ckpt_async.reference import CheckpointReference
@@ -110,8 +109,7 @@ class Watcher:
         self._broken: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
-        self._deaf: anyio.Event | None = None
-        self._over = False
+        self._ear = Ear(self._root, self._rules.quiet_s)
         self._looks = 0
         if known:
             self.take_as_saved()
@@ -169,7 +167,7 @@ class Watcher:
                 cause=f"it was not taken within {readable_seconds(timeout_s)}",
                 hint="What was saved before is not touched by this.",
             )
-        if isinstance(self._broken, Exception):
+        if self._broken is not None:
             return CheckpointError("watch a folder", on=self._root, cause=f"{type(self._broken).__name__}: {self._broken}")
         return self._failure
 
@@ -210,45 +208,36 @@ class Watcher:
                 with anyio.move_on_after(max(0.0, until_s - time.monotonic())):
                     await self._news.wait()
                 self._news.clear()
-            self._over = True
-            self._listen_anew()
+            self._ear.close()
             group.cancel_scope.cancel()
         with self._lock:
             self._loop = None
 
     async def _listen(self) -> None:
-        import anyio
-
-        assert self._news is not None
         try:
-            while not self._over:
-                self._deaf = anyio.Event()
-                async with contextlib.aclosing(notices(self._root, self._rules.quiet_s, self._deaf)) as told:
-                    async for changes in told:
-                        if self._take_in(changes, time.monotonic()):
-                            self._news.set()
+            await self._ear.listen(self._take_in)
         except NoNotices as error:
             self._look_every_s = max(self._rules.quiet_s / 2, 0.01)
-            self._look_at_s = 0.0
-            self._news.set()
+            self._look_soon(0.0)
             self._say(f"Changes in {self._root} are not told of ({error}); it is looked at every {self._look_every_s:g} s instead.")
 
-    def _listen_anew(self) -> None:
-        if self._deaf is not None:
-            self._deaf.set()
+    def _look_soon(self, at_s: float) -> None:
+        assert self._news is not None
+        self._look_at_s = at_s
+        self._news.set()
 
-    def _take_in(self, changes: set[Change], at_s: float) -> bool:
-        """Note what has happened; returns whether it is time to look."""
+    def _take_in(self, changes: set[Change]) -> None:
+        """Note what has happened, and when it will be time to look."""
+        at_s = time.monotonic()
         with self._lock:
             if not changes:
-                self._look_at_s = 0.0
-                return True
+                self._look_soon(0.0)
+                return
             paths = [os.path.relpath(path, self._root) for _, path in changes]
             paths = [path for path in paths if not (self._rules.is_temporary(path) or self._rules.is_ignored(path))]
             if paths:
                 self._history = after_event(self._history, at_s)
-                self._look_at_s = at_s if any(map(self._rules.is_marker, paths)) else at_s + self._rules.quiet_s
-            return bool(paths)
+                self._look_soon(at_s if any(map(self._rules.is_marker, paths)) else at_s + self._rules.quiet_s)
 
     def _step(self, now_s: float) -> float | None:
         """Look, where it is time to, and do what is to be done about it. Returns when to come again; None: never, it is over."""
@@ -264,7 +253,7 @@ class Watcher:
             took_s = time.monotonic() - now_s
             if seen.state != self._history.seen and not self._history.told and self._looks:
                 # Notices were lost; with that of a new folder, all that would come of it.
-                self._listen_anew()
+                self._ear.begin_anew()
             self._looks += 1
             self._history = after_look(self._history, seen.state, now_s)
             decision = self._decide(seen, now_s, ending)
@@ -284,7 +273,8 @@ class Watcher:
     def _decide(self, seen: Look, now_s: float, ending: Ending) -> Decision:
         waiting = unsaved(self._history)
         by_path = {os.path.join(self._root, path): path for path in waiting}
-        decision = decide(
+        what_is_known = functools.partial(
+            decide,
             self._history,
             self._rules,
             now_s,
@@ -292,6 +282,7 @@ class Watcher:
             ending=ending,
             give_up_at_s=self._ended_s + self._rules.max_wait_s,
         )
+        decision = what_is_known(written=None)
         if not isinstance(decision, Save):
             return decision
         # The one question that takes another process to answer: only where all else is well.
@@ -299,13 +290,7 @@ class Watcher:
         if written is None:
             return self._without_writers(decision, now_s, ending)
         self._untold = 0
-        paths = [by_path[path] for path in written]
-        give_up_at_s = self._ended_s + self._rules.max_wait_s
-        return (
-            decide(self._history, self._rules, now_s, written=paths, ending=ending, give_up_at_s=give_up_at_s)
-            if paths
-            else decision
-        )
+        return what_is_known(written=[by_path[path] for path in written])
 
     def _without_writers(self, decision: Save, now_s: float, ending: Ending) -> Decision:
         self._untold += 1
