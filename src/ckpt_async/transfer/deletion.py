@@ -85,15 +85,23 @@ async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
     await _delete_marked(store, record, interrupted=await _mark(store, record))
 
 
-async def delete_unless_wanted(store: Store, record: CheckpointRecord) -> bool:
+async def delete_unless_wanted(
+    store: Store, record: CheckpointRecord, begin: Callable[[CheckpointRecord], None] = lambda _: None
+) -> bool:
     """Delete a checkpoint as `delete_all_of` does, unless it is pinned or a pointer names it; returns whether it is deleted.
 
     What an interrupted call has left of one is deleted in any case: nobody could load it.
+
+    Parameters
+    ----------
+    begin : callable
+        Called with the record before anything of it goes.
     """
     interrupted = await _mark(store, record)
     if await _is_wanted(store, record):
         await store.delete([keys.deletion_key(record.key)])
         return False
+    begin(record)
     await _delete_marked(store, record, interrupted=interrupted)
     return True
 
