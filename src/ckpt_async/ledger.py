@@ -119,6 +119,11 @@ class Ledger:
             if state is not None and state.stored:
                 state.status, state.reason = Status.DELETED, reason
 
+    def _settle_there(self, key: str) -> None:
+        state = self._references[self._entries[key]].state if key in self._entries else None
+        if state is not None and state.status == Status.DELETED:
+            state.status, state.reason = Status.COMMITTED, ""
+
     def settle_missing(self, stored: Collection[str], reason: str) -> None:
         """Only the checkpoints with these keys are in the store."""
         with self.lock:
@@ -162,7 +167,10 @@ class Ledger:
                 if event.left:
                     self.adoption_errors[event.attempt] = from_wire(event.error)
             elif isinstance(event, CheckpointPruned):
-                self.settle_deleted(event.key, f"{event.rules} does not keep it: it was deleted")
+                if event.deleted:
+                    self.settle_deleted(event.key, f"{event.rules} does not keep it: it was deleted")
+                else:
+                    self._settle_there(event.key)
             elif isinstance(event, EntryDurable):
                 if event.entry in self._references:
                     state = self._references[event.entry].state

@@ -36,7 +36,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -114,10 +114,17 @@ async def _mark(store: Store, record: CheckpointRecord) -> bool:
     return interrupted
 
 
-async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
+async def is_visible(store: Store, record: CheckpointRecord) -> bool:
+    """Return whether a checkpoint can be listed and loaded: whether a deletion has taken nothing of it yet."""
     for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
         if await store.head(stored) is None:
             return False
+    return True
+
+
+async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
+    if not await is_visible(store, record):
+        return False
     if await store.head(keys.pin_key(record.key)) is not None:
         return True
     return record.key in await latest_keys_of(store, [record])

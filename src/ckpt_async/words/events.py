@@ -142,10 +142,13 @@ class CheckpointPruned:
         Of the checkpoint.
     rules : str
         That don't keep it, such as ``"keep_last=3"``.
+    deleted : bool
+        False: take that back. The store refuses the deletion, and all of the checkpoint is there.
     """
 
     key: str
     rules: str
+    deleted: bool = True
 
 
 @dataclass(frozen=True)

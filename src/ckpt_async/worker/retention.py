@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.catalog import KnownRecords, list_task
+from ckpt_async.transfer.deletion import is_visible
 from ckpt_async.transfer.pruning import finish_deletions, plan_prune, prune
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError
@@ -110,6 +111,17 @@ class Retention:
             await self._prune(pathspec, node_index, fresh)
         except CheckpointError as error:
             self._tell_once(f"What {self._rules} does not keep could not be deleted; the next save has it tried again. {error}")
+            await self._take_back()
+            self._begun.clear()
+
+    async def _take_back(self) -> None:
+        """Tell of the deletion that has failed that it has taken nothing, where that is so."""
+        try:
+            for record in self._begun[-1:]:
+                if await is_visible(self._store, record):
+                    self._emit(CheckpointPruned(record.key, str(self._rules), deleted=False))
+        except CheckpointError:
+            pass  # A store that can't tell: what it has refused is told, and the checkpoint is not relied on.
 
     async def _prune(self, pathspec: str, node_index: int, fresh: list[CheckpointRecord]) -> None:
         if pathspec not in self._swept:
