@@ -347,7 +347,8 @@ class Ledger:
         """What is not in the store yet."""
         with self.lock:
             states = self._kept()
-            return Pending(len(states), sum(max(0, state.total_bytes - state.done_bytes) for state in states))
+            left_bytes = sum(max(0, state.total_bytes - state.done_bytes) for state in states)
+            return Pending(len(states), left_bytes, self.lag_s)
 
     @property
     def stats(self) -> Stats:

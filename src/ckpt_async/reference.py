@@ -247,10 +247,14 @@ class Pending:
         How many.
     size_bytes : int
         The bytes of them that the store does not have yet.
+    lag_s : float
+        How long ago the oldest save was taken whose progress is not in the store, in seconds: so much, and what has come since,
+        goes with a machine that is lost now. 0 where all of it is stored.
     """
 
     saves: int
     size_bytes: int
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True)
