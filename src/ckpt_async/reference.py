@@ -199,7 +199,7 @@ class CheckpointReference(dict[str, Any]):
         if state.status == Status.DELETED:
             return state.reason
         if state.status == Status.INCOMPLETE:
-            return "the parts of other nodes were not all in the store when this was written"
+            return "the parts of other nodes were not all in the store when this was written, or it was deleted since"
         if state.error is not None and not state.reason:
             return str(state.error)
         return state.reason or state.given_up or f"it was {state.status} when this was written"

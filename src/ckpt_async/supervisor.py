@@ -43,6 +43,9 @@ END_TIMEOUT_S = 15.0
 #: How much longer where it may have checkpoints to delete that the rules don't keep.
 PRUNE_TIMEOUT_S = 60.0
 
+#: Likewise where a deadline presses.
+PRESSED_PRUNE_TIMEOUT_S = 5.0
+
 
 class Supervisor:
     """Owns the worker of a task.
@@ -222,7 +225,8 @@ class Supervisor:
     @property
     def _prune_timeout_s(self) -> float:
         settings = self._header.settings
-        return min(PRUNE_TIMEOUT_S, settings.flush_timeout_s) if settings.keep_rules else 0.0
+        longest_s = PRESSED_PRUNE_TIMEOUT_S if self._pressed else PRUNE_TIMEOUT_S
+        return min(longest_s, settings.flush_timeout_s) if settings.keep_rules else 0.0
 
     def _join(self) -> bool:
         """Wait for the end of a worker that has stored everything; returns whether it has ended."""
