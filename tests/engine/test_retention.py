@@ -17,6 +17,7 @@ from ckpt_async import (
     InvalidArgument,
     KeepRules,
     Notice,
+    Reader,
     SaveReturned,
     Settings,
     StoreAddress,
@@ -278,3 +279,21 @@ def test_wrong_rules_are_refused_before_anything_starts(thread_desk: Desk) -> No
     with pytest.raises(InvalidArgument, match="keep_best='loss'"):
         thread_desk.open(keep_best="loss")
     assert Settings(keep_last=3).keep_rules == KeepRules(last=3)
+
+
+def test_a_checkpoint_that_goes_while_a_retry_reads_it_gives_way_to_the_newer_one(
+    thread_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = thread_desk.open(keep_last=1)
+    save(thread_desk, first, 0).wait(DEADLINE_S)
+    stale = thread_desk.reader().latest(identity_of().pathspec)
+    save(thread_desk, first, 1)
+    first.close(timeout_s=DEADLINE_S)
+    assert stale is not None and steps(thread_desk) == [1]
+    # The retry, on another machine, has read the pointer before it moved on.
+    monkeypatch.setattr(Reader, "latest", lambda self, pathspec: stale)
+    target = thread_desk.target()
+    retry = thread_desk.open(1, scratch=thread_desk.folder / "elsewhere")
+    loaded = retry.resume("fresh", str(target))
+    assert loaded is not None and read_tree(target)["step"] == b"1"
+    retry.close(timeout_s=DEADLINE_S)
