@@ -18,13 +18,15 @@ from ckpt_async.transfer.catalog import latest_of, list_task
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.deletion import delete_checkpoint
 from ckpt_async.transfer.pins import pin, pinned_keys_of, unpin
-from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune, prune_all
+from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune_all
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, StoreUnavailable
+from ckpt_async.words.events import CheckpointPruned
 from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
+from ckpt_async.worker.retention import Retention
 from tests.transfer.parts import ListLog, SmallMemory, identity, job_of, record_of, save_whole
 from tests.transfer.test_deletion import (
     DEADLINE_S,
@@ -260,21 +262,26 @@ async def test_a_pointer_that_cant_be_read_stops_it(tmp_path: Path) -> None:
     assert await store.list("") == before
 
 
-async def test_where_nothing_is_to_go_one_listing_is_all_that_it_costs(tmp_path: Path) -> None:
-    store = FaultyStore(MemoryStore())
-    for number in range(2):
-        await save(store, tmp_path / "s", number)
-    known: dict[tuple[str, str], CheckpointRecord] = {}
-    listing = await list_task(store, identity().pathspec, known=known)
+async def test_what_a_pass_costs(tmp_path: Path) -> None:
+    store, told = FaultyStore(MemoryStore()), list[object]()
+    retention = Retention(store, LAST_TWO, told.append)
+
+    async def costs(version: int, *, of_another: int | None = None) -> list[str]:
+        """Save, and return what the pass after it asks of the store."""
+        if of_another is not None:
+            await save(store, tmp_path / "s", of_another, name="other")
+        retention.committed(await save(store, tmp_path / "s", version))
+        store.calls.clear()
+        await retention.finish()
+        return [operation for operation, _ in store.calls]
+
+    # What was left by others, once; then the list, and each record once.
+    assert await costs(0) == ["list", "list", "get"]
+    assert await costs(1) == ["list", "get"]
+    deleting = await costs(2, of_another=3)
+    # Two pointers and the pins to decide, then a mark, looks behind it, and what any deletion asks for.
+    assert deleting[:6] == ["list", "get", "get", "get", "get", "list"] and len(deleting) < 30
+    assert [event.key for event in told if isinstance(event, CheckpointPruned)] == [record_of(0).key]
     store.calls.clear()
-    assert await list_task(store, identity().pathspec, known=known) == listing
-    assert (await plan_prune(store, listing.records, LAST_TWO)).doomed == ()
-    assert [operation for operation, *_ in store.calls] == ["list"]
-    # What was not listed before is read, what has gone is forgotten.
-    third = await save(store, tmp_path / "s", 2)
-    store.calls.clear()
-    assert (await list_task(store, identity().pathspec, known=known)).records[0] == third
-    assert [operation for operation, *_ in store.calls] == ["list", "get"]
-    assert await prune(store, await plan_prune(store, (third, *listing.records), LAST_TWO)) is not None
-    await list_task(store, identity().pathspec, known=known)
-    assert len(known) == 2
+    await retention.finish()
+    assert store.calls == []

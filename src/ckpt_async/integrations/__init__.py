@@ -1,1 +1,1 @@
-"""Checkpoints and other libraries: a module for each, which imports its library; the package itself imports none of them."""
+"""Checkpoints for training frameworks: a module for each, which imports its framework. Nothing here is imported by itself."""

@@ -97,9 +97,6 @@ async def plan_prune(
         The store can't tell, or a `latest` pointer can't be read.
     """
     listed = tuple(records)
-    decision = decide_retention(listed, rules)
-    if not decision.doomed:
-        return decision
     latest, pinned = await latest_keys_of(store, listed), await pinned_keys_of(store, listed)
     looks = _Looks(set(trusted))
     while True:

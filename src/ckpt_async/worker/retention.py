@@ -21,6 +21,7 @@ from ckpt_async.words.errors import CheckpointError
 from ckpt_async.words.events import CheckpointPruned, Event, Notice
 from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.records import CheckpointRecord
+from ckpt_async.words.retention import decide_retention
 
 __all__ = ["Retention"]
 
@@ -131,10 +132,12 @@ class Retention:
         listing = await list_task(self._store, pathspec, groups_only=groups, known=self._known[groups])
         mine = [record for record in listing.records if record.node_index == node_index]
         trusted = {record.key for record in fresh}
-        decision = await plan_prune(self._store, mine, self._rules, trusted=trusted)
-        for text in decision.notices:
+        first = decide_retention(mine, self._rules)
+        for text in first.notices:
             self._tell_once(text)
-        if decision.doomed:
+        # Pointers and pins only add to what is kept: where nothing is to go, nobody asks for them.
+        if first.doomed:
+            decision = await plan_prune(self._store, mine, self._rules, trusted=trusted)
             try:
                 result = await prune(self._store, decision, trusted=trusted, begin=self._begin)
             except BaseException:
