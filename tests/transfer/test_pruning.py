@@ -22,7 +22,7 @@ from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune_all
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, StoreUnavailable
-from ckpt_async.words.events import CheckpointPruned
+from ckpt_async.words.events import CheckpointPruned, Notice
 from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
@@ -285,3 +285,28 @@ async def test_what_a_pass_costs(tmp_path: Path) -> None:
     store.calls.clear()
     await retention.finish()
     assert store.calls == []
+
+
+async def test_a_pass_that_has_no_time_left_says_so_and_is_finished_by_another(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    stalled = Fault("delete", key="*/artifact_metadata/*", error=None, gate=anyio.Event())
+    told: list[object] = []
+    retention = Retention(FaultyStore(MemoryStore(objects), [stalled]), LAST_TWO, told.append)
+    for record in await save_some(MemoryStore(objects), tmp_path / "s", 3):
+        retention.committed(record)
+    retention.hold()
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(retention.run)
+            await anyio.wait_all_tasks_blocked()
+            assert told == []  # Uploads come first.
+            retention.close()
+            group.start_soon(retention.finish)
+            await stalled.reached.wait()
+            group.cancel_scope.cancel()
+    assert [type(event) for event in told] == [CheckpointPruned, Notice]
+    assert len((await list_task(MemoryStore(objects), identity().pathspec)).records) == 2
+    another = Retention(MemoryStore(objects), LAST_TWO, told.append)
+    another.committed(record_of(2))
+    await another.finish()
+    assert not [key for key in objects.contents if record_of(0).key.rpartition("/")[2] in key]

@@ -92,18 +92,9 @@ class Retention:
                 await self._wake.wait()
 
     async def finish(self) -> None:
-        """Make the passes that are still due. Where there is no time for them, that is told."""
-        try:
-            while self._due:
-                await self._pass()
-        except anyio.get_cancelled_exc_class():
-            self._emit(
-                Notice(
-                    f"Not all that {self._rules} does not keep is deleted: the time was over. A later attempt of the task goes on "
-                    "with it, or Checkpoint().prune()."
-                )
-            )
-            raise
+        """Make the passes that are still due."""
+        while self._due:
+            await self._pass()
 
     async def _pass(self) -> None:
         (pathspec, node_index), fresh = next(iter(self._due.items()))
@@ -114,6 +105,12 @@ class Retention:
             self._tell_once(f"What {self._rules} does not keep could not be deleted; the next save has it tried again. {error}")
             await self._take_back()
             self._begun.clear()
+        except anyio.get_cancelled_exc_class():
+            self._tell_once(
+                f"Not all that {self._rules} does not keep is deleted: the time is over. A later attempt of the task goes on with "
+                "it, or Checkpoint().prune()."
+            )
+            raise
 
     async def _take_back(self) -> None:
         """Tell of the deletion that has failed that it has taken nothing, where that is so."""
