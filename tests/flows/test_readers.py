@@ -81,7 +81,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["a"], InvalidArgument, "list"),
         ({}, InvalidArgument, "what save"),
         ({"key": 5}, InvalidArgument, "what save"),
-        ({"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"}, InvalidArgument, "never reached"),
+        (
+            {"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"},
+            InvalidArgument,
+            "not in the store: dropped",
+        ),
         ("", InvalidArgument, "has not the form"),
         ("../../etc/passwd", InvalidArgument, "has not the form"),
         (f"{KEY}/../../x", InvalidArgument, "has not the form"),
