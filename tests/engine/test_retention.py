@@ -266,6 +266,19 @@ def test_a_store_that_lets_nothing_be_deleted_fails_no_save(thread_desk: Desk, m
     assert steps(thread_desk) == [3] and not [key for key in stored_keys(thread_desk) if "/deletions/" in key]
 
 
+def test_rules_that_another_version_wrote_keep_no_save_from_its_upload(thread_desk: Desk) -> None:
+    opened = thread_desk.open(async_upload=False, keep_last=1)  # Its worker has not been started yet.
+    path = Path(opened.spool_folder, "spool.json")
+    text = path.read_text()
+    assert '"keep_last": 1' in text
+    path.write_text(text.replace('"keep_last": 1', '"keep_last": "since monday"'))
+    for step in range(2):
+        assert save(thread_desk, opened, step).done()
+    opened.close(timeout_s=DEADLINE_S)
+    assert steps(thread_desk) == [1, 0]
+    assert [line for line in thread_desk.said if "Nothing is deleted by rules" in line and "since monday" in line]
+
+
 def test_an_event_tells_how_long_a_save_held_training_up(thread_desk: Desk) -> None:
     opened = thread_desk.open()
     reference = save(thread_desk, opened, 0)

@@ -37,6 +37,7 @@ def told_by(place: Place, program: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_rules_keep_what_they_say_through_a_kill_and_a_retry(local: Place) -> None:
     place = dataclasses.replace(local, variables={**local.variables, "EVENTS": str(local.folder / "events")})
     run = place.run("retention.py")

@@ -18,7 +18,7 @@ from ckpt_async.spool.neighbours import attempt_of, older_attempts, remove_spool
 from ckpt_async.spool.spool import OWN_A_SPOOL, Spool, SpoolHeader
 from ckpt_async.spool.states import entry_id
 from ckpt_async.stores.contract import Store
-from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SpoolDamaged, StoreError
 from ckpt_async.words.events import (
     Adopt,
     AdoptionEnded,
@@ -33,6 +33,7 @@ from ckpt_async.words.events import (
     Wake,
     WorkerReady,
 )
+from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.worker.retention import Retention
 from ckpt_async.worker.syncer import Syncer
@@ -130,7 +131,7 @@ class WorkerRuntime:
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
-                    self._retention = Retention(store, header.settings.keep_rules, self._emit, self._drop_local)
+                    self._retention = Retention(store, self._rules_of(header), self._emit, self._drop_local)
                     self._uploader = Uploader(
                         self._spool,
                         store,
@@ -174,6 +175,14 @@ class WorkerRuntime:
     def _sweep(self) -> None:
         if self._guard is not None:
             self._guard.sweep()
+
+    def _rules_of(self, header: SpoolHeader) -> KeepRules:
+        try:
+            return header.settings.keep_rules
+        except InvalidArgument as error:
+            # Of another version of this package: what was saved is uploaded all the same.
+            self._emit(Notice(f"Nothing is deleted by rules: {error}"))
+            return KeepRules()
 
     def _drop_local(self, record: CheckpointRecord) -> None:
         if record.attempt == attempt_of(os.path.basename(self._spool.folder)):
