@@ -1,0 +1,309 @@
+"""Many tasks that train, save and upload for hours, in simulated time: waits, spools, progress at risk, throttling.
+
+A discrete event simulation, seeded. Two events for each save: it is taken, it is stored. Whether it may be taken the engine's own
+`spool.admission.decide` says. Between the events, bytes and requests flow: where all uploads together ask a store for more than it
+takes, each goes on slower by the same factor, which is kept as one virtual clock, so that an event costs a heap operation however
+many tasks there are.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import statistics
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, decide
+from ckpt_async.transfer.upload import REQUESTS_AT_ONCE
+from ckpt_async.words.settings import Settings
+
+from .counting import Content, Requests, count_save
+from .timing import Service, StoreModel, refused_share, service_of
+
+TB = 10**12
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is simulated.
+
+    Attributes
+    ----------
+    tasks_per_host : int
+        They share its line as if all of them uploaded at the same time, and its disk.
+    line_bytes_per_s : float
+        Of a host.
+    interval_s : float
+        Of training between two saves; waits come on top.
+    spread_s : float
+        The first saves fall into so much time; 0: all into one moment, and into one moment again and again.
+    outage : tuple
+        When the store answers nothing, and for how long, in seconds; (0, 0): never.
+    """
+
+    content: Content
+    tasks: int = 1
+    tasks_per_host: int = 1
+    line_bytes_per_s: float = 10e9 / 8
+    disk_bytes: float = 4 * TB
+    interval_s: float = 600.0
+    spread_s: float = 600.0
+    settings: Settings = field(default_factory=Settings)
+    store: StoreModel = field(default_factory=StoreModel)
+    outage: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out.
+
+    Attributes
+    ----------
+    saves, dropped, refused_saves : int
+        Stored; given up for a later one; not taken at all.
+    at_risk_s, at_risk_worst_s : float
+        How old the newest stored save was when the next one became visible: the median, and the worst.
+    blocked_s : float
+        Of the training's time, all tasks together.
+    spool_peak_bytes : int
+        Of one host.
+    flush_s, flush_worst_s : float
+        From the end of the training until all is stored.
+    slow_down : int
+        Answers of that kind.
+    busy_share : float
+        Of the uploading time of a task that passes while one is under way.
+    throttled_s : float
+        How long the store was asked for more than it takes.
+    """
+
+    hours: float
+    saves: int
+    dropped: int
+    refused_saves: int
+    requests: Requests
+    sent_bytes: int
+    copied_bytes: int
+    at_risk_s: float
+    at_risk_worst_s: float
+    blocked_s: float
+    spool_peak_bytes: int
+    flush_s: float
+    flush_worst_s: float
+    slow_down: int
+    busy_share: float
+    throttled_s: float
+
+
+@dataclass
+class _Task:
+    host: int
+    #: When what waits, the one that is uploaded first, was saved.
+    queue: deque[float] = field(default_factory=deque)
+    uploading: bool = False
+    waiting_since_s: float | None = None
+    stored_of_s: float = 0.0
+    stored: int = 0
+    ended: bool = False
+    done_s: float = 0.0
+
+
+class _Flow:
+    """The uploads under way, on one virtual clock that runs at `speed`."""
+
+    def __init__(self, store: StoreModel) -> None:
+        self._writes_per_s = store.writes_per_s * store.partitions
+        self._reads_per_s = store.reads_per_s * store.partitions
+        self._bytes_per_s = store.bytes_per_s
+        self._latency_s = store.mean_latency_s
+        self.heap: list[tuple[float, int]] = []
+        self.virtual_s = 0.0
+        self.down = False
+        self.writes = self.reads = self.bytes = 0.0
+        self.slow_down = self.throttled_s = 0.0
+        self.speed = 1.0
+
+    def add(self, service: Service, seconds: float, sign: int) -> None:
+        self.writes += sign * service.writes / seconds
+        self.reads += sign * service.reads / seconds
+        self.bytes += sign * service.count.sent_bytes / seconds
+        self._set_speed()
+
+    def _set_speed(self) -> None:
+        asked = max(self.writes / self._writes_per_s, self.reads / self._reads_per_s, self.bytes / self._bytes_per_s)
+        self.speed = 0.0 if self.down else 1.0 if asked <= 1 else 1 / asked
+
+    def switch(self, down: bool) -> None:
+        self.down = down
+        self._set_speed()
+
+    def pass_time(self, seconds: float) -> None:
+        self.virtual_s += self.speed * seconds
+        if 0 < self.speed < 1 - 1e-9 and self.heap:
+            self.throttled_s += seconds
+            granted = (self.writes + self.reads) * self.speed * seconds
+            # Of a task: as many at once as its share of the store is.
+            fair = self.writes * self.speed * self._latency_s / len(self.heap)
+            self.slow_down += granted * refused_share(round(min(fair, REQUESTS_AT_ONCE), 2) or 0.01)
+
+    def next_s(self, now_s: float) -> float:
+        if not self.heap or not self.speed:
+            return math.inf
+        return now_s + max(0.0, self.heap[0][0] - self.virtual_s) / self.speed
+
+
+def simulate(cluster: Cluster, hours: float, seed: int = 1) -> Outcome:
+    """Run the cluster for so many hours of training, then until all is stored."""
+    return _Run(cluster, hours * 3600.0, seed).run()
+
+
+class _Run:
+    def __init__(self, cluster: Cluster, end_s: float, seed: int) -> None:
+        self._cluster = cluster
+        self._end_s = end_s
+        self._random = random.Random(seed)  # noqa: S311 - a simulation
+        share = cluster.line_bytes_per_s / cluster.tasks_per_host
+        cap = cluster.settings.max_bandwidth_bytes_per_s
+        self._services = tuple(
+            service_of(cluster.content, count_save(cluster.content, first=first), share, cluster.store, cap)
+            for first in (True, False)
+        )
+        settings = cluster.settings
+        self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
+        self._tasks = [_Task(index // cluster.tasks_per_host) for index in range(cluster.tasks)]
+        hosts = -(-cluster.tasks // cluster.tasks_per_host)
+        self._spooled = [0] * hosts
+        self._peak = 0
+        self._flow = _Flow(cluster.store)
+        self._under_way: dict[int, tuple[Service, float]] = {}
+        self._at_risk: list[float] = []
+        self._blocked_s = self._busy_s = 0.0
+        self._dropped = self._refused = 0
+        self._size_bytes = cluster.content.size_bytes
+        spread = cluster.spread_s
+        self._events: list[tuple[float, int]] = [
+            (cluster.interval_s + (self._random.uniform(0, spread) if spread else 0.0), index) for index in range(cluster.tasks)
+        ]
+        heapq.heapify(self._events)
+
+    def run(self) -> Outcome:
+        now_s, flow = 0.0, self._flow
+        down_s, up_s = self._cluster.outage[0], sum(self._cluster.outage)
+        switches = deque([(down_s, True), (up_s, False)] if up_s > down_s else [])
+        while self._events or flow.heap or self._under_way:
+            stored_s = flow.next_s(now_s)
+            saved_s = self._events[0][0] if self._events else math.inf
+            switch_s = switches[0][0] if switches else math.inf
+            next_s = min(stored_s, saved_s, switch_s)
+            flow.pass_time(next_s - now_s)
+            now_s = next_s
+            if switch_s == next_s:
+                flow.switch(switches.popleft()[1])
+            elif stored_s == next_s:
+                self._stored(heapq.heappop(flow.heap)[1], now_s)
+            else:
+                self._save(heapq.heappop(self._events)[1], now_s)
+        return self._outcome()
+
+    def _save(self, index: int, now_s: float) -> None:
+        task = self._tasks[index]
+        if now_s >= self._end_s:
+            self._end(task, now_s)
+            return
+        while True:
+            started = 1 if task.uploading else 0
+            droppable: tuple[Queued, ...] = ()
+            if self._limits.on_full == "drop_oldest" and len(task.queue) > started:
+                droppable = (Queued("oldest", self._size_bytes),)
+            load = SpoolLoad(
+                len(task.queue),
+                len(task.queue) * self._size_bytes,
+                int(self._cluster.disk_bytes) - self._spooled[task.host],
+                droppable,
+                now_s - task.queue[0] if task.queue else 0.0,
+            )
+            decision = decide(self._size_bytes, load, self._limits)
+            if not isinstance(decision, Drop):
+                break
+            del task.queue[started]
+            self._spooled[task.host] -= self._size_bytes
+            self._dropped += 1
+        if isinstance(decision, Admit):
+            if task.waiting_since_s is not None:
+                self._blocked_s += now_s - task.waiting_since_s
+                task.waiting_since_s = None
+            task.queue.append(now_s)
+            self._spooled[task.host] += self._size_bytes
+            self._peak = max(self._peak, self._spooled[task.host])
+            self._begin(index, task)
+        elif isinstance(decision, Refuse):
+            self._refused += 1
+        else:
+            # Woken by the next save of its own that is stored.
+            task.waiting_since_s = now_s if task.waiting_since_s is None else task.waiting_since_s
+            return
+        heapq.heappush(self._events, (now_s + self._cluster.interval_s, index))
+
+    def _begin(self, index: int, task: _Task) -> None:
+        if task.uploading or not task.queue:
+            return
+        task.uploading = True
+        service = self._services[bool(task.stored)]
+        seconds = service.seconds * self._random.lognormvariate(0.0, 0.1)
+        self._under_way[index] = service, seconds
+        heapq.heappush(self._flow.heap, (self._flow.virtual_s + seconds, index))
+        self._flow.add(service, seconds, 1)
+        self._busy_s += seconds
+
+    def _stored(self, index: int, now_s: float) -> None:
+        task = self._tasks[index]
+        service, seconds = self._under_way.pop(index)
+        self._flow.add(service, seconds, -1)
+        saved_s = task.queue.popleft()
+        self._spooled[task.host] -= self._size_bytes
+        task.uploading = False
+        task.stored += 1
+        self._at_risk.append(now_s - task.stored_of_s)
+        task.stored_of_s = saved_s
+        task.done_s = now_s
+        self._begin(index, task)
+        if task.waiting_since_s is not None:
+            self._save(index, now_s)
+
+    def _end(self, task: _Task, now_s: float) -> None:
+        if task.waiting_since_s is not None:
+            self._blocked_s += max(0.0, now_s - task.waiting_since_s)
+            task.waiting_since_s = None
+        task.ended = True
+
+    def _outcome(self) -> Outcome:
+        first, later = self._services
+        requests: Requests = Counter()
+        sent = copied = saves = 0
+        for service, times in ((first, sum(task.stored > 0 for task in self._tasks)), (later, sum(max(0, task.stored - 1) for task in self._tasks))):
+            saves += times
+            sent += times * (service.count.sent_bytes + service.count.text_bytes)
+            copied += times * service.count.copied_bytes
+            for kind, count in service.count.requests.items():
+                requests[kind] += times * count
+        flushes = [max(0.0, task.done_s - self._end_s) for task in self._tasks]
+        return Outcome(
+            hours=self._end_s / 3600,
+            saves=saves,
+            dropped=self._dropped,
+            refused_saves=self._refused,
+            requests=requests,
+            sent_bytes=sent,
+            copied_bytes=copied,
+            at_risk_s=statistics.median(self._at_risk) if self._at_risk else math.inf,
+            at_risk_worst_s=max(self._at_risk, default=math.inf),
+            blocked_s=self._blocked_s,
+            spool_peak_bytes=self._peak,
+            flush_s=statistics.median(flushes),
+            flush_worst_s=max(flushes),
+            slow_down=round(self._flow.slow_down),
+            busy_share=self._busy_s / (self._end_s * len(self._tasks)),
+            throttled_s=self._flow.throttled_s,
+        )

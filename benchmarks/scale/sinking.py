@@ -1,0 +1,188 @@
+"""The engine at work in front of the sink, in this process: what it asked for, by kind and area, and how long it took."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sink import HOST, Connection, Line
+from sink_messages import Answer, Request, S3Problem
+from sink_objects import Objects
+
+from ckpt_async import Checkpointer, Settings, StoreAddress, TaskIdentity, open_checkpointer, open_reader
+from ckpt_async.testing.access import ACCESS_SPEC, access_variables
+
+from .counting import SOME_TASK, Content, Requests
+
+#: All content is kept, so that etags are MD5s, by which the engine knows what has not changed.
+KEEP_BELOW_BYTES = 1 << 30
+ROOT = "mf.checkpoints/checkpoints/"
+DEADLINE_S = 120.0
+
+
+class CountingObjects(Objects):
+    """The sink's objects, with a count by area.
+
+    Parameters
+    ----------
+    refuse_every : int
+        Every so many-th request is refused as a busy store does, before anything is done; 0: none.
+    """
+
+    def __init__(self, refuse_every: int = 0) -> None:
+        super().__init__(KEEP_BELOW_BYTES)
+        self._refuse_every = refuse_every
+        self._seen = 0
+        self.answered: Requests = Counter()
+        self.refused = 0
+        #: Of bodies that are objects or parts of them.
+        self.put_bytes: Counter[str] = Counter()
+
+    def answer(self, request: Request) -> Answer:
+        self._seen += 1
+        if self._refuse_every and self._seen % self._refuse_every == 0:
+            self.refused += 1
+            return Answer(503, b"<Error><Code>SlowDown</Code></Error>", (("Content-Type", "application/xml"),))
+        kind, _ = self._route(request)
+        path = request.query.get("prefix", "") if kind == "list" else request.path
+        area = path.partition(ROOT)[2].partition("/")[0] if ROOT in path else ""
+        if kind == "put_part" and "x-amz-copy-source" in request.headers:
+            kind = "copy_part"
+        self.answered[kind, area] += 1
+        if request.method == "PUT":
+            self.put_bytes[area] += request.size_bytes
+        return super().answer(request)
+
+
+@contextlib.contextmanager
+def sink_here(objects: Objects, line: Line) -> Iterator[str]:
+    """Serve from a thread of this process; yields the address."""
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    found: list[str] = []
+    connections: set[Connection] = set()
+
+    class Closing(Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            connections.add(self)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            connections.discard(self)
+
+    async def serve(stopped: asyncio.Event) -> None:
+        server = await loop.create_server(lambda: Closing(objects, line), HOST, 0)
+        found.append(f"http://{HOST}:{server.sockets[0].getsockname()[1]}")
+        ready.set()
+        await stopped.wait()
+        server.close()
+        for connection in list(connections):
+            connection._transport.abort()
+        while connections:
+            await asyncio.sleep(0)
+
+    stopped = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(stopped)), name="sink")
+    thread.start()
+    try:
+        ready.wait(DEADLINE_S)
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+        loop.close()
+
+
+def identity() -> TaskIdentity:
+    """Whose checkpoints are saved: another one than in the counts would have texts of another length."""
+    return SOME_TASK
+
+
+def write_content(content: Content, folder: Path, *, fresh: int | None = None) -> None:
+    """Write the files with random bytes; `fresh`: only so many bytes at the beginning of the whole are new."""
+    folder.mkdir(exist_ok=True)
+    left = content.size_bytes if fresh is None else fresh
+    for number in range(content.files):
+        path = folder / f"{number:05}.bin"
+        size_bytes = min(left, content.file_bytes)
+        if size_bytes or not path.exists():
+            with path.open("r+b" if path.exists() else "wb") as file:
+                file.write(os.urandom(size_bytes))
+        left -= size_bytes
+
+
+@dataclass(frozen=True)
+class SaveSeen:
+    """What the sink saw of one save, and how long it took until it was stored."""
+
+    requests: Requests
+    refused: int
+    data_bytes: int
+    text_bytes: int
+    stored_s: float
+
+
+class Bench:
+    """A checkpointer with the sink as its store; a context manager.
+
+    Parameters
+    ----------
+    folder : Path
+        For files and spool.
+    """
+
+    def __init__(self, folder: Path, *, refuse_every: int = 0, line: Line | None = None, worker: str = "thread") -> None:
+        self.objects = CountingObjects(refuse_every)
+        self._line = line or Line(0.0, None)
+        self._folder = folder
+        self._worker = worker
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Bench:
+        endpoint_url = self._stack.enter_context(sink_here(self.objects, self._line))
+        before = dict(os.environ)
+        os.environ.update(access_variables(endpoint_url, "key", "secret"))
+        self._stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        self.address = StoreAddress("s3://bucket/metaflow", ACCESS_SPEC)
+        self.reader = open_reader(self.address, say=lambda _: None)
+        settings = Settings(async_upload=True, worker=self._worker, flush_timeout_s=DEADLINE_S)
+        self._checkpointer: Checkpointer = open_checkpointer(
+            identity(), self.address, settings, scratch_root=str(self._folder / "scratch"), say=lambda _: None
+        )
+        self._stack.callback(self._checkpointer.close, timeout_s=DEADLINE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def seen(self) -> Iterator[list[SaveSeen]]:
+        """Yield a list that gets one item when the block ends: what happened in it."""
+        requests, put, refused = self.objects.answered.copy(), self.objects.put_bytes.copy(), self.objects.refused
+        found: list[SaveSeen] = []
+        began_s = time.monotonic()
+        yield found
+        took_s = time.monotonic() - began_s
+        bytes_now = {area: count - put[area] for area, count in self.objects.put_bytes.items()}
+        data_bytes = bytes_now.pop("artifacts", 0)
+        found.append(
+            SaveSeen(
+                self.objects.answered - requests, self.objects.refused - refused, data_bytes, sum(bytes_now.values()), took_s
+            )
+        )
+
+    def save(self, content: Content, *, fresh: int | None = None) -> SaveSeen:
+        """Write the files, save them, and wait until they are stored."""
+        saved = self._folder / "saved"
+        write_content(content, saved, fresh=fresh)
+        with self.seen() as found:
+            self.reference = self._checkpointer.save(str(saved), name="mfchckpt", storage_format=content.storage_format)
+            self._checkpointer.flush()
+        return found[0]

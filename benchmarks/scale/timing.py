@@ -1,0 +1,167 @@
+"""How long requests and bytes take in front of a modelled store: no wall clock, only arithmetic on what the engine does at once."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckpt_async.stores.limiting import fewer, more
+from ckpt_async.stores.retrying import backoff_bound_s
+from ckpt_async.transfer import fetch
+from ckpt_async.transfer.line_speed import window_bytes_for
+from ckpt_async.transfer.plan import UploadPlan
+from ckpt_async.transfer.ranges import RANGE_BYTES
+from ckpt_async.transfer.upload import BUDGET_BYTES, REQUESTS_AT_ONCE, SMALL_AT_ONCE, SMALL_BYTES
+
+from .counting import Content, SaveCount, count_commit, plan_of, total, writes_in
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class StoreModel:
+    """A store as a cluster meets it.
+
+    Attributes
+    ----------
+    latency_s : float
+        The median of what a small request takes.
+    latency_sigma : float
+        How far it spreads (of the logarithm).
+    connection_bytes_per_s : float
+        What one request moves at most.
+    writes_per_s, reads_per_s : float
+        What one partition takes; more is answered with SlowDown.
+    partitions : int
+        Over how many of them the keys of the tasks are spread.
+    bytes_per_s : float
+        What it takes in from all tasks together.
+    """
+
+    latency_s: float = 0.1
+    latency_sigma: float = 0.4
+    connection_bytes_per_s: float = 90e6
+    writes_per_s: float = 3500.0
+    reads_per_s: float = 5500.0
+    partitions: int = 1
+    bytes_per_s: float = math.inf
+
+    @property
+    def mean_latency_s(self) -> float:
+        return self.latency_s * math.exp(self.latency_sigma**2 / 2)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One save's upload, were the task alone with the store.
+
+    Attributes
+    ----------
+    seconds : float
+        From its first request until it is visible.
+    """
+
+    seconds: float
+    count: SaveCount
+
+    @property
+    def writes(self) -> int:
+        return writes_in(self.count.requests)
+
+    @property
+    def reads(self) -> int:
+        return total(self.count.requests, ("get", "head", "list"))
+
+
+def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel, cap_bytes_per_s: float | None = None) -> float:
+    """Bytes per second of one task's large upload: parts in flight, each as fast as a connection, within line and cap.
+
+    The engine bounds what is in flight by bytes (`BUDGET_BYTES`; less on a slow line): `parts` below.
+    """
+    limit = min(line_bytes_per_s, cap_bytes_per_s or math.inf)
+    window = window_bytes_for(limit, BUDGET_BYTES)
+    # A part above the window goes alone.
+    parts = min(REQUESTS_AT_ONCE, max(1, window // part_bytes))
+    one_s = store.mean_latency_s + part_bytes / store.connection_bytes_per_s
+    return min(limit, parts * part_bytes / one_s)
+
+
+def load_rate(line_bytes_per_s: float, store: StoreModel) -> float:
+    """Likewise for a load of large files."""
+    at_once = min(fetch.REQUESTS_AT_ONCE, fetch.BUDGET_BYTES // RANGE_BYTES)
+    one_s = store.mean_latency_s + RANGE_BYTES / store.connection_bytes_per_s
+    return min(line_bytes_per_s, at_once * RANGE_BYTES / one_s)
+
+
+def upload_seconds(
+    plan: UploadPlan, count: SaveCount, line_bytes_per_s: float, store: StoreModel, cap_bytes_per_s: float | None = None
+) -> float:
+    """How long the requests of an upload take: copies, then what is sent, then the joins, then the commit one by one."""
+    requests, latency_s = count.requests, store.mean_latency_s
+    copies, heads = total(requests, ("copy", "copy_part")), requests["head", "artifacts"]
+    part_bytes = max((part.size_bytes for planned in plan.objects for part in planned.parts[:1]), default=0)
+    puts = requests["put", "artifacts"] + requests["put_part", "artifacts"]
+    # Small parts are taken by the dozen, and sent one after another by whoever took them.
+    batch = min(SMALL_AT_ONCE, SMALL_BYTES // part_bytes + 1) if 0 < part_bytes <= SMALL_BYTES else 1
+    at_once = min(REQUESTS_AT_ONCE, max(1, -(-puts // batch)))
+    by_requests_s = -(-puts // at_once) * latency_s if part_bytes <= SMALL_BYTES else 0.0
+    by_bytes_s = count.sent_bytes / data_rate(line_bytes_per_s, max(1, part_bytes), store, cap_bytes_per_s)
+    if by_requests_s:
+        by_bytes_s = count.sent_bytes / min(line_bytes_per_s, cap_bytes_per_s or math.inf)
+    joins = count.multiparts and -(-count.multiparts // REQUESTS_AT_ONCE) * (3 if heads else 2) * latency_s
+    texts_s = count.text_bytes / min(line_bytes_per_s, store.connection_bytes_per_s)
+    in_turn = total(count_commit(first=False))
+    return -(-copies // REQUESTS_AT_ONCE) * latency_s + max(by_requests_s, by_bytes_s) + joins + texts_s + in_turn * latency_s
+
+
+def service_of(
+    content: Content, count: SaveCount, line_bytes_per_s: float, store: StoreModel, cap_bytes_per_s: float | None = None
+) -> Service:
+    """The upload of a content, alone with the store."""
+    return Service(upload_seconds(plan_of(content), count, line_bytes_per_s, store, cap_bytes_per_s), count)
+
+
+@functools.lru_cache(maxsize=4096)
+def refused_share(fair_at_once: float, callers: int = REQUESTS_AT_ONCE) -> float:
+    """Refused requests for each one that is granted, where a store grants a task `fair_at_once` requests at a time.
+
+    Above one at a time: a task halves and grows as the engine's limit does, round by round. Below: each of its callers waits between
+    tries as the engine does, and is refused as often as makes these waits fill the time.
+    """
+    if fair_at_once >= callers:
+        return 0.0
+    if fair_at_once >= 1:
+        allowed, granted, refused = float(callers), 0.0, 0.0
+        for _ in range(400):
+            granted += min(int(allowed), fair_at_once)
+            if int(allowed) > fair_at_once:
+                refused += int(allowed) - fair_at_once
+                allowed = fewer(allowed)
+            else:
+                for _ in range(int(allowed)):
+                    allowed = more(allowed, callers)
+        return refused / granted
+    return _solve(lambda refused: _rounds_for_one(refused) - callers / fair_at_once)
+
+
+def _rounds_for_one(refused: float, latency_s: float = 0.1) -> float:
+    """How many latencies one granted request takes a caller, with so many refused tries for each granted one."""
+    refusal = refused / (1 + refused)
+    spent, probability = 0.0, 1.0
+    for failures in range(1, 2000):
+        probability *= refusal
+        spent += probability * backoff_bound_s(failures) / 2
+        if probability < 1e-6:
+            break
+    return 1 + refused + spent / latency_s
+
+
+def _solve(excess: Callable[[float], float]) -> float:
+    """The zero of a growing function of 0 to 1,000."""
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return low
