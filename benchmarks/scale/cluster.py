@@ -16,7 +16,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, decide
-from ckpt_async.transfer.upload import REQUESTS_AT_ONCE
 from ckpt_async.words.settings import Settings
 
 from .counting import Content, Requests, count_save
@@ -38,7 +37,7 @@ class Cluster:
     interval_s : float
         Of training between two saves; waits come on top.
     spread_s : float
-        The first saves fall into so much time; 0: all into one moment, and into one moment again and again.
+        The tasks start within so much time; 0: all of them save in the same moment, again and again.
     outage : tuple
         When the store answers nothing, and for how long, in seconds; (0, 0): never.
     """
@@ -100,24 +99,24 @@ class Outcome:
 @dataclass
 class _Task:
     host: int
+    #: When the newest stored save was taken; at first, when the task began.
+    stored_of_s: float
     #: When what waits, the one that is uploaded first, was saved.
     queue: deque[float] = field(default_factory=deque)
     uploading: bool = False
     waiting_since_s: float | None = None
-    stored_of_s: float = 0.0
     stored: int = 0
-    ended: bool = False
     done_s: float = 0.0
 
 
 class _Flow:
     """The uploads under way, on one virtual clock that runs at `speed`."""
 
-    def __init__(self, store: StoreModel) -> None:
+    def __init__(self, store: StoreModel, service: Service) -> None:
+        self._at_once, self._request_s = service.at_once, service.request_s
         self._writes_per_s = store.writes_per_s * store.partitions
         self._reads_per_s = store.reads_per_s * store.partitions
         self._bytes_per_s = store.bytes_per_s
-        self._latency_s = store.mean_latency_s
         self.heap: list[tuple[float, int]] = []
         self.virtual_s = 0.0
         self.down = False
@@ -144,9 +143,9 @@ class _Flow:
         if 0 < self.speed < 1 - 1e-9 and self.heap:
             self.throttled_s += seconds
             granted = (self.writes + self.reads) * self.speed * seconds
-            # Of a task: as many at once as its share of the store is.
-            fair = self.writes * self.speed * self._latency_s / len(self.heap)
-            self.slow_down += granted * refused_share(round(min(fair, REQUESTS_AT_ONCE), 2) or 0.01)
+            # Of a task: as many at once as its share of the store is. Rounded, for the answer to be known already.
+            fair = float(f"{self.writes * self.speed * self._request_s / len(self.heap):.1g}")
+            self.slow_down += granted * refused_share(fair, self._at_once)
 
     def next_s(self, now_s: float) -> float:
         if not self.heap or not self.speed:
@@ -164,28 +163,26 @@ class _Run:
         self._cluster = cluster
         self._end_s = end_s
         self._random = random.Random(seed)  # noqa: S311 - a simulation
-        share = cluster.line_bytes_per_s / cluster.tasks_per_host
-        cap = cluster.settings.max_bandwidth_bytes_per_s
+        line = min(
+            cluster.line_bytes_per_s / cluster.tasks_per_host, cluster.settings.max_bandwidth_bytes_per_s or math.inf
+        )
         self._services = tuple(
-            service_of(cluster.content, count_save(cluster.content, first=first), share, cluster.store, cap)
-            for first in (True, False)
+            service_of(cluster.content, count_save(cluster.content, first=first), line, cluster.store) for first in (True, False)
         )
         settings = cluster.settings
         self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
-        self._tasks = [_Task(index // cluster.tasks_per_host) for index in range(cluster.tasks)]
+        starts = [self._random.uniform(0.0, cluster.spread_s) if cluster.spread_s else 0.0 for _ in range(cluster.tasks)]
+        self._tasks = [_Task(index // cluster.tasks_per_host, stored_of_s=start_s) for index, start_s in enumerate(starts)]
         hosts = -(-cluster.tasks // cluster.tasks_per_host)
         self._spooled = [0] * hosts
         self._peak = 0
-        self._flow = _Flow(cluster.store)
+        self._flow = _Flow(cluster.store, self._services[1])
         self._under_way: dict[int, tuple[Service, float]] = {}
         self._at_risk: list[float] = []
         self._blocked_s = self._busy_s = 0.0
         self._dropped = self._refused = 0
         self._size_bytes = cluster.content.size_bytes
-        spread = cluster.spread_s
-        self._events: list[tuple[float, int]] = [
-            (cluster.interval_s + (self._random.uniform(0, spread) if spread else 0.0), index) for index in range(cluster.tasks)
-        ]
+        self._events = [(start_s + cluster.interval_s, index) for index, start_s in enumerate(starts)]
         heapq.heapify(self._events)
 
     def run(self) -> Outcome:
@@ -276,13 +273,13 @@ class _Run:
         if task.waiting_since_s is not None:
             self._blocked_s += max(0.0, now_s - task.waiting_since_s)
             task.waiting_since_s = None
-        task.ended = True
 
     def _outcome(self) -> Outcome:
         first, later = self._services
         requests: Requests = Counter()
         sent = copied = saves = 0
-        for service, times in ((first, sum(task.stored > 0 for task in self._tasks)), (later, sum(max(0, task.stored - 1) for task in self._tasks))):
+        begun = sum(task.stored > 0 for task in self._tasks)
+        for service, times in ((first, begun), (later, sum(task.stored for task in self._tasks) - begun)):
             saves += times
             sent += times * (service.count.sent_bytes + service.count.text_bytes)
             copied += times * service.count.copied_bytes

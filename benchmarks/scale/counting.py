@@ -6,6 +6,7 @@ is compared with the engine at work, request by request, by ``tests/test_scale.p
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,11 @@ DATA, MANIFESTS, BY_KEY, BY_TASK, MARKS, GROUPS = (
 Requests = Counter[tuple[str, str]]
 
 SOME_TASK = TaskIdentity("TrainFlow", "1234", "train", "567", 0, "0" * 12, "1" * 12)
-#: A moment, for texts that hold one.
+#: The decorator's own.
+NAME = "mfchckpt"
+#: For texts that hold a moment and a save number.
 SOME_NS = 1_780_000_000_123_456_789
+SOME_VERSION = 100
 
 
 @dataclass(frozen=True)
@@ -82,27 +86,31 @@ class SaveCount:
     multiparts: int
 
 
-def source_files(content: Content, *, mtime_ns: int = SOME_NS, mode: int = 0o644) -> tuple[SourceFile, ...]:
+def source_files(content: Content) -> tuple[SourceFile, ...]:
     """The frozen files of a content, as the planner takes them; they don't exist."""
-    return tuple(
-        SourceFile(f"{number:05}.bin", content.file_bytes, mode, mtime_ns, "", 0) for number in range(content.files)
-    )
+    return tuple(SourceFile(f"{number:05}.bin", content.file_bytes, 0o644, SOME_NS, "", 0) for number in range(content.files))
 
 
-def record_of(content: Content, identity: TaskIdentity = SOME_TASK, version: int = 100, store_url: str = S3_TRAITS.url) -> CheckpointRecord:
+def record_of(content: Content, version: int = SOME_VERSION) -> CheckpointRecord:
     """The record of a save with this content."""
     files = source_files(content)
     size_bytes = tar_size_bytes(files, ()) if content.storage_format == "tar" else content.size_bytes
     return CheckpointRecord.of_save(
-        identity,
-        name="mfchckpt",
+        SOME_TASK,
+        name=NAME,
         version=version,
         size_bytes=size_bytes,
         metadata={},
         storage_format=content.storage_format,
-        store_url=store_url,
+        store_url=S3_TRAITS.url,
         now_unix_ns=SOME_NS,
     )
+
+
+@functools.cache
+def part_bytes_of(content: Content) -> int:
+    """The size of the parts that it is sent in; of its objects, where these are smaller."""
+    return plan_of(content).objects[0].parts[0].size_bytes
 
 
 def plan_of(content: Content, record: CheckpointRecord | None = None) -> UploadPlan:
@@ -161,18 +169,19 @@ def count_recall() -> Requests:
     return Counter({("get", BY_TASK): 1, ("get", MANIFESTS): 1})
 
 
-def count_save(content: Content, *, first: bool, record: CheckpointRecord | None = None, mode: int = 0o644) -> SaveCount:
+@functools.lru_cache(maxsize=256)
+def count_save(content: Content, *, first: bool, version: int = SOME_VERSION) -> SaveCount:
     """The requests of one save, up to its visibility; of the first one of a task, or of a later one by the same worker."""
-    record = record or record_of(content)
+    record = record_of(content, version)
     plan = plan_of(content, record)
     upload = count_upload(plan) if first else count_upload(plan, changed_parts(plan, content.changed))
-    texts = text_bytes(content, record, plan, mode=mode)
+    texts = text_bytes(content, record, plan)
     return SaveCount(upload.requests + count_commit(first=first), upload.sent_bytes, upload.copied_bytes, texts, upload.multiparts)
 
 
-def text_bytes(content: Content, record: CheckpointRecord, plan: UploadPlan, *, mode: int = 0o644) -> int:
+def text_bytes(content: Content, record: CheckpointRecord, plan: UploadPlan) -> int:
     """The size of manifest, both records and both pointers: written by the engine, with invented sums."""
-    files = source_files(content, mode=mode)
+    files = source_files(content)
     rows = tuple(
         ManifestFile(file.path, file.size_bytes, "0" * 8, file.mode, file.mtime_ns, offset)
         for file, offset in zip(files, plan.tar_offsets, strict=True)
@@ -191,6 +200,7 @@ def text_bytes(content: Content, record: CheckpointRecord, plan: UploadPlan, *, 
     return len(manifest.to_json()) + 4 * len(record.to_json())
 
 
+@functools.cache
 def count_load(content: Content, *, by_pointer: bool) -> Requests:
     """The requests of a load, by a retry that follows its task's pointer, or by reference."""
     record = record_of(content)
@@ -210,7 +220,7 @@ def count_list(checkpoints: int, area: str = BY_TASK) -> Requests:
 
 def count_deletion(content: Content) -> Requests:
     """The requests of `ckpt_async.transfer.deletion`, by reference, of a checkpoint that no pointer names."""
-    objects = len(plan_of(content).objects)
+    objects = 1 if content.storage_format == "tar" else content.files
     requests: Requests = Counter({("get", BY_KEY): 1, ("head", MARKS): 1, ("put", MARKS): 1, ("head", DATA): 1})
     for area in (BY_TASK, BY_KEY):
         requests["head", area] += 2

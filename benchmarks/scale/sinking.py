@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -16,10 +17,10 @@ from sink import HOST, Connection, Line
 from sink_messages import Answer, Request, S3Problem
 from sink_objects import Objects
 
-from ckpt_async import Checkpointer, Settings, StoreAddress, TaskIdentity, open_checkpointer, open_reader
+from ckpt_async import Checkpointer, Settings, StoreAddress, open_checkpointer, open_reader
 from ckpt_async.testing.access import ACCESS_SPEC, access_variables
 
-from .counting import SOME_TASK, Content, Requests
+from .counting import NAME, SOME_TASK, Content, Requests
 
 #: All content is kept, so that etags are MD5s, by which the engine knows what has not changed.
 KEEP_BELOW_BYTES = 1 << 30
@@ -100,11 +101,6 @@ def sink_here(objects: Objects, line: Line) -> Iterator[str]:
         loop.close()
 
 
-def identity() -> TaskIdentity:
-    """Whose checkpoints are saved: another one than in the counts would have texts of another length."""
-    return SOME_TASK
-
-
 def write_content(content: Content, folder: Path, *, fresh: int | None = None) -> None:
     """Write the files with random bytes; `fresh`: only so many bytes at the beginning of the whole are new."""
     folder.mkdir(exist_ok=True)
@@ -136,13 +132,36 @@ class Bench:
     ----------
     folder : Path
         For files and spool.
+    objects : CountingObjects, optional
+        Those of an earlier one; left out: none.
+    nodes : int
+        Of a gang, each with a checkpointer.
+
+    Attributes
+    ----------
+    keys : list of str
+        Of what was saved.
     """
 
-    def __init__(self, folder: Path, *, refuse_every: int = 0, line: Line | None = None, worker: str = "thread") -> None:
-        self.objects = CountingObjects(refuse_every)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        refuse_every: int = 0,
+        line: Line | None = None,
+        worker: str = "thread",
+        objects: CountingObjects | None = None,
+        attempt: int = 0,
+        nodes: int = 1,
+    ) -> None:
+        self.objects = objects or CountingObjects(refuse_every)
+        self.keys: list[str] = []
         self._line = line or Line(0.0, None)
         self._folder = folder
         self._worker = worker
+        self._identity = dataclasses.replace(SOME_TASK, attempt=attempt)
+        self._nodes = nodes
+        self._checkpointers: list[Checkpointer] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Bench:
@@ -150,13 +169,21 @@ class Bench:
         before = dict(os.environ)
         os.environ.update(access_variables(endpoint_url, "key", "secret"))
         self._stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
-        self.address = StoreAddress("s3://bucket/metaflow", ACCESS_SPEC)
-        self.reader = open_reader(self.address, say=lambda _: None)
+        address = StoreAddress("s3://bucket/metaflow", ACCESS_SPEC)
+        self.reader = open_reader(address, say=lambda _: None)
         settings = Settings(async_upload=True, worker=self._worker, flush_timeout_s=DEADLINE_S)
-        self._checkpointer: Checkpointer = open_checkpointer(
-            identity(), self.address, settings, scratch_root=str(self._folder / "scratch"), say=lambda _: None
-        )
-        self._stack.callback(self._checkpointer.close, timeout_s=DEADLINE_S)
+        for node in range(self._nodes):
+            opened = open_checkpointer(
+                self._identity,
+                address,
+                settings,
+                scratch_root=str(self._folder / "scratch"),
+                say=lambda _: None,
+                node_index=node,
+                num_nodes=self._nodes,
+            )
+            self._checkpointers.append(opened)
+            self._stack.callback(opened.close, timeout_s=DEADLINE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,10 +206,20 @@ class Bench:
         )
 
     def save(self, content: Content, *, fresh: int | None = None) -> SaveSeen:
-        """Write the files, save them, and wait until they are stored."""
+        """Write the files, save them, and wait until they are stored; see `write_content` for `fresh`."""
         saved = self._folder / "saved"
         write_content(content, saved, fresh=fresh)
+        [opened] = self._checkpointers
         with self.seen() as found:
-            self.reference = self._checkpointer.save(str(saved), name="mfchckpt", storage_format=content.storage_format)
-            self._checkpointer.flush()
+            reference = opened.save(str(saved), name=NAME, storage_format=content.storage_format)
+            opened.flush()
+        self.keys.append(reference["key"])
         return found[0]
+
+    def save_group(self, content: Content) -> None:
+        """Have all nodes save their parts of one checkpoint, one after the other."""
+        saved = self._folder / "saved"
+        write_content(content, saved)
+        for opened in self._checkpointers:
+            opened.save(str(saved), name=NAME, group=True)
+            opened.flush()

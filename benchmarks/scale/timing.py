@@ -11,11 +11,10 @@ from ckpt_async.stores.limiting import fewer, more
 from ckpt_async.stores.retrying import backoff_bound_s
 from ckpt_async.transfer import fetch
 from ckpt_async.transfer.line_speed import window_bytes_for
-from ckpt_async.transfer.plan import UploadPlan
 from ckpt_async.transfer.ranges import RANGE_BYTES
 from ckpt_async.transfer.upload import BUDGET_BYTES, REQUESTS_AT_ONCE, SMALL_AT_ONCE, SMALL_BYTES
 
-from .counting import Content, SaveCount, count_commit, plan_of, total, writes_in
+from .counting import DATA, Content, SaveCount, count_commit, part_bytes_of, total, writes_in
 
 GB = 10**9
 
@@ -61,10 +60,14 @@ class Service:
     ----------
     seconds : float
         From its first request until it is visible.
+    at_once, request_s
+        Requests with data under way, and what one of them takes.
     """
 
     seconds: float
     count: SaveCount
+    at_once: int
+    request_s: float
 
     @property
     def writes(self) -> int:
@@ -75,17 +78,16 @@ class Service:
         return total(self.count.requests, ("get", "head", "list"))
 
 
-def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel, cap_bytes_per_s: float | None = None) -> float:
-    """Bytes per second of one task's large upload: parts in flight, each as fast as a connection, within line and cap.
+def parts_at_once(line_bytes_per_s: float, part_bytes: int) -> int:
+    """How many parts are under way: the engine bounds them by number, and by bytes (`BUDGET_BYTES`; less on a slow line)."""
+    # A part above the bound goes alone.
+    return min(REQUESTS_AT_ONCE, max(1, window_bytes_for(line_bytes_per_s, BUDGET_BYTES) // part_bytes))
 
-    The engine bounds what is in flight by bytes (`BUDGET_BYTES`; less on a slow line): `parts` below.
-    """
-    limit = min(line_bytes_per_s, cap_bytes_per_s or math.inf)
-    window = window_bytes_for(limit, BUDGET_BYTES)
-    # A part above the window goes alone.
-    parts = min(REQUESTS_AT_ONCE, max(1, window // part_bytes))
+
+def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel) -> float:
+    """Bytes per second of one task's large upload: parts under way, each as fast as a connection, within the line."""
     one_s = store.mean_latency_s + part_bytes / store.connection_bytes_per_s
-    return min(limit, parts * part_bytes / one_s)
+    return min(line_bytes_per_s, parts_at_once(line_bytes_per_s, part_bytes) * part_bytes / one_s)
 
 
 def load_rate(line_bytes_per_s: float, store: StoreModel) -> float:
@@ -95,32 +97,26 @@ def load_rate(line_bytes_per_s: float, store: StoreModel) -> float:
     return min(line_bytes_per_s, at_once * RANGE_BYTES / one_s)
 
 
-def upload_seconds(
-    plan: UploadPlan, count: SaveCount, line_bytes_per_s: float, store: StoreModel, cap_bytes_per_s: float | None = None
-) -> float:
-    """How long the requests of an upload take: copies, then what is sent, then the joins, then the commit one by one."""
-    requests, latency_s = count.requests, store.mean_latency_s
-    copies, heads = total(requests, ("copy", "copy_part")), requests["head", "artifacts"]
-    part_bytes = max((part.size_bytes for planned in plan.objects for part in planned.parts[:1]), default=0)
-    puts = requests["put", "artifacts"] + requests["put_part", "artifacts"]
-    # Small parts are taken by the dozen, and sent one after another by whoever took them.
-    batch = min(SMALL_AT_ONCE, SMALL_BYTES // part_bytes + 1) if 0 < part_bytes <= SMALL_BYTES else 1
-    at_once = min(REQUESTS_AT_ONCE, max(1, -(-puts // batch)))
-    by_requests_s = -(-puts // at_once) * latency_s if part_bytes <= SMALL_BYTES else 0.0
-    by_bytes_s = count.sent_bytes / data_rate(line_bytes_per_s, max(1, part_bytes), store, cap_bytes_per_s)
-    if by_requests_s:
-        by_bytes_s = count.sent_bytes / min(line_bytes_per_s, cap_bytes_per_s or math.inf)
-    joins = count.multiparts and -(-count.multiparts // REQUESTS_AT_ONCE) * (3 if heads else 2) * latency_s
+def service_of(content: Content, count: SaveCount, line_bytes_per_s: float, store: StoreModel) -> Service:
+    """One save's upload: copies, then what is sent, then the joins, then the commit, one request after another."""
+    latency_s = store.mean_latency_s
+    part_bytes = max(1, part_bytes_of(content))
+    puts = count.requests["put", DATA] + count.requests["put_part", DATA]
+    copies = total(count.requests, ("copy", "copy_part"))
+    if part_bytes <= SMALL_BYTES:
+        # Taken by the dozen, and sent one after another by whoever took them.
+        batch = min(SMALL_AT_ONCE, SMALL_BYTES // part_bytes + 1)
+        at_once = min(REQUESTS_AT_ONCE, max(1, -(-puts // batch)))
+        sending_s = max(-(-puts // at_once) * latency_s, count.sent_bytes / line_bytes_per_s)
+    else:
+        at_once = parts_at_once(line_bytes_per_s, part_bytes)
+        sending_s = count.sent_bytes / data_rate(line_bytes_per_s, part_bytes, store)
+    # An upload in parts is begun, joined, and looked at where a part of it was copied.
+    in_parts = 3 if count.requests["head", DATA] else 2
+    rounds = -(-copies // REQUESTS_AT_ONCE) + -(-count.multiparts // REQUESTS_AT_ONCE) * in_parts + total(count_commit(first=False))
     texts_s = count.text_bytes / min(line_bytes_per_s, store.connection_bytes_per_s)
-    in_turn = total(count_commit(first=False))
-    return -(-copies // REQUESTS_AT_ONCE) * latency_s + max(by_requests_s, by_bytes_s) + joins + texts_s + in_turn * latency_s
-
-
-def service_of(
-    content: Content, count: SaveCount, line_bytes_per_s: float, store: StoreModel, cap_bytes_per_s: float | None = None
-) -> Service:
-    """The upload of a content, alone with the store."""
-    return Service(upload_seconds(plan_of(content), count, line_bytes_per_s, store, cap_bytes_per_s), count)
+    request_s = latency_s + part_bytes / store.connection_bytes_per_s
+    return Service(sending_s + texts_s + rounds * latency_s, count, at_once, request_s)
 
 
 @functools.lru_cache(maxsize=4096)
