@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckpt_async.stores.limiting import fewer, more
 from ckpt_async.stores.retrying import backoff_bound_s
 from ckpt_async.transfer import fetch
-from ckpt_async.transfer.line_speed import window_bytes_for
+from ckpt_async.transfer.line_speed import most_bytes_for, window_bytes_for
 from ckpt_async.transfer.ranges import RANGE_BYTES
 from ckpt_async.transfer.upload import BUDGET_BYTES, REQUESTS_AT_ONCE, SMALL_AT_ONCE, SMALL_BYTES
 
@@ -79,9 +79,10 @@ class Service:
 
 
 def parts_at_once(line_bytes_per_s: float, part_bytes: int) -> int:
-    """How many parts are under way: the engine bounds them by number, and by bytes (`BUDGET_BYTES`; less on a slow line)."""
+    """How many parts are under way: the engine bounds them by number, and by bytes, those of the line among them."""
+    window = window_bytes_for(line_bytes_per_s, most_bytes_for(part_bytes, BUDGET_BYTES))
     # A part above the bound goes alone.
-    return min(REQUESTS_AT_ONCE, max(1, window_bytes_for(line_bytes_per_s, BUDGET_BYTES) // part_bytes))
+    return min(REQUESTS_AT_ONCE, max(1, window // part_bytes))
 
 
 def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel) -> float:
