@@ -7,17 +7,17 @@ from pathlib import Path
 
 from .tables import TABLES, as_markdown
 
-_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def tables_in(text: str) -> dict[str, str]:
     """The tables of a page, by name."""
-    return {match[2]: match[3] for match in _BLOCK.finditer(text)}
+    return {match[2]: match[3].strip() for match in _BLOCK.finditer(text)}
 
 
 def with_tables(text: str) -> str:
     """The page with what the tables hold now."""
-    return _BLOCK.sub(lambda match: f"{match[1]}{as_markdown(TABLES[match[2]]())}{match[4]}", text)
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{as_markdown(TABLES[match[2]]())}\n\n{match[4]}", text)
 
 
 def write_tables(page: Path) -> None:

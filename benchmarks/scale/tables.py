@@ -248,6 +248,18 @@ def money_table() -> Table:
     return Table(header, rows)
 
 
+def abandoned_table() -> Table:
+    """What parts cost that belong to no object: of machines that were lost while they uploaded."""
+    rows = []
+    for name, size_bytes in (("1 GB", GB), ("16 GB", TB // 64), ("1 TB", TB)):
+        for lost in (10, 1000):
+            cells = [dollars(money.abandoned_cost(size_bytes, lost, days)) for days in (1, 7)]
+            after_a_year = 12 * lost * size_bytes / 2
+            rows.append((name, f"{lost:,}", *cells, f"{size(after_a_year)}, {dollars(money.storage_cost(after_a_year))}"))
+    header = ("a save of", "machines lost a month", "a month, ended after a day", "after a week", "never ended, after a year")
+    return Table(header, rows)
+
+
 def lists_table() -> Table:
     """What finding checkpoints costs, by how many there are."""
     store, rows = StoreModel(), []
@@ -282,6 +294,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "settings": settings_table,
     "storm": storm_table,
     "money": money_table,
+    "abandoned": abandoned_table,
     "lists": lists_table,
     "groups": groups_table,
 }

@@ -69,11 +69,11 @@ class Service:
     at_once: int
     request_s: float
 
-    @property
+    @functools.cached_property
     def writes(self) -> int:
         return writes_in(self.count.requests)
 
-    @property
+    @functools.cached_property
     def reads(self) -> int:
         return total(self.count.requests, ("get", "head", "list"))
 
@@ -118,6 +118,21 @@ def service_of(content: Content, count: SaveCount, line_bytes_per_s: float, stor
     texts_s = count.text_bytes / min(line_bytes_per_s, store.connection_bytes_per_s)
     request_s = latency_s + part_bytes / store.connection_bytes_per_s
     return Service(sending_s + texts_s + rounds * latency_s, count, at_once, request_s)
+
+
+def rounds_refused_at_random(requests: int, every: int, at_once: int = REQUESTS_AT_ONCE) -> int:
+    """How many rounds so many requests take where every so many-th try is refused, however few are made at once: each halves."""
+    allowed, tries, granted, rounds = float(at_once), 0, 0, 0
+    while granted < requests:
+        before, tries = tries // every, tries + int(allowed)
+        refused = tries // every - before
+        granted += int(allowed) - refused
+        rounds += 1
+        for _ in range(int(allowed) - refused):
+            allowed = more(allowed, at_once)
+        if refused:
+            allowed = fewer(allowed)
+    return rounds
 
 
 @functools.lru_cache(maxsize=4096)
