@@ -63,7 +63,8 @@ class Outcome:
     saves, dropped, refused_saves : int
         Stored; given up for a later one; not taken at all.
     at_risk_s, at_risk_worst_s : float
-        How old the newest stored save was when the next one became visible: the median, and the worst.
+        How much training came after the newest stored save, when the next one became visible: the median, and the worst. Time that
+        ``save()`` waited is none.
     blocked_s : float
         Of the training's time, all tasks together.
     spool_peak_bytes : int
@@ -99,14 +100,19 @@ class Outcome:
 @dataclass
 class _Task:
     host: int
-    #: When the newest stored save was taken; at first, when the task began.
-    stored_of_s: float
-    #: When what waits, the one that is uploaded first, was saved.
-    queue: deque[float] = field(default_factory=deque)
+    #: How much had been trained when the newest stored save was taken.
+    stored_trained_s: float = 0.0
+    began_s: float = 0.0
+    waited_s: float = 0.0
+    #: Of each save that waits, the one that is uploaded first: when it was taken, and how much had been trained.
+    queue: deque[tuple[float, float]] = field(default_factory=deque)
     uploading: bool = False
     waiting_since_s: float | None = None
     stored: int = 0
     done_s: float = 0.0
+
+    def trained_s(self, now_s: float) -> float:
+        return (now_s if self.waiting_since_s is None else self.waiting_since_s) - self.began_s - self.waited_s
 
 
 class _Flow:
@@ -162,24 +168,22 @@ class _Run:
     def __init__(self, cluster: Cluster, end_s: float, seed: int) -> None:
         self._cluster = cluster
         self._end_s = end_s
-        self._random = random.Random(seed)  # noqa: S311 - a simulation
-        line = min(
-            cluster.line_bytes_per_s / cluster.tasks_per_host, cluster.settings.max_bandwidth_bytes_per_s or math.inf
-        )
+        self._random = random.Random(seed)
+        line = min(cluster.line_bytes_per_s / cluster.tasks_per_host, cluster.settings.max_bandwidth_bytes_per_s or math.inf)
         self._services = tuple(
             service_of(cluster.content, count_save(cluster.content, first=first), line, cluster.store) for first in (True, False)
         )
         settings = cluster.settings
         self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)
         starts = [self._random.uniform(0.0, cluster.spread_s) if cluster.spread_s else 0.0 for _ in range(cluster.tasks)]
-        self._tasks = [_Task(index // cluster.tasks_per_host, stored_of_s=start_s) for index, start_s in enumerate(starts)]
+        self._tasks = [_Task(index // cluster.tasks_per_host, began_s=start_s) for index, start_s in enumerate(starts)]
         hosts = -(-cluster.tasks // cluster.tasks_per_host)
         self._spooled = [0] * hosts
         self._peak = 0
         self._flow = _Flow(cluster.store, self._services[1])
         self._under_way: dict[int, tuple[Service, float]] = {}
         self._at_risk: list[float] = []
-        self._blocked_s = self._busy_s = 0.0
+        self._busy_s = 0.0
         self._dropped = self._refused = 0
         self._size_bytes = cluster.content.size_bytes
         self._events = [(start_s + cluster.interval_s, index) for index, start_s in enumerate(starts)]
@@ -207,7 +211,9 @@ class _Run:
     def _save(self, index: int, now_s: float) -> None:
         task = self._tasks[index]
         if now_s >= self._end_s:
-            self._end(task, now_s)
+            if task.waiting_since_s is not None:
+                task.waited_s += self._end_s - task.waiting_since_s
+                task.waiting_since_s = None
             return
         while True:
             started = 1 if task.uploading else 0
@@ -219,7 +225,7 @@ class _Run:
                 len(task.queue) * self._size_bytes,
                 int(self._cluster.disk_bytes) - self._spooled[task.host],
                 droppable,
-                now_s - task.queue[0] if task.queue else 0.0,
+                now_s - task.queue[0][0] if task.queue else 0.0,
             )
             decision = decide(self._size_bytes, load, self._limits)
             if not isinstance(decision, Drop):
@@ -229,9 +235,9 @@ class _Run:
             self._dropped += 1
         if isinstance(decision, Admit):
             if task.waiting_since_s is not None:
-                self._blocked_s += now_s - task.waiting_since_s
+                task.waited_s += now_s - task.waiting_since_s
                 task.waiting_since_s = None
-            task.queue.append(now_s)
+            task.queue.append((now_s, task.trained_s(now_s)))
             self._spooled[task.host] += self._size_bytes
             self._peak = max(self._peak, self._spooled[task.host])
             self._begin(index, task)
@@ -258,21 +264,17 @@ class _Run:
         task = self._tasks[index]
         service, seconds = self._under_way.pop(index)
         self._flow.add(service, seconds, -1)
-        saved_s = task.queue.popleft()
+        _, trained_s = task.queue.popleft()
         self._spooled[task.host] -= self._size_bytes
         task.uploading = False
         task.stored += 1
-        self._at_risk.append(now_s - task.stored_of_s)
-        task.stored_of_s = saved_s
+        # After its end a task trains no more.
+        self._at_risk.append(task.trained_s(min(now_s, self._end_s)) - task.stored_trained_s)
+        task.stored_trained_s = trained_s
         task.done_s = now_s
         self._begin(index, task)
         if task.waiting_since_s is not None:
             self._save(index, now_s)
-
-    def _end(self, task: _Task, now_s: float) -> None:
-        if task.waiting_since_s is not None:
-            self._blocked_s += max(0.0, now_s - task.waiting_since_s)
-            task.waiting_since_s = None
 
     def _outcome(self) -> Outcome:
         first, later = self._services
@@ -296,7 +298,7 @@ class _Run:
             copied_bytes=copied,
             at_risk_s=statistics.median(self._at_risk) if self._at_risk else math.inf,
             at_risk_worst_s=max(self._at_risk, default=math.inf),
-            blocked_s=self._blocked_s,
+            blocked_s=sum(task.waited_s for task in self._tasks),
             spool_peak_bytes=self._peak,
             flush_s=statistics.median(flushes),
             flush_worst_s=max(flushes),

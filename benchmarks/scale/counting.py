@@ -1,7 +1,7 @@
 """Which requests the engine makes, counted without making them: from its own plans, formats and constants.
 
-A count is by kind and by area, the folder below the root that the key lies in; what names no one key has no area. Every function here
-is compared with the engine at work, request by request, by ``tests/test_scale.py``.
+A count is by kind and by area, the folder below the root that the key lies in; what names no one key has no area.
+``tests/test_scale.py`` compares the counts with the engine at work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, Upl
 from ckpt_async.transfer.ranges import WantedFile, plan_reads
 from ckpt_async.transfer.recorded import to_manifest
 from ckpt_async.transfer.unchanged import COPY_MIN_BYTES, StoredPart
-from ckpt_async.words import keys
 from ckpt_async.words.manifest import Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
@@ -206,7 +205,7 @@ def count_load(content: Content, *, by_pointer: bool) -> Requests:
     record = record_of(content)
     plan = plan_of(content, record)
     wanted = [
-        WantedFile(f"{index}", content.file_bytes, record.key if offset >= 0 else f"{record.key}/{index}", max(0, offset), "", None, None)
+        WantedFile("", content.file_bytes, record.key if offset >= 0 else f"{record.key}/{index}", max(0, offset), "", None, None)
         for index, offset in enumerate(plan.tar_offsets)
     ]
     reads = sum(1 for _ in plan_reads(wanted))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .tables import TABLES, as_markdown
+from .tables import TABLES, Table, as_markdown
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -15,11 +16,16 @@ def tables_in(text: str) -> dict[str, str]:
     return {match[2]: match[3].strip() for match in _BLOCK.finditer(text)}
 
 
-def with_tables(text: str) -> str:
-    """The page with what the tables hold now."""
-    return _BLOCK.sub(lambda match: f"{match[1]}\n{as_markdown(TABLES[match[2]]())}\n\n{match[4]}", text)
+def with_tables(text: str, tables: Mapping[str, Callable[[], Table]] = TABLES) -> str:
+    """The page with what these tables hold now; others stay as they are."""
+
+    def replaced(match: re.Match[str]) -> str:
+        make = tables.get(match[2])
+        return match[0] if make is None else f"{match[1]}\n{as_markdown(make())}\n\n{match[4]}"
+
+    return _BLOCK.sub(replaced, text)
 
 
-def write_tables(page: Path) -> None:
-    """Bring a page's tables up to date."""
-    page.write_text(with_tables(page.read_text()))
+def write_tables(page: Path, tables: Mapping[str, Callable[[], Table]] = TABLES) -> None:
+    """Bring tables of a page up to date."""
+    page.write_text(with_tables(page.read_text(), tables))

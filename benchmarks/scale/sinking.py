@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sink import HOST, Connection, Line
-from sink_messages import Answer, Request, S3Problem
+from sink_messages import Answer, Request
 from sink_objects import Objects
 
 from ckpt_async import Checkpointer, Settings, StoreAddress, open_checkpointer, open_reader
@@ -200,9 +200,7 @@ class Bench:
         bytes_now = {area: count - put[area] for area, count in self.objects.put_bytes.items()}
         data_bytes = bytes_now.pop("artifacts", 0)
         found.append(
-            SaveSeen(
-                self.objects.answered - requests, self.objects.refused - refused, data_bytes, sum(bytes_now.values()), took_s
-            )
+            SaveSeen(self.objects.answered - requests, self.objects.refused - refused, data_bytes, sum(bytes_now.values()), took_s)
         )
 
     def save(self, content: Content, *, fresh: int | None = None) -> SaveSeen:

@@ -1,7 +1,7 @@
 """Many tasks against one partition of a store, request by request: what halving, growing and waiting do when it says SlowDown.
 
-Each request is simulated, with the engine's own rules: `stores.limiting` for how many a task has under way, `stores.retrying` for how
-long one waits after a refusal, holding no turn meanwhile. For seconds and minutes, not for days; `cluster` has those.
+Each request is simulated, with the engine's own rules: `stores.limiting` for how many a task has under way, `stores.retrying` for
+how long one waits after a refusal, holding no turn meanwhile. For seconds and minutes; `cluster` has hours.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Caller:
 
 def simulate_storm(storm: Storm, seed: int = 1) -> StormOutcome:
     """Run until every request of every task is answered."""
-    rng = random.Random(seed)  # noqa: S311 - a simulation
+    rng = random.Random(seed)
     callers = [_Caller(storm) for _ in range(storm.tasks)]
     events: list[tuple[float, int, int, int, int, bool]] = []
     tokens, refilled_s = storm.per_s * BURST_S, 0.0

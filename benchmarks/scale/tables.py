@@ -8,20 +8,33 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ckpt_async.transfer import fetch
 from ckpt_async.transfer.catalog import READS_AT_ONCE
+from ckpt_async.transfer.upload import SMALL_BYTES
 from ckpt_async.words.settings import Settings
 
 from . import counting, money
 from .cluster import Cluster, Outcome, simulate
-from .counting import Content, by_kind, count_deletion, count_group, count_list, count_load, count_save, part_bytes_of, total, writes_in
+from .counting import (
+    Content,
+    by_kind,
+    count_deletion,
+    count_group,
+    count_list,
+    count_load,
+    count_save,
+    part_bytes_of,
+    total,
+    writes_in,
+)
 from .storm import Storm, simulate_storm
-from .timing import StoreModel, data_rate, load_rate, parts_at_once, service_of
+from .timing import StoreModel, data_rate, load_rate, service_of
 
 GB, TB = 10**9, 10**12
 MIB = 1024 * 1024
 GBIT = 1e9 / 8
 INTERVAL_S = 600.0
-HOURS = 2.0
+HOURS = 1.0
 TASKS = (1, 64, 1000, 5000)
 
 #: What is saved: the full state of a model with 70 billion parameters is about 1 TB (14 bytes for each).
@@ -72,7 +85,27 @@ def count(value: float) -> str:
 
 def dollars(value: float) -> str:
     """Money for people."""
-    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}" if value >= 0.1 or not value else f"${value:.2g}"
+    if value >= 0.1 or not value:
+        return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+    return f"${value:.6f}".rstrip("0")
+
+
+def most_table() -> Table:
+    """How far the scarce things go."""
+    store, rows = StoreModel(), []
+    for name, content in {**CONTENTS, **PARTLY}.items():
+        saved = count_save(content, first=False)
+        service = service_of(content, saved, 10 * GBIT, store)
+        rows.append(
+            (
+                name,
+                f"{int(StoreModel.writes_per_s * INTERVAL_S / writes_in(saved.requests)):,}",
+                seconds(service.seconds),
+                f"{int(10 * GBIT * INTERVAL_S / saved.sent_bytes):,}",
+            )
+        )
+    header = ("a save of", "tasks for a partition", "the shortest interval of a task, 10 Gbit/s", "tasks for a line of 10 Gbit/s")
+    return Table(header, rows)
 
 
 def requests_table() -> Table:
@@ -110,12 +143,13 @@ def line_table() -> Table:
             line = gbit * GBIT
             service = service_of(content, saved, line, store)
             cells.append(seconds(service.seconds))
-            if part_bytes > 128 * 1024:
-                limits.append("line" if data_rate(line, part_bytes, store) >= line else f"{parts_at_once(line, part_bytes)} parts at once")
-            else:
+            if part_bytes <= SMALL_BYTES:
                 limits.append(f"{service.at_once} requests at once")
+            else:
+                fills_line = data_rate(line, part_bytes, store) >= line
+                limits.append("line" if fills_line else f"{service.at_once} parts at once")
         loads = total(count_load(content, by_pointer=True))
-        load_s = max(content.size_bytes / load_rate(10 * GBIT, store), loads / 32 * store.mean_latency_s)
+        load_s = max(content.size_bytes / load_rate(10 * GBIT, store), loads / fetch.REQUESTS_AT_ONCE * store.mean_latency_s)
         rows.append((name, *cells, ", ".join(dict.fromkeys(limits)), seconds(load_s)))
     return Table(("a save of", "1 Gbit/s", "10 Gbit/s", "100 Gbit/s", "held back by", "load, 10 Gbit/s"), rows)
 
@@ -185,8 +219,8 @@ def settings_table() -> Table:
         outcome = _outcome(cluster, 24.0)
         stood_still = outcome.blocked_s / (outcome.hours * 3600 * cluster.tasks)
         rows.append((name, f"{outcome.saves:,}", f"{outcome.dropped:,}", f"{stood_still:.0%}", *_outcome_cells(outcome)))
-    header = ("", "saves stored", "given up", "training stood still", "at risk, median", "worst", "spool of the host", "flush, worst")
-    return Table(header, rows)
+    outcome_header = ("at risk, median", "worst", "spool of the host", "flush, worst")
+    return Table(("", "saves stored", "given up", "training stood still", *outcome_header), rows)
 
 
 STORMS: dict[str, Storm] = {
@@ -194,8 +228,8 @@ STORMS: dict[str, Storm] = {
     "5,000 tasks": Storm(5000, 3, at_once=1, per_s=5500),
     "5,000 tasks within 30 s": Storm(5000, 3, at_once=1, per_s=5500, start_s=30),
     "16 tasks store 5,000 small files each in one moment": Storm(16, 5000),
-    "256 tasks store 500 small files each": Storm(256, 500),
-    "256 tasks, were requests never halved": Storm(256, 500, halving=False),
+    "256 tasks store 250 small files each": Storm(256, 250),
+    "256 tasks, were requests never halved": Storm(256, 250, halving=False),
     "1,000 tasks store 16 parts each, 4 at once": Storm(1000, 16, at_once=4),
     "200 tasks go on after the store was away for 2 min": Storm(200, 32, down_s=120.0),
 }
@@ -243,7 +277,8 @@ def money_table() -> Table:
                 )
             )
     header = (
-        "a save of", "tasks", "requests", "for requests", "sent", "were it through a NAT", "storage, all kept", "storage, 3 kept of each",
+        "a save of", "tasks", "requests", "for requests", "sent", "were it through a NAT", "storage, all kept",
+        "storage, 3 kept of each",
     )  # fmt: skip
     return Table(header, rows)
 
@@ -272,7 +307,8 @@ def lists_table() -> Table:
         requests = count_list(checkpoints, area)
         pages = total(requests, ("list",))
         took_s = (pages + -(-checkpoints // READS_AT_ONCE)) * store.mean_latency_s
-        rows.append((name, f"{checkpoints:,}", f"{pages:,}", f"{checkpoints:,}", seconds(took_s), dollars(money.request_cost(requests))))
+        cost = dollars(money.request_cost(requests))
+        rows.append((name, f"{checkpoints:,}", f"{pages:,}", f"{checkpoints:,}", seconds(took_s), cost))
     return Table(("a list of", "checkpoints", "LIST", "GET", "at 0.1 s each, 32 at once", "costs"), rows)
 
 
@@ -288,6 +324,7 @@ def groups_table() -> Table:
 
 
 TABLES: dict[str, Callable[[], Table]] = {
+    "most": most_table,
     "requests": requests_table,
     "line": line_table,
     "cluster": cluster_table,

@@ -139,8 +139,8 @@ def rounds_refused_at_random(requests: int, every: int, at_once: int = REQUESTS_
 def refused_share(fair_at_once: float, callers: int = REQUESTS_AT_ONCE) -> float:
     """Refused requests for each one that is granted, where a store grants a task `fair_at_once` requests at a time.
 
-    Above one at a time: a task halves and grows as the engine's limit does, round by round. Below: each of its callers waits between
-    tries as the engine does, and is refused as often as makes these waits fill the time.
+    Above one at a time: a task halves and grows as the engine's limit does, round by round. Below: each of its callers waits
+    between tries as the engine does, and is refused as often as makes these waits fill the time.
     """
     if fair_at_once >= callers:
         return 0.0

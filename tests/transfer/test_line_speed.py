@@ -34,7 +34,7 @@ def test_what_follows_from_the_speed(bytes_per_s: float | None, part_bytes: int,
 
 
 def test_large_parts_are_not_sent_one_by_one() -> None:
-    """An object above 150 GB has larger parts, since a store takes 10,000 of them; of one above 600 GB each is above the usual bound."""
+    """An object above 150 GB has larger parts, since a store takes 10,000 of them."""
     usual = 64 * MIB
     assert [most_bytes_for(part * MIB, usual) // MIB for part in (5, 16, 17, 106, 200, 600)] == [64, 64, 68, 424, 512, 512]
 
