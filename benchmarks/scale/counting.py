@@ -57,6 +57,10 @@ class Content:
     storage_format: str = "files"
     changed: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.changed <= 1:
+            raise ValueError(f"a share is 0 to 1, not {self.changed:g}")
+
     @property
     def size_bytes(self) -> int:
         return self.files * self.file_bytes
@@ -237,7 +241,8 @@ def count_group(nodes: int, at_once: int = 1) -> Requests:
     Parameters
     ----------
     at_once : int
-        How many nodes note their part before any of them looks which parts are there: all of these see all, and commit.
+        How many nodes note their part before any of them looks which parts are there: all of these see all, and commit. With more
+        than one this is a bound: whoever comes too late to move a pointer makes a request less.
     """
     requests: Requests = Counter({("put", GROUPS): nodes, ("list", GROUPS): nodes})
     for _ in range(at_once):

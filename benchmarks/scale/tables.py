@@ -227,7 +227,7 @@ STORMS: dict[str, Storm] = {
     "1,000 tasks look for their newest checkpoint in one moment": Storm(1000, 3, at_once=1, per_s=5500),
     "5,000 tasks": Storm(5000, 3, at_once=1, per_s=5500),
     "5,000 tasks within 30 s": Storm(5000, 3, at_once=1, per_s=5500, start_s=30),
-    "16 tasks store 5,000 small files each in one moment": Storm(16, 5000),
+    "16 tasks store 2,000 small files each in one moment": Storm(16, 2000),
     "256 tasks store 250 small files each": Storm(256, 250),
     "256 tasks, were requests never halved": Storm(256, 250, halving=False),
     "1,000 tasks store 16 parts each, 4 at once": Storm(1000, 16, at_once=4),
@@ -320,7 +320,7 @@ def groups_table() -> Table:
         for at_once in (1, 4, nodes):
             cells.append(f"{total(count_group(nodes, at_once)):,}")
         rows.append(tuple(cells))
-    return Table(("nodes", "requests, the last comes alone", "four note theirs in one moment", "all in one moment"), rows)
+    return Table(("nodes", "requests, the last comes alone", "up to, where four come at once", "up to, where all do"), rows)
 
 
 TABLES: dict[str, Callable[[], Table]] = {
