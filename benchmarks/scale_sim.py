@@ -75,10 +75,11 @@ def own_cluster(options: argparse.Namespace) -> Table:
         ("flush, median; worst", f"{seconds(found.flush_s)}; {seconds(found.flush_worst_s)}"),
         ("requests, a month", dollars(request_cost(found.requests, prices) * per_month)),
         (
-            "storage of the first month, all kept",
+            "storage of a first month, all kept",
             dollars(growing_storage_cost(content.size_bytes * found.saves * 24 / found.hours, prices=prices)),
         ),
-        ("storage a month, 3 kept of each task", dollars(storage_cost(content.size_bytes * 3 * cluster.tasks, prices))),
+        ("in the store at the end", size(found.kept_bytes)),
+        ("what that costs a month", dollars(storage_cost(found.kept_bytes, prices))),
         ("simulated in", f"{took_s:.1f} s"),
     ]
     return Table((f"{cluster.tasks:,} tasks, {found.hours:g} h", ""), rows)

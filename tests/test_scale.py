@@ -91,6 +91,15 @@ def test_a_retry_asks_what_was_stored_before_and_sends_what_has_changed(tmp_path
     assert seen.data_bytes == counted.sent_bytes
 
 
+@pytest.mark.parametrize("content", [Content(2, 1000), Content(3, 700, "tar")], ids=["files", "tar"])
+def test_retention_asks_for_what_is_counted(content: Content, tmp_path: Path) -> None:
+    with Bench(tmp_path, keep_last=2) as bench:
+        for _ in range(4):
+            bench.save_and_prune(content)
+        seen = bench.save_and_prune(content)
+    assert seen.requests == count_save(content, first=False).requests + counting.count_pass(content)
+
+
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_the_nodes_of_a_gang_ask_for_what_is_counted(nodes: int, tmp_path: Path) -> None:
     """One after the other, so that the last comes alone."""
@@ -180,6 +189,8 @@ def test_what_the_page_says_in_words() -> None:
     parts_per_s = rate / (16 * MIB)
     assert round(parts_per_s) == 14 and round(StoreModel.writes_per_s / parts_per_s, -1) == 260
     assert round(StoreModel.writes_per_s * 16 * MIB / 1e9) == 59
+    retention = counting.count_pass(Content(1, 1))
+    assert counting.total(retention, ("get", "head")) == 18 and counting.total(retention, ("put", "list")) == 4
     assert writes_in(count_commit(first=False)) == 5 and counting.total(count_commit(first=False)) == 9
     assert counting.plan_of(Content(1, 150 * 10**9)).part_bytes == 16 * MIB < counting.plan_of(Content(1, 152 * 10**9)).part_bytes
 
@@ -204,6 +215,14 @@ def test_a_task_alone() -> None:
     assert counting.total(found.requests) == 16 * counting.total(count_save(SLOW.content, first=False).requests) + counting.total(
         count_save(SLOW.content, first=True).requests
     )
+
+
+def test_what_retention_keeps() -> None:
+    kept = _of(SLOW, tasks=5, settings=Settings(keep_last=3))
+    every = _of(SLOW, tasks=5)
+    assert (kept.kept_bytes, every.kept_bytes) == (5 * 30 * GB, every.saves * 10 * GB)
+    deletions = counting.total(kept.requests) - counting.total(every.requests)
+    assert deletions == (kept.saves - 15) * counting.total(counting.count_pass(SLOW.content))
 
 
 def test_a_line_that_is_too_slow_fills_the_spool_up_to_its_bound() -> None:

@@ -8,6 +8,7 @@ many tasks there are.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import random
@@ -16,12 +17,15 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, decide
+from ckpt_async.words.retention import decide_retention
 from ckpt_async.words.settings import Settings
 
-from .counting import Content, Requests, count_save
+from .counting import Content, Requests, count_pass, count_save, record_of
 from .timing import Service, StoreModel, refused_share, service_of
 
 TB = 10**12
+#: Of which a record is not told.
+CONTENT_OF_RECORDS = Content(1, 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Outcome:
         Of the uploading time of a task that passes while one is under way.
     throttled_s : float
         How long the store was asked for more than it takes.
+    kept_bytes : int
+        What is in the store at the end.
     """
 
     hours: float
@@ -95,6 +101,7 @@ class Outcome:
     slow_down: int
     busy_share: float
     throttled_s: float
+    kept_bytes: int
 
 
 @dataclass
@@ -162,6 +169,15 @@ class _Flow:
 def simulate(cluster: Cluster, hours: float, seed: int = 1) -> Outcome:
     """Run the cluster for so many hours of training, then until all is stored."""
     return _Run(cluster, hours * 3600.0, seed).run()
+
+
+@functools.lru_cache(maxsize=4096)
+def kept_of(saves: int, settings: Settings) -> int:
+    """How many of so many checkpoints of a task the engine keeps in the store."""
+    records = [record_of(CONTENT_OF_RECORDS, version) for version in range(saves)]
+    if not settings.keep_rules or not records:
+        return saves
+    return len(decide_retention(records, settings.keep_rules, latest_keys={records[-1].key}).kept)
 
 
 class _Run:
@@ -277,7 +293,7 @@ class _Run:
             self._save(index, now_s)
 
     def _outcome(self) -> Outcome:
-        first, later = self._services
+        (first, later), settings = self._services, self._cluster.settings
         requests: Requests = Counter()
         sent = copied = saves = 0
         begun = sum(task.stored > 0 for task in self._tasks)
@@ -287,6 +303,10 @@ class _Run:
             copied += times * service.count.copied_bytes
             for kind, count in service.count.requests.items():
                 requests[kind] += times * count
+        # Beside the uploads, and too few to be felt: what retention asks for comes on top.
+        kept = sum(kept_of(task.stored, settings) for task in self._tasks)
+        for kind, count in count_pass(self._cluster.content).items():
+            requests[kind] += (saves - kept) * count
         flushes = [max(0.0, task.done_s - self._end_s) for task in self._tasks]
         return Outcome(
             hours=self._end_s / 3600,
@@ -305,4 +325,5 @@ class _Run:
             slow_down=round(self._flow.slow_down),
             busy_share=self._busy_s / (self._end_s * len(self._tasks)),
             throttled_s=self._flow.throttled_s,
+            kept_bytes=kept * self._size_bytes,
         )

@@ -27,8 +27,8 @@ S3_TRAITS = StoreTraits("s3://bucket/metaflow", 5 * MIB, 5 * 1024 * MIB, 10_000)
 #: Of one list request, and of one delete request.
 PAGE_KEYS = 1000
 
-DATA, MANIFESTS, BY_KEY, BY_TASK, MARKS, GROUPS = (
-    "artifacts", "manifests", "artifact_metadata", "metadata", "deletions", "groups",
+DATA, MANIFESTS, BY_KEY, BY_TASK, MARKS, PINS, GROUPS = (
+    "artifacts", "manifests", "artifact_metadata", "metadata", "deletions", "pins", "groups",
 )  # fmt: skip
 
 #: By (kind, area).
@@ -230,8 +230,19 @@ def count_deletion(content: Content) -> Requests:
         requests["get", area] += 2
     in_folder = objects if content.storage_format == "files" else 0
     requests["list", DATA] += pages(in_folder)
-    # The two records, the manifest and the mark, each by itself; then the data, by the page.
-    requests["delete_many", ""] += 4 + -(-objects // PAGE_KEYS)
+    # The pin, the two records, the manifest and the mark, each by itself; the data by the page.
+    requests["delete_many", ""] += 5 + -(-objects // PAGE_KEYS)
+    return requests
+
+
+def count_pass(content: Content) -> Requests:
+    """The requests of `ckpt_async.worker.retention` after a save that takes the place of an older one."""
+    requests = count_deletion(content)
+    # The record is known, and its pin is looked for instead of deleted.
+    requests.subtract({("get", BY_KEY): 1, ("delete_many", ""): 1})
+    # The list with the record that is new in it, the pins; the pointers, and again behind the mark, with a look at both records.
+    requests.update({("list", BY_TASK): 1, ("get", BY_TASK): 3, ("list", PINS): 1, ("get", BY_KEY): 2})
+    requests.update({("head", BY_TASK): 1, ("head", BY_KEY): 1, ("head", PINS): 1})
     return requests
 
 

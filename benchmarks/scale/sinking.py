@@ -46,6 +46,10 @@ class CountingObjects(Objects):
         #: Of bodies that are objects or parts of them.
         self.put_bytes: Counter[str] = Counter()
 
+    def holds(self, leaf: str) -> bool:
+        """Whether there is any object of the checkpoint whose data key ends so."""
+        return any(leaf in name or name.endswith(leaf.partition(".")[2] + ".metadata") for name in list(self._objects))
+
     def answer(self, request: Request) -> Answer:
         self._seen += 1
         if self._refuse_every and self._seen % self._refuse_every == 0:
@@ -136,6 +140,8 @@ class Bench:
         Those of an earlier one; left out: none.
     nodes : int
         Of a gang, each with a checkpointer.
+    keep_last : int, optional
+        How many checkpoints stay.
 
     Attributes
     ----------
@@ -153,6 +159,7 @@ class Bench:
         objects: CountingObjects | None = None,
         attempt: int = 0,
         nodes: int = 1,
+        keep_last: int | None = None,
     ) -> None:
         self.objects = objects or CountingObjects(refuse_every)
         self.keys: list[str] = []
@@ -161,6 +168,7 @@ class Bench:
         self._worker = worker
         self._identity = dataclasses.replace(SOME_TASK, attempt=attempt)
         self._nodes = nodes
+        self._keep_last = keep_last
         self._checkpointers: list[Checkpointer] = []
         self._stack = contextlib.ExitStack()
 
@@ -171,7 +179,7 @@ class Bench:
         self._stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
         address = StoreAddress("s3://bucket/metaflow", ACCESS_SPEC)
         self.reader = open_reader(address, say=lambda _: None)
-        settings = Settings(async_upload=True, worker=self._worker, flush_timeout_s=DEADLINE_S)
+        settings = Settings(async_upload=True, worker=self._worker, flush_timeout_s=DEADLINE_S, keep_last=self._keep_last)
         for node in range(self._nodes):
             opened = open_checkpointer(
                 self._identity,
@@ -212,6 +220,19 @@ class Bench:
             reference = opened.save(str(saved), name=NAME, storage_format=content.storage_format)
             opened.flush()
         self.keys.append(reference["key"])
+        return found[0]
+
+    def save_and_prune(self, content: Content) -> SaveSeen:
+        """Save, and wait until what `keep_last` does not keep is gone."""
+        assert self._keep_last is not None
+        with self.seen() as found:
+            self.save(content)
+            limit_s = time.monotonic() + DEADLINE_S
+            for doomed in self.keys[: -self._keep_last]:
+                while self.objects.holds(doomed.rpartition("/")[2]):
+                    if time.monotonic() > limit_s:
+                        raise TimeoutError(f"{doomed} is not deleted")
+                    time.sleep(0.01)
         return found[0]
 
     def save_group(self, content: Content) -> None:

@@ -22,6 +22,7 @@ from .counting import (
     count_group,
     count_list,
     count_load,
+    count_pass,
     count_save,
     part_bytes_of,
     total,
@@ -263,7 +264,7 @@ def money_table() -> Table:
             saved = count_save(content, first=False)
             times = tasks * saves_a_month
             sent = (saved.sent_bytes + saved.text_bytes) * times
-            deletions = money.request_cost(count_deletion(content)) * times
+            deletions = money.request_cost(count_pass(content)) * times
             rows.append(
                 (
                     name,
@@ -278,7 +279,7 @@ def money_table() -> Table:
             )
     header = (
         "a save of", "tasks", "requests", "for requests", "sent", "were it through a NAT", "storage, all kept",
-        "storage, 3 kept of each",
+        "storage, `keep_last=3`",
     )  # fmt: skip
     return Table(header, rows)
 
