@@ -221,6 +221,9 @@ def test_what_retention_keeps() -> None:
     kept = _of(SLOW, tasks=5, settings=Settings(keep_last=3))
     every = _of(SLOW, tasks=5)
     assert (kept.kept_bytes, every.kept_bytes) == (5 * 30 * GB, every.saves * 10 * GB)
+    # 17 saves, each 10 minutes after the other: the last one, and one for each hour that has begun.
+    hourly = _of(SLOW, settings=Settings(keep_last=1, keep_every="1h"))
+    assert hourly.kept_bytes in (30 * GB, 40 * GB)
     deletions = counting.total(kept.requests) - counting.total(every.requests)
     assert deletions == (kept.saves - 15) * counting.total(counting.count_pass(SLOW.content))
 

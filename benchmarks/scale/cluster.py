@@ -14,13 +14,13 @@ import math
 import random
 import statistics
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, decide
 from ckpt_async.words.retention import decide_retention
 from ckpt_async.words.settings import Settings
 
-from .counting import Content, Requests, count_pass, count_save, record_of
+from .counting import SOME_NS, Content, Requests, count_pass, count_save, record_of
 from .timing import Service, StoreModel, refused_share, service_of
 
 TB = 10**12
@@ -172,11 +172,14 @@ def simulate(cluster: Cluster, hours: float, seed: int = 1) -> Outcome:
 
 
 @functools.lru_cache(maxsize=4096)
-def kept_of(saves: int, settings: Settings) -> int:
+def kept_of(saves: int, interval_s: float, settings: Settings) -> int:
     """How many of so many checkpoints of a task the engine keeps in the store."""
-    records = [record_of(CONTENT_OF_RECORDS, version) for version in range(saves)]
-    if not settings.keep_rules or not records:
+    if not settings.keep_rules or not saves:
         return saves
+    records = [
+        replace(record_of(CONTENT_OF_RECORDS, version), saved_at_unix_ns=SOME_NS + int(version * interval_s * 1e9))
+        for version in range(saves)
+    ]
     return len(decide_retention(records, settings.keep_rules, latest_keys={records[-1].key}).kept)
 
 
@@ -304,7 +307,7 @@ class _Run:
             for kind, count in service.count.requests.items():
                 requests[kind] += times * count
         # Beside the uploads, and too few to be felt: what retention asks for comes on top.
-        kept = sum(kept_of(task.stored, settings) for task in self._tasks)
+        kept = sum(kept_of(task.stored, self._cluster.interval_s, settings) for task in self._tasks)
         for kind, count in count_pass(self._cluster.content).items():
             requests[kind] += (saves - kept) * count
         flushes = [max(0.0, task.done_s - self._end_s) for task in self._tasks]
