@@ -77,8 +77,6 @@ class Outcome:
         From the end of the training until all is stored.
     slow_down : int
         Answers of that kind.
-    busy_share : float
-        Of the uploading time of a task that passes while one is under way.
     throttled_s : float
         How long the store was asked for more than it takes.
     kept_bytes : int
@@ -99,7 +97,6 @@ class Outcome:
     flush_s: float
     flush_worst_s: float
     slow_down: int
-    busy_share: float
     throttled_s: float
     kept_bytes: int
 
@@ -202,7 +199,6 @@ class _Run:
         self._flow = _Flow(cluster.store, self._services[1])
         self._under_way: dict[int, tuple[Service, float]] = {}
         self._at_risk: list[float] = []
-        self._busy_s = 0.0
         self._dropped = self._refused = 0
         self._size_bytes = cluster.content.size_bytes
         self._events = [(start_s + cluster.interval_s, index) for index, start_s in enumerate(starts)]
@@ -212,7 +208,7 @@ class _Run:
         now_s, flow = 0.0, self._flow
         down_s, up_s = self._cluster.outage[0], sum(self._cluster.outage)
         switches = deque([(down_s, True), (up_s, False)] if up_s > down_s else [])
-        while self._events or flow.heap or self._under_way:
+        while self._events or flow.heap:
             stored_s = flow.next_s(now_s)
             saved_s = self._events[0][0] if self._events else math.inf
             switch_s = switches[0][0] if switches else math.inf
@@ -277,7 +273,6 @@ class _Run:
         self._under_way[index] = service, seconds
         heapq.heappush(self._flow.heap, (self._flow.virtual_s + seconds, index))
         self._flow.add(service, seconds, 1)
-        self._busy_s += seconds
 
     def _stored(self, index: int, now_s: float) -> None:
         task = self._tasks[index]
@@ -326,7 +321,6 @@ class _Run:
             flush_s=statistics.median(flushes),
             flush_worst_s=max(flushes),
             slow_down=round(self._flow.slow_down),
-            busy_share=self._busy_s / (self._end_s * len(self._tasks)),
             throttled_s=self._flow.throttled_s,
             kept_bytes=kept * self._size_bytes,
         )

@@ -10,7 +10,6 @@ import heapq
 import random
 import statistics
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckpt_async.stores.limiting import fewer, more
@@ -41,6 +40,8 @@ class Storm:
         The tasks start within so much time.
     down_s : float
         For so long it answers nothing at all: each request fails, and is no reason for a task to halve.
+    halving : bool
+        Whether a refusal is one.
     """
 
     tasks: int
@@ -52,7 +53,6 @@ class Storm:
     latency_s: float = StoreModel.latency_s
     latency_sigma: float = StoreModel.latency_sigma
     halving: bool = True
-    bound_s: Callable[[int], float] = backoff_bound_s
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def simulate_storm(storm: Storm, seed: int = 1) -> StormOutcome:
                     caller.halvings += 1
                     caller.allowed = fewer(caller.allowed)
                 failures += 1
-                wait_s = rng.uniform(0.0, storm.bound_s(failures))
+                wait_s = rng.uniform(0.0, backoff_bound_s(failures))
                 heapq.heappush(events, (now_s + wait_s, ASK, index, failures, 0, False))
         pump(index, caller, now_s)
     return StormOutcome(max(ends), statistics.median(ends), granted, refused, max(tries.values()))
