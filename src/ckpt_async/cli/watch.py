@@ -162,6 +162,12 @@ def watch(
         str, typer.Option("--max-pending-bytes", metavar="SIZE", help="How much may wait, for example 20GB.", show_default=False)
     ] = "",
     on_full: Annotated[str, typer.Option("--on-full", help="What happens then: block, drop_oldest or raise.")] = "block",
+    keep_last: Annotated[
+        str, typer.Option("--keep-last", metavar="N", help="How many of the newest stay in the store.", show_default=False)
+    ] = "",
+    keep_every: Annotated[
+        str, typer.Option("--keep-every", metavar="N|PERIOD", help="Every so manieth, or one of each period.", show_default=False)
+    ] = "",
     spool_dir: Annotated[
         str,
         typer.Option(
@@ -194,6 +200,8 @@ def watch(
             "max_pending": max_pending,
             "max_pending_bytes": max_pending_bytes or None,
             "on_full": on_full,
+            "keep_last": keep_last or None,
+            "keep_every": keep_every or None,
             "spool_dir": spool_dir or None,
         }
     )
