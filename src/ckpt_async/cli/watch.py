@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ckpt_async.checkpointer import Checkpointer
     from ckpt_async.reference import CheckpointReference
 
-__all__ = ["main", "watch"]
+__all__ = ["main", "register", "watch"]
 
 #: All of it is in the store.
 OK = 0
@@ -230,6 +230,11 @@ def watch(
     stopped = threading.Event()
     _Signals(stopped, lines).install()
     return OK if run_daemon(plan, stopped, say=lines.say, listener=lines.on_event) else NOT_DONE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to a program, which ends with the status that it returns."""
+    app.command("watch")(watch)
 
 
 def main() -> int:
