@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     )
     from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
-    from ckpt_async.cli.app import run_command_line as run_command_line
-    from ckpt_async.cli.desk import FlowPreset as FlowPreset
     from ckpt_async.progress import readable_bytes as readable_bytes, saves_words as saves_words
     from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
@@ -56,11 +54,20 @@ if TYPE_CHECKING:
         WorkerDied as WorkerDied,
     )
     from ckpt_async.words.events import (
+        AdoptionEnded as AdoptionEnded,
+        CheckpointPruned as CheckpointPruned,
         EntryCommitted as EntryCommitted,
+        EntryDropped as EntryDropped,
+        EntryDurable as EntryDurable,
         EntryFailed as EntryFailed,
         EntryProgress as EntryProgress,
         EntrySaved as EntrySaved,
         EntryStarted as EntryStarted,
+        LinksGuarded as LinksGuarded,
+        Notice as Notice,
+        SaveReturned as SaveReturned,
+        Trouble as Trouble,
+        WorkerReady as WorkerReady,
     )
     from ckpt_async.words.identity import (
         TaskIdentity as TaskIdentity,
@@ -86,8 +93,6 @@ _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
-    "ckpt_async.cli.app": ("run_command_line",),
-    "ckpt_async.cli.desk": ("FlowPreset",),
     "ckpt_async.progress": ("readable_bytes", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
@@ -117,7 +122,22 @@ _HOMES = {
         "UnsupportedStore",
         "WorkerDied",
     ),
-    "ckpt_async.words.events": ("EntryCommitted", "EntryFailed", "EntryProgress", "EntrySaved", "EntryStarted"),
+    "ckpt_async.words.events": (
+        "AdoptionEnded",
+        "CheckpointPruned",
+        "EntryCommitted",
+        "EntryDropped",
+        "EntryDurable",
+        "EntryFailed",
+        "EntryProgress",
+        "EntrySaved",
+        "EntryStarted",
+        "LinksGuarded",
+        "Notice",
+        "SaveReturned",
+        "Trouble",
+        "WorkerReady",
+    ),
     "ckpt_async.words.identity": ("TaskIdentity", "identity_outside_flow", "json_hash", "short_hash"),
     "ckpt_async.words.keep_rules": ("BestRule", "KeepRules"),
     "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),

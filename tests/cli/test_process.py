@@ -101,7 +101,7 @@ def test_completion(tmp_path: Path) -> None:
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     heavy = ["aiobotocore", "botocore", "anyio", "asyncio", "metaflow"]
     code = (
-        "import sys\nfrom ckpt_async import run_command_line\nassert run_command_line(['--help']) == 0\n"
+        "import sys\nfrom ckpt_async.cli import run_command_line\nassert run_command_line(['--help']) == 0\n"
         f"print(*[name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S)

@@ -11,12 +11,11 @@ from typing import Annotated, Any
 import typer
 
 import ckpt_async
-from ckpt_async.cli import changing, doctor, local, reading
+from ckpt_async.cli import changing, doctor, local, reading, watch
 from ckpt_async.cli.desk import FlowPreset, Options
 from ckpt_async.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, USAGE, exit_code_of
 from ckpt_async.cli.options import AccessOption, JsonOption, StoreOption
 from ckpt_async.cli.rendering import ReaderGone, printable
-from ckpt_async.cli.watch import watch
 from ckpt_async.words.errors import CheckpointError
 
 __all__ = ["app", "main", "run_command_line"]
@@ -32,9 +31,8 @@ app = typer.Typer(
     epilog="Exit status: 0 well, 1 something was found, 2 wrong arguments, 3 the store, 4 no such checkpoint, 5 this machine, "
     "6 not done, 130 interrupted.",
 )
-for _commands in (reading, changing, local, doctor):
+for _commands in (reading, changing, local, doctor, watch):
     _commands.register(app)
-app.command()(watch)
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ckpt_async.checkpointer import Checkpointer
     from ckpt_async.reference import CheckpointReference
 
-__all__ = ["main", "watch"]
+__all__ = ["main", "register", "watch"]
 
 #: All of it is in the store.
 OK = 0
@@ -140,7 +140,11 @@ def watch(
     ] = 60.0,
     marker: Annotated[
         list[str] | None,
-        typer.Option("--marker", metavar="PATTERN", help="A file that says that its folder is complete; nothing is, without one."),
+        typer.Option(
+            "--marker",
+            metavar="PATTERN",
+            help="A file that says that its folder is complete. Without one it is so only after --max-wait.",
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
@@ -158,6 +162,12 @@ def watch(
         str, typer.Option("--max-pending-bytes", metavar="SIZE", help="How much may wait, for example 20GB.", show_default=False)
     ] = "",
     on_full: Annotated[str, typer.Option("--on-full", help="What happens then: block, drop_oldest or raise.")] = "block",
+    keep_last: Annotated[
+        str, typer.Option("--keep-last", metavar="N", help="How many of the newest stay in the store.", show_default=False)
+    ] = "",
+    keep_every: Annotated[
+        str, typer.Option("--keep-every", metavar="N|PERIOD", help="Every so manieth, or one of each period.", show_default=False)
+    ] = "",
     spool_dir: Annotated[
         str,
         typer.Option(
@@ -190,6 +200,8 @@ def watch(
             "max_pending": max_pending,
             "max_pending_bytes": max_pending_bytes or None,
             "on_full": on_full,
+            "keep_last": keep_last or None,
+            "keep_every": keep_every or None,
             "spool_dir": spool_dir or None,
         }
     )
@@ -218,6 +230,11 @@ def watch(
     stopped = threading.Event()
     _Signals(stopped, lines).install()
     return OK if run_daemon(plan, stopped, say=lines.say, listener=lines.on_event) else NOT_DONE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to a program, which ends with the status that it returns."""
+    app.command("watch")(watch)
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "mend_pointer", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "mend_pointer", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -86,15 +86,23 @@ async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
     await _delete_marked(store, record, interrupted=await _mark(store, record))
 
 
-async def delete_unless_wanted(store: Store, record: CheckpointRecord) -> bool:
+async def delete_unless_wanted(
+    store: Store, record: CheckpointRecord, begin: Callable[[CheckpointRecord], None] = lambda _: None
+) -> bool:
     """Delete a checkpoint as `delete_all_of` does, unless it is pinned or a pointer names it; returns whether it is deleted.
 
     What an interrupted call has left of one is deleted in any case: nobody could load it.
+
+    Parameters
+    ----------
+    begin : callable
+        Called with the record before anything of it goes.
     """
     interrupted = await _mark(store, record)
     if await _is_wanted(store, record):
         await store.delete([keys.deletion_key(record.key)])
         return False
+    begin(record)
     await _delete_marked(store, record, interrupted=interrupted)
     return True
 
@@ -107,10 +115,17 @@ async def _mark(store: Store, record: CheckpointRecord) -> bool:
     return interrupted
 
 
-async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
+async def is_visible(store: Store, record: CheckpointRecord) -> bool:
+    """Return whether a checkpoint can be listed and loaded: whether a deletion has taken nothing of it yet."""
     for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
         if await store.head(stored) is None:
             return False
+    return True
+
+
+async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
+    if not await is_visible(store, record):
+        return False
     if await store.head(keys.pin_key(record.key)) is not None:
         return True
     return record.key in await latest_keys_of(store, [record])

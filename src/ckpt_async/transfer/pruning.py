@@ -6,7 +6,7 @@ a call that was interrupted has left is found by the marks of its deletions, and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -97,9 +97,6 @@ async def plan_prune(
         The store can't tell, or a `latest` pointer can't be read.
     """
     listed = tuple(records)
-    decision = decide_retention(listed, rules)
-    if not decision.doomed:
-        return decision
     latest, pinned = await latest_keys_of(store, listed), await pinned_keys_of(store, listed)
     looks = _Looks(set(trusted))
     while True:
@@ -110,7 +107,14 @@ async def plan_prune(
             return decision
 
 
-async def prune(store: Store, decision: RetentionDecision, *, trusted: Collection[str] = (), at_once: int = 1) -> PruneResult:
+async def prune(
+    store: Store,
+    decision: RetentionDecision,
+    *,
+    trusted: Collection[str] = (),
+    at_once: int = 1,
+    begin: Callable[[CheckpointRecord], None] = lambda _: None,
+) -> PruneResult:
     """Delete what a decision dooms, the oldest first; what is pinned or the latest by now stays. May be repeated.
 
     Parameters
@@ -119,6 +123,8 @@ async def prune(store: Store, decision: RetentionDecision, *, trusted: Collectio
         As in `plan_prune`.
     at_once : int
         How many checkpoints are deleted at the same time.
+    begin : callable
+        Called with each record before anything of its checkpoint goes.
 
     Raises
     ------
@@ -133,7 +139,7 @@ async def prune(store: Store, decision: RetentionDecision, *, trusted: Collectio
 
     async def delete(record: CheckpointRecord) -> None:
         async with limiter:
-            if await delete_unless_wanted(store, record):
+            if await delete_unless_wanted(store, record, begin):
                 deleted.add(record.key)
 
     async with plain_task_group() as group:
@@ -157,13 +163,17 @@ async def prune_all(store: Store, decision: RetentionDecision) -> PruneResult:
     return replace(result, finished=tuple(finished))
 
 
-async def finish_deletions(store: Store, prefixes: Iterable[str], pathspec: str) -> tuple[CheckpointRecord, ...]:
+async def finish_deletions(
+    store: Store, prefixes: Iterable[str], pathspec: str, begin: Callable[[CheckpointRecord], None] = lambda _: None
+) -> tuple[CheckpointRecord, ...]:
     """Finish the deletions of a task's checkpoints that were interrupted; returns what is deleted now.
 
     Parameters
     ----------
     prefixes : iterable of str
         Where marks are looked for, as `keys.deletions_prefix_of` gives them: one listing each.
+    begin : callable
+        As in `prune`.
     """
     finished = []
     for prefix in dict.fromkeys(prefixes):
@@ -174,6 +184,6 @@ async def finish_deletions(store: Store, prefixes: Iterable[str], pathspec: str)
                 continue  # Another one has finished it; or the mark says nothing that could be relied on.
             hashed = keys.parse_data_key(record.key).pathspec_hash
             mine = keys.deletion_key(record.key) == info.key and record.pathspec == pathspec
-            if mine and json_hash(pathspec).startswith(hashed) and await delete_unless_wanted(store, record):
+            if mine and json_hash(pathspec).startswith(hashed) and await delete_unless_wanted(store, record, begin):
                 finished.append(record)
     return tuple(finished)

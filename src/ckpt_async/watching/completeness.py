@@ -135,10 +135,9 @@ def after_look(history: History, seen: State, at_s: float) -> History:
 def after_save(history: History, saved: State, at_s: float) -> History:
     """A checkpoint holds this state."""
     changed = {path for path, file in saved.items() if history.saved.get(path) != file}
-    shapes = dict(history.shapes)
-    for top in sorted({_top(path) for path in changed} - {""}):
-        shapes[_pattern(top)] = _shape(saved, top)
-    history = dataclasses.replace(history, saved=saved, shapes=shapes)
+    tops = {_top(path) for path in changed}
+    shapes = {_pattern(top): shape for top, shape in sorted(_shapes(saved).items()) if top in tops}
+    history = dataclasses.replace(history, saved=saved, shapes={**history.shapes, **shapes})
     return dataclasses.replace(history, waiting_since_s=at_s if unsaved(history) else None)
 
 
@@ -206,21 +205,27 @@ def _is_whole(seen: State, waiting: Sequence[str], rules: WatchRules) -> bool:
 
     A name that was renamed into place says less: of a model and its optimizer it may be the first.
     """
-    whole = []
+    marked_ns: dict[str, int] = {}
     for marker in filter(rules.is_marker, waiting):
         folder = marker.rpartition("/")[0]
-        if all(file.mtime_ns <= seen[marker].mtime_ns for path, file in seen.items() if _lies_in(path, folder)):
-            whole.append(folder)
-    return all(any(_lies_in(path, folder) for folder in whole) for path in waiting)
+        marked_ns[folder] = max(marked_ns.get(folder, 0), seen[marker].mtime_ns)
+    if not marked_ns:
+        return False
+    for path, file in seen.items():
+        for folder in _folders(path):
+            if file.mtime_ns > marked_ns.get(folder, file.mtime_ns):
+                del marked_ns[folder]
+    return all(any(folder in marked_ns for folder in _folders(path)) for path in waiting)
 
 
 def _lacking(history: History, rules: WatchRules, waiting: Sequence[str]) -> str:
     """Return, in words, what should still come; empty where nothing is known of that."""
     if rules.marker_needed and (top := _unmarked(history.seen, waiting, rules)) is not None:
         return f"{top or 'the folder itself'} has no marker ({' or '.join(rules.markers)}) that is newer than the last save"
-    for top in sorted({_top(path) for path in waiting} - {""}):
-        missing = history.shapes.get(_pattern(top), Counter()) - _shape(history.seen, top)
-        if missing:
+    tops = {_top(path) for path in waiting}
+    for top, shape in sorted(_shapes(history.seen).items()):
+        missing = history.shapes.get(_pattern(top), Counter()) - shape
+        if missing and top in tops:
             name = next(iter(sorted(missing)))
             return f"{top} has no {name} yet, as those before it had ({sum(missing.values())} missing in all)"
     return ""
@@ -248,9 +253,17 @@ def _pattern(name: str) -> str:
     return _DIGITS.sub("#", name)
 
 
-def _shape(state: State, top: str) -> Counter[str]:
-    return Counter(_pattern(path[len(top) + 1 :]) for path in state if _lies_in(path, top))
+def _shapes(state: State) -> dict[str, Counter[str]]:
+    """Return what each folder in the watched one holds."""
+    found: dict[str, Counter[str]] = {}
+    for path in state:
+        top, slash, below = path.partition("/")
+        if slash:
+            found.setdefault(top, Counter())[_pattern(below)] += 1
+    return found
 
 
-def _lies_in(path: str, folder: str) -> bool:
-    return not folder or path.startswith(folder + "/")
+def _folders(path: str) -> list[str]:
+    """Return the folders that a file lies in, or below, the watched one included."""
+    names = path.split("/")[:-1]
+    return ["/".join(names[:count]) for count in range(len(names) + 1)]

@@ -143,6 +143,7 @@ def run_daemon(
             raise
         if not plan.once:
             _wait(checkpointer, stopped, say)
+            say("told to stop: what is complete is saved and stored; a second Ctrl-C leaves at once.")
         return _end(plan, checkpointer, watcher, stopped, say)
 
 

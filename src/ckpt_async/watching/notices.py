@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from types import ModuleType
 
 import anyio
 import anyio.to_thread
 
-__all__ = ["Change", "NoNotices", "notices", "watchfiles_here"]
+__all__ = ["Change", "Ear", "NoNotices", "notices", "watchfiles_here"]
 
 #: How often it is looked whether the folder is still the same one: the kernel tells nothing of what takes its place.
 TICK_S = 1.0
@@ -97,6 +97,40 @@ def _cause_of(error: BaseException) -> BaseException:
     while inner := getattr(error, "exceptions", ()):
         error = inner[0]
     return error
+
+
+class Ear:
+    """Listens to one folder.
+
+    Parameters
+    ----------
+    root, quiet_s
+        See `notices`.
+    """
+
+    def __init__(self, root: str, quiet_s: float) -> None:
+        self._root = root
+        self._quiet_s = quiet_s
+        self._stop: anyio.Event | None = None
+        self._closed = False
+
+    async def listen(self, take_in: Callable[[set[Change]], None]) -> None:
+        """Pass on what is told, until `close`. Raises NoNotices."""
+        while not self._closed:
+            self._stop = anyio.Event()
+            async with contextlib.aclosing(notices(self._root, self._quiet_s, self._stop)) as told:
+                async for changes in told:
+                    take_in(changes)
+
+    def begin_anew(self) -> None:
+        """Listen to all folders that are there now: the notice of a new one may have been lost."""
+        if self._stop is not None:
+            self._stop.set()
+
+    def close(self) -> None:
+        """End `listen`."""
+        self._closed = True
+        self.begin_anew()
 
 
 async def _inode(root: str) -> int | None:

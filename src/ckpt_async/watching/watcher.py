@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -27,14 +28,12 @@ from ckpt_async.watching.completeness import (
     unsaved,
 )
 from ckpt_async.watching.looking import Look, look, state_of
-from ckpt_async.watching.notices import Change, NoNotices, notices, watchfiles_here
+from ckpt_async.watching.notices import Change, Ear, NoNotices, watchfiles_here
 from ckpt_async.words.errors import CheckpointError, FilesChanged, FlushTimeout, SnapshotFailed
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.watch_rules import WatchRules
 
 if TYPE_CHECKING:
-    import anyio
-
     from ckpt_async.checkpointer import Checkpointer
     from ckpt_async.disk.scan import ScannedTree
     from ckpt_async.reference import CheckpointReference
@@ -44,8 +43,14 @@ __all__ = ["METADATA", "Watcher"]
 #: Also without a notice the folder is looked at: one may be lost, and what a symbolic link leads to is not told of.
 LOOK_EVERY_S = 30.0
 
+#: At the most this fraction of the time goes into looks for which there is no reason: one part in so many.
+LOOKS_SHARE = 50
+
 #: So often nobody may be able to tell of writers (a guard that is being replaced) before the quiet period has to do.
 UNTOLD_LOOKS = 3
+
+#: And so long lies between two of these looks, at the most.
+UNTOLD_WAIT_S = 0.5
 
 #: The key in a checkpoint's metadata under which stands what was new in the folder.
 METADATA = "watch"
@@ -104,6 +109,8 @@ class Watcher:
         self._broken: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
+        self._ear = Ear(self._root, self._rules.quiet_s)
+        self._looks = 0
         if known:
             self.take_as_saved()
         elif files := set(stored):
@@ -160,7 +167,7 @@ class Watcher:
                 cause=f"it was not taken within {readable_seconds(timeout_s)}",
                 hint="What was saved before is not touched by this.",
             )
-        if isinstance(self._broken, Exception):
+        if self._broken is not None:
             return CheckpointError("watch a folder", on=self._root, cause=f"{type(self._broken).__name__}: {self._broken}")
         return self._failure
 
@@ -195,43 +202,42 @@ class Watcher:
 
         with self._lock:
             self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
-        stop = anyio.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._listen, stop)
+            group.start_soon(self._listen)
             while (until_s := self._step(time.monotonic())) is not None:
                 with anyio.move_on_after(max(0.0, until_s - time.monotonic())):
                     await self._news.wait()
                 self._news.clear()
-            stop.set()
+            self._ear.close()
             group.cancel_scope.cancel()
         with self._lock:
             self._loop = None
 
-    async def _listen(self, stop: anyio.Event) -> None:
-        assert self._news is not None
+    async def _listen(self) -> None:
         try:
-            async with contextlib.aclosing(notices(self._root, self._rules.quiet_s, stop)) as told:
-                async for changes in told:
-                    if self._take_in(changes, time.monotonic()):
-                        self._news.set()
+            await self._ear.listen(self._take_in)
         except NoNotices as error:
             self._look_every_s = max(self._rules.quiet_s / 2, 0.01)
-            self._look_at_s = 0.0
-            self._news.set()
+            self._look_soon(0.0)
             self._say(f"Changes in {self._root} are not told of ({error}); it is looked at every {self._look_every_s:g} s instead.")
 
-    def _take_in(self, changes: set[Change], at_s: float) -> bool:
-        """Note what has happened; returns whether it is time to look."""
+    def _look_soon(self, at_s: float) -> None:
+        assert self._news is not None
+        self._look_at_s = at_s
+        self._news.set()
+
+    def _take_in(self, changes: set[Change]) -> None:
+        """Note what has happened, and when it will be time to look."""
+        at_s = time.monotonic()
         with self._lock:
             if not changes:
-                self._look_at_s = 0.0
-                return True
+                self._look_soon(0.0)
+                return
             paths = [os.path.relpath(path, self._root) for _, path in changes]
             paths = [path for path in paths if not (self._rules.is_temporary(path) or self._rules.is_ignored(path))]
             if paths:
                 self._history = after_event(self._history, at_s)
-                self._look_at_s = at_s if any(map(self._rules.is_marker, paths)) else at_s + self._rules.quiet_s
-            return bool(paths)
+                self._look_soon(at_s if any(map(self._rules.is_marker, paths)) else at_s + self._rules.quiet_s)
 
     def _step(self, now_s: float) -> float | None:
         """Look, where it is time to, and do what is to be done about it. Returns when to come again; None: never, it is over."""
@@ -244,9 +250,14 @@ class Watcher:
                 seen = look(self._root, self._rules)
             except CheckpointError as error:
                 return self._fail(error, now_s, ending)
+            took_s = time.monotonic() - now_s
+            if seen.state != self._history.seen and not self._history.told and self._looks:
+                # Notices were lost; with that of a new folder, all that would come of it.
+                self._ear.begin_anew()
+            self._looks += 1
             self._history = after_look(self._history, seen.state, now_s)
             decision = self._decide(seen, now_s, ending)
-            self._look_at_s = now_s + self._look_every_s
+            self._look_at_s = now_s + max(self._look_every_s, took_s * LOOKS_SHARE)
             if isinstance(decision, Wait):
                 self._look_at_s = min(self._look_at_s, decision.until_s)
                 self._tell_wait(decision.why, now_s)
@@ -256,13 +267,14 @@ class Watcher:
             return self._save(seen, decision, now_s, ending)
         if isinstance(decision, Wait):
             return self._look_at_s
-        self._failure = None
+        self._failure, self._told_wait = None, False
         return self._look_at_s if ending is Ending.NOT_YET else None
 
     def _decide(self, seen: Look, now_s: float, ending: Ending) -> Decision:
         waiting = unsaved(self._history)
         by_path = {os.path.join(self._root, path): path for path in waiting}
-        decision = decide(
+        what_is_known = functools.partial(
+            decide,
             self._history,
             self._rules,
             now_s,
@@ -270,6 +282,7 @@ class Watcher:
             ending=ending,
             give_up_at_s=self._ended_s + self._rules.max_wait_s,
         )
+        decision = what_is_known(written=None)
         if not isinstance(decision, Save):
             return decision
         # The one question that takes another process to answer: only where all else is well.
@@ -277,18 +290,14 @@ class Watcher:
         if written is None:
             return self._without_writers(decision, now_s, ending)
         self._untold = 0
-        paths = [by_path[path] for path in written]
-        give_up_at_s = self._ended_s + self._rules.max_wait_s
-        return (
-            decide(self._history, self._rules, now_s, written=paths, ending=ending, give_up_at_s=give_up_at_s)
-            if paths
-            else decision
-        )
+        return what_is_known(written=[by_path[path] for path in written])
 
     def _without_writers(self, decision: Save, now_s: float, ending: Ending) -> Decision:
         self._untold += 1
         if self._untold < UNTOLD_LOOKS and ending is not Ending.FAILED:
-            return Wait(now_s + self._rules.quiet_s / 2, "whether a file is open for writing is not known at the moment")
+            return Wait(
+                now_s + min(UNTOLD_WAIT_S, self._rules.quiet_s / 2), "whether a file is open for writing is not known at the moment"
+            )
         if self._untold == UNTOLD_LOOKS:
             self._say(
                 f"Whether a file in {self._root} is open for writing can't be told here: what has not changed for "

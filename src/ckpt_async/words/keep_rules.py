@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ckpt_async.words.errors import InvalidArgument
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["BestRule", "KeepRules"]
+__all__ = ["BestRule", "KeepRules", "refuse_setting"]
 
 _UNITS_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|sec|min|h|d)")
@@ -21,7 +21,8 @@ ALLOWED_BEST = "'METRIC:min' or 'METRIC:max', also with a count ('loss:min:2'), 
 ALLOWED_EVERY = "a whole number of saves, 1 or more, or a period such as '30min', '1h' or '1d'"
 
 
-def _refuse(name: str, value: object, allowed: str) -> InvalidArgument:
+def refuse_setting(name: str, value: object, allowed: str) -> InvalidArgument:
+    """Return the error for a setting with a value that is not allowed."""
     return InvalidArgument("use a setting", on=f"{name}={value!r}", cause="the value is not allowed", hint=f"Allowed: {allowed}.")
 
 
@@ -140,13 +141,13 @@ def _read_count(name: str, value: object, allowed: str) -> int:
     if isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 11:
         text = int(text)
     if isinstance(text, bool) or not isinstance(text, int) or not 1 <= text <= _MAX_COUNT:
-        raise _refuse(name, value, allowed)
+        raise refuse_setting(name, value, allowed)
     return text
 
 
 def _read_best(value: object) -> tuple[BestRule, ...]:
     if not isinstance(value, str):
-        raise _refuse("keep_best", value, ALLOWED_BEST)
+        raise refuse_setting("keep_best", value, ALLOWED_BEST)
     rules = []
     for text in value.split(","):
         metric, _, count = text.strip().rpartition(":")
@@ -154,7 +155,7 @@ def _read_best(value: object) -> tuple[BestRule, ...]:
             metric, count = f"{metric}:{count}", "1"
         metric, _, way = metric.rpartition(":")
         if not metric.strip() or way not in ("min", "max"):
-            raise _refuse("keep_best", value, ALLOWED_BEST)
+            raise refuse_setting("keep_best", value, ALLOWED_BEST)
         rules.append(BestRule(metric.strip(), way == "max", _read_count("keep_best", count, ALLOWED_BEST)))
     return tuple(rules)
 
@@ -165,5 +166,5 @@ def _read_every(value: object) -> int | float:
         return _read_count("keep_every", value, ALLOWED_EVERY)
     seconds = float(known[1]) * _UNITS_S[known[2]]
     if not 1.0 <= seconds <= _MAX_PERIOD_S:
-        raise _refuse("keep_every", value, f"{ALLOWED_EVERY}; a period has at least a second, and at most ten years")
+        raise refuse_setting("keep_every", value, f"{ALLOWED_EVERY}; a period has at least a second, and at most ten years")
     return seconds

@@ -44,7 +44,7 @@ class WatchRules:
     markers : tuple of str
         Patterns of files that say that their folder is complete.
     marker_needed : bool
-        Whether nothing counts as complete without one.
+        Whether what has none has to be waited for.
     ignored : tuple of str
         Patterns of what neither makes a checkpoint nor keeps one back. It is saved along, as it is then.
     temporary : tuple of str

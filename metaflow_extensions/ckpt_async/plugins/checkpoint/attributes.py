@@ -9,6 +9,7 @@ from typing import Any
 
 from ckpt_async import InvalidArgument, Settings, WatchRules, coerce_settings, read_watch_rules
 
+from .callbacks import read_callback_name
 from .errors import WrongCheckpointAttribute
 from .names import DEFAULTS
 
@@ -16,7 +17,7 @@ __all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "watch")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event", "watch")
 
 _WATCH_NUMBERS = ("watch_quiet", "watch_max_wait")
 _WATCH_PATTERNS = ("watch_marker", "watch_ignore", "watch_temporary")
@@ -36,6 +37,8 @@ class CheckpointAttributes:
         The folder in which the checkpoint directory is made; None: the system's folder for temporary files.
     show_card : bool
         Whether a card shows the checkpoints.
+    on_event : str or None
+        ``"module:function"``, which hears what the engine tells.
     settings : Settings
         What the engine is told.
     watch : bool
@@ -52,6 +55,7 @@ class CheckpointAttributes:
     strict: bool
     temp_dir_root: str | None
     show_card: bool
+    on_event: str | None
     settings: Settings
     watch: bool
     watched_path: str | None
@@ -69,6 +73,7 @@ class CheckpointAttributes:
             "strict": self.strict,
             "temp_dir_root": self.temp_dir_root,
             "show_card": self.show_card,
+            "on_event": self.on_event,
             "async_upload": self.settings.async_upload,
             "worker": self.settings.worker,
             "snapshot": self.settings.snapshot,
@@ -81,6 +86,9 @@ class CheckpointAttributes:
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,
             "keep_local": self.settings.keep_local,
+            "keep_last": self.settings.keep_last,
+            "keep_best": self.settings.keep_best,
+            "keep_every": self.settings.keep_every,
             "watch": self.watched_path or self.watch,
             "watch_quiet": self.watch_rules.quiet_s,
             "watch_max_wait": self.watch_rules.max_wait_s,
@@ -182,6 +190,7 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         strict=_read_switch("strict", every["strict"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
+        on_event=read_callback_name(every["on_event"]),
         settings=settings,
         watch=watch,
         watched_path=watched_path,

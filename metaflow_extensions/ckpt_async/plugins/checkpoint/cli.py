@@ -40,7 +40,8 @@ def configured_store() -> StoreAddress:
 
 def _run(obj: Any, arguments: tuple[str, ...]) -> None:
     """Do what ``ckpt-async`` does with these arguments, for the flow that Metaflow has set up."""
-    from ckpt_async import FlowPreset, InvalidArgument, run_command_line
+    from ckpt_async import InvalidArgument
+    from ckpt_async.cli import FlowPreset, run_command_line
 
     def find_store() -> StoreAddress:
         from .store import address_of_datastore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, 
 from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
+from .callbacks import import_callback
 from .card import CheckpointCard, NoCard, time_text
 from .current import CurrentCheckpoint
 from .directory import link_to_directory, make_directory, remove_directories_of_dead_attempts, remove_link
@@ -101,6 +103,8 @@ class TaskSession:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         try:
+            if attributes.on_event is not None:
+                self._checkpointer.add_listener(import_callback(attributes.on_event))
             self._signals.install()
             remove_directories_of_dead_attempts(attributes.temp_dir_root, identity, place.node_index)
             self.loaded = self._load(attributes.load_policy)
@@ -271,8 +275,10 @@ class TaskSession:
 
     def _close(self, *, failed: bool, newest_first: bool, retried: bool) -> None:
         timeout_s = self._attributes.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
         not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s) if self._watcher is not None else None
-        self._checkpointer.close(timeout_s=timeout_s, newest_first=newest_first, retried=retried)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        self._checkpointer.close(timeout_s=left_s, newest_first=newest_first, retried=retried)
         if not_saved is not None:
             raise not_saved
 
@@ -307,6 +313,8 @@ class TaskSession:
             say(f"the artifacts name only what this process has saved; what the store has is not known: {why}")
             return records, latest
         stored, newest = ended.result
+        # What other processes have pruned: no reference that the user keeps may name it.
+        checkpointer.settle_missing({record.key for record in stored}, "it was deleted by another process")
         return [record.to_dict() for record in stored], None if newest is None else newest.to_dict()
 
 
