@@ -200,7 +200,12 @@ async def survey(store: Store, *, deep: bool, on_looked: Callable[[int, int], No
 
 
 async def _list(store: Store, found: Survey, prefix: str, suffix: str, kind: str) -> None:
+    # The files of one checkpoint come one after the other: its key is taken apart once.
+    folder, counted = "", Stored()
     async for info in each_object(store, prefix):
+        if folder and info.key.startswith(folder):
+            counted.add(info)
+            continue
         if kind == "record" and info.key.endswith(f"/{keys.LATEST}"):
             found.pointers[info.key] = Pointer(info.key)
             continue
@@ -208,7 +213,9 @@ async def _list(store: Store, found: Survey, prefix: str, suffix: str, kind: str
         if data_key:
             facts = found.of(checkpoint_of(data_key))
             facts.key = data_key
-            getattr(facts, kind).add(info)
+            counted = getattr(facts, kind)
+            counted.add(info)
+            folder = f"{data_key}/" if kind == "data" else ""
 
 
 async def _list_pointers_and_task_records(store: Store, found: Survey) -> None:
