@@ -355,20 +355,21 @@ class Ledger:
         """The counts up to now."""
         with self.lock:
             references = list(self._references.values())
-            states = [reference.state for reference in references]
-            return Stats(
-                saves=len(states),
-                committed=sum(state.status == Status.COMMITTED for state in states),
-                dropped=sum(state.status == Status.DROPPED for state in states),
-                failed=sum(state.status == Status.FAILED for state in states),
-                saved_bytes=sum(state.size_bytes for state in states),
-                sent_bytes=sum(state.sent_bytes for state in states),
-                copied_bytes=sum(state.copied_bytes for state in states),
-                blocked_s=sum(state.blocked_s for state in states),
-                waited_s=self._waited_s,
-                flush_s=sum(wait.seconds for wait in self._waits),
-                upload_s=sum(state.upload_s for state in states),
-            )
+        # Outside of the lock, which save() needs.
+        states = [reference.state for reference in references]
+        return Stats(
+            saves=len(states),
+            committed=sum(state.status == Status.COMMITTED for state in states),
+            dropped=sum(state.status == Status.DROPPED for state in states),
+            failed=sum(state.status == Status.FAILED for state in states),
+            saved_bytes=sum(state.size_bytes for state in states),
+            sent_bytes=sum(state.sent_bytes for state in states),
+            copied_bytes=sum(state.copied_bytes for state in states),
+            blocked_s=sum(state.blocked_s for state in states),
+            waited_s=self._waited_s,
+            flush_s=sum(wait.seconds for wait in self.waits),
+            upload_s=sum(state.upload_s for state in states),
+        )
 
 
 def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommitted | EntryFailed) -> None:

@@ -53,8 +53,8 @@ class SaveState:
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
     saved_unix_s, started_unix_s, ended_unix_s : float
-        When ``save()`` was called, when its upload was begun or taken up again, and when it was settled, in seconds since 1970; 0 as
-        long as it has not happened.
+        When ``save()`` was called, when its upload was begun or taken up again, and when it was settled, in seconds since 1970; 0
+        as long as it has not happened.
     sent_bytes, copied_bytes : int
         What went over the line, and what did not: the store copied it, for it had not changed since an earlier save.
     durable : bool

@@ -12,7 +12,13 @@ _SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 _CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
-    "axis": {"labelColor": "#6b6f76", "titleColor": "#6b6f76", "titleFontWeight": "normal", "domain": False, "tickColor": "#d5d8dc"},
+    "axis": {
+        "labelColor": "#6b6f76",
+        "titleColor": "#6b6f76",
+        "titleFontWeight": "normal",
+        "domain": False,
+        "tickColor": "#d5d8dc",
+    },
     "legend": {"labelColor": "#44484e"},
     "title": {"anchor": "start", "frame": "bounds", "fontSize": 15, "color": "#333", "offset": 10, "subtitleColor": "#6b6f76"},
 }
@@ -43,10 +49,15 @@ def timeline_spec(timeline: Timeline) -> dict[str, Any]:
         "padding": {"left": 0, "top": 5, "right": RIGHT_AXIS, "bottom": 5},
         "config": _CONFIG,
         "data": {"values": values},
-        # A stroke, so that what took milliseconds in a run of hours is seen.
-        "mark": {"type": "bar", "height": 18, "strokeWidth": 1},
+        "mark": {"type": "bar", "height": 18},
         "encoding": {
-            "y": {"field": "lane", "type": "nominal", "title": None, "scale": {"domain": names}, "axis": {"ticks": False, "minExtent": LEFT_AXIS, "maxExtent": LEFT_AXIS}},
+            "y": {
+                "field": "lane",
+                "type": "nominal",
+                "title": None,
+                "scale": {"domain": names},
+                "axis": {"ticks": False, **_extent(LEFT_AXIS)},
+            },
             "x": {
                 "field": "from",
                 "type": "quantitative",
@@ -57,6 +68,8 @@ def timeline_spec(timeline: Timeline) -> dict[str, Any]:
             "x2": {"field": "to"},
             "color": {"field": "lane", "type": "nominal", "legend": None, "scale": {"domain": names, "range": colors}},
             "stroke": {"field": "lane", "type": "nominal", "legend": None, "scale": {"domain": names, "range": colors}},
+            # So that what took milliseconds in a run of hours is seen.
+            "strokeWidth": {"condition": {"test": "datum.share < 1", "value": 0}, "value": 1},
             "opacity": {"field": "share", "type": "quantitative", "legend": None, "scale": {"domain": [0, 1], "range": [0.1, 1]}},
             "tooltip": [
                 {"field": "lane", "title": "what"},
@@ -70,7 +83,7 @@ def timeline_spec(timeline: Timeline) -> dict[str, Any]:
 
 def _bar(lane: str, segment: Segment, unit_s: float) -> dict[str, Any]:
     begin, end = (float(f"{edge_s / unit_s:.5g}") for edge_s in (segment.begin_s, segment.end_s))
-    return {"lane": lane, "from": begin, "to": end, "share": round(segment.share, 4)}
+    return {"lane": lane, "from": begin, "to": end, "share": segment.share}
 
 
 def backlog_spec(backlog: Backlog) -> dict[str, Any]:
@@ -82,9 +95,8 @@ def backlog_spec(backlog: Backlog) -> dict[str, Any]:
         for point in backlog.points
     ]
     most = max((point.waiting for point in backlog.points), default=0) or 1
-    extents = {"left": {"minExtent": LEFT_AXIS, "maxExtent": LEFT_AXIS}, "right": {"minExtent": RIGHT_AXIS, "maxExtent": RIGHT_AXIS}}
-    saves_axis = {"grid": False, "format": "d", "tickCount": min(4, most), "labelColor": SAVES_COLOR, **extents["left"]}
-    lag_axis = {"grid": False, "tickCount": 4, "labelColor": LAG_COLOR, **extents["right"]}
+    saves_axis = {"grid": False, "format": "d", "tickCount": min(4, most), "labelColor": SAVES_COLOR, **_extent(LEFT_AXIS)}
+    lag_axis = {"grid": False, "tickCount": 4, "labelColor": LAG_COLOR, **_extent(RIGHT_AXIS)}
     time = {
         "field": "at",
         "type": "quantitative",
@@ -120,6 +132,10 @@ def backlog_spec(backlog: Backlog) -> dict[str, Any]:
         ],
         "resolve": {"scale": {"y": "independent"}},
     }
+
+
+def _extent(pixels: int) -> dict[str, int]:
+    return {"minExtent": pixels, "maxExtent": pixels}
 
 
 def _unit(longest_s: float) -> tuple[str, float]:

@@ -220,14 +220,9 @@ class CardModel:
     timeline: Timeline
     backlog: Backlog
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to tell: nothing was loaded, saved, or left by an earlier attempt."""
-        return not (self.origin.record or self.stats.saves or self.rows or self.adopting or self.troubles)
-
 
 def make_model(facts: Facts) -> CardModel:
-    """Compute what the card tells. Its cost grows with the number of saves: see `benchmarks/card.py`."""
+    """Compute what the card tells. It takes some 10 µs for each save."""
     states = [reference.state for reference in facts.references]
     now_s = facts.now_unix_s
     series = backlog(states, facts.began_unix_s, now_s)

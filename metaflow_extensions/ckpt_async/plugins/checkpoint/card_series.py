@@ -1,10 +1,13 @@
-"""The series of the card's charts, made small whatever the number of saves: who was busy when, and how much waited for its upload."""
+"""The series of the card's charts, made small whatever the number of saves: who was busy when, and how much waited for its upload.
+
+Tuples and plain loops: with ten thousand saves each of these steps is done some ten thousand times.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_async import Status
 
@@ -20,16 +23,14 @@ MAX_SEGMENTS = 120
 MAX_POINTS = 120
 
 
-@dataclass(frozen=True, order=True)
-class Span:
+class Span(NamedTuple):
     """From when to when, in seconds since 1970."""
 
     begin_s: float
     end_s: float
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of the timeline, in seconds since the step began, and which share of it was spent so, from 0 to 1."""
 
     begin_s: float
@@ -46,12 +47,13 @@ class Timeline:
     uploading: tuple[Segment, ...]
 
 
-@dataclass(frozen=True)
-class Point:
-    """A moment, in seconds since the step began.
+class Point(NamedTuple):
+    """A moment.
 
     Attributes
     ----------
+    at_s : float
+        In seconds since the step began.
     waiting : int
         How many saves were not in the datastore.
     lag_s : float
@@ -71,9 +73,7 @@ class Backlog:
     oldest_s: float
 
 
-def timeline(
-    waiting: Iterable[Span], uploading: Iterable[Span], began_s: float, step_ended_s: float, now_s: float
-) -> Timeline:
+def timeline(waiting: Iterable[Span], uploading: Iterable[Span], began_s: float, step_ended_s: float, now_s: float) -> Timeline:
     """Lay out what went on from `began_s` to `now_s`. After the step's end, whatever goes on is waiting."""
     held_up = list(waiting)
     if now_s > step_ended_s:
@@ -118,8 +118,15 @@ def _segments(joined: Sequence[Span], began_s: float, now_s: float) -> tuple[Seg
             until_s = end_s if stretch == MAX_SEGMENTS - 1 else min(end_s, (stretch + 1) * width_s)
             busy_s[stretch] += max(0.0, until_s - begin_s)
             begin_s, stretch = until_s, min(stretch + 1, MAX_SEGMENTS - 1)
-    stretches = (Segment(index * width_s, (index + 1) * width_s, min(1.0, spent_s / width_s)) for index, spent_s in enumerate(busy_s))
-    return tuple(segment for segment in stretches if segment.share > 0)
+    found: list[Segment] = []
+    for index, spent_s in enumerate(busy_s):
+        if not spent_s:
+            continue
+        begin_s, share = index * width_s, max(0.01, round(spent_s / width_s, 2))
+        if found and found[-1].share == share and found[-1].end_s == begin_s:
+            begin_s = found.pop().begin_s
+        found.append(Segment(begin_s, (index + 1) * width_s, share))
+    return tuple(found)
 
 
 def backlog(states: Sequence[SaveState], began_s: float, now_s: float) -> Backlog:
@@ -127,34 +134,31 @@ def backlog(states: Sequence[SaveState], began_s: float, now_s: float) -> Backlo
 
     A save that was given up counts until a later one is stored: only that one brings its progress into safety.
     """
-    ends_s = _safe_from(states)
-    changes = sorted(
-        [(state.saved_unix_s, index, True) for index, state in enumerate(states)]
-        + [(max(end_s, states[index].saved_unix_s), index, False) for index, end_s in enumerate(ends_s) if end_s is not None],
-        # Where a save comes and goes in the same moment, it comes first.
-        key=lambda change: (change[0], not change[2]),
-    )
+    changes = [(state.saved_unix_s, 0, index) for index, state in enumerate(states)]
+    # Where a save comes and goes in the same moment, it comes first.
+    changes += [
+        (max(end_s, states[index].saved_unix_s), 1, index) for index, end_s in enumerate(_safe_from(states)) if end_s is not None
+    ]
+    changes.sort()
     points = [Point(0.0, 0, 0.0)]
     safe = [False] * len(states)
     oldest = waiting = came = 0
-
-    def note(at_s: float) -> None:
-        lag_s = max(0.0, at_s - states[oldest].saved_unix_s) if waiting else 0.0
-        points.append(Point(max(0.0, at_s - began_s), waiting, lag_s))
-
-    for at_s, index, comes in changes:
-        note(at_s)
-        if comes:
-            came += 1
-            waiting += 1
-        else:
+    for at_s, goes, index in changes:
+        before = waiting, (at_s - states[oldest].saved_unix_s if waiting else 0.0)
+        if goes:
             safe[index] = True
             waiting -= 1
+        else:
+            came += 1
+            waiting += 1
         while oldest < came and safe[oldest]:
             oldest += 1
-        note(at_s)
-    note(max(now_s, points[-1].at_s + began_s))
-    return Backlog(_thinned(points), points[-1].lag_s)
+        passed_s = max(0.0, at_s - began_s)
+        points.append(Point(passed_s, *before))
+        points.append(Point(passed_s, waiting, at_s - states[oldest].saved_unix_s if waiting else 0.0))
+    oldest_s = max(0.0, now_s - states[oldest].saved_unix_s) if waiting else 0.0
+    points.append(Point(max(now_s - began_s, points[-1].at_s), waiting, oldest_s))
+    return Backlog(_thinned(points), oldest_s)
 
 
 def _safe_from(states: Sequence[SaveState]) -> list[float | None]:

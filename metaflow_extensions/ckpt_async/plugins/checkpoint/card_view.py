@@ -1,8 +1,8 @@
 """How the card looks: turns its model into the texts and charts that Metaflow shows.
 
-Markdown in cards may hold HTML, which Metaflow's own viewer passes on as it is: so a table can have bars and two lines in a cell, and
-numbers stand in boxes, in all versions of Metaflow that have the decorator. Two rules keep it whole: what others have named is escaped,
-and no line is empty, for an empty line ends a block of HTML in Markdown.
+Markdown in cards may hold HTML, which Metaflow's own viewer passes on as it is, in every version that we work with: so a table has
+bars and two lines in a cell, and numbers stand in boxes. Two rules keep it whole: what others have named is escaped, and no line is
+empty, for an empty line ends a block of HTML in Markdown.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _STYLE = """<style>
 .ck .sub{color:#6b6f76;font-size:12px}
 .ck .figures{display:flex;flex-wrap:wrap;gap:12px;margin-top:12px}
 .ck .figure{flex:1 1 170px;min-width:0;border:1px solid #e3e5e8;border-radius:8px;padding:12px 14px;background:#fff}
-.ck .figure b{display:block;font-size:22px;line-height:1.25;font-weight:700;margin:2px 0}
+.ck .figure b{display:block;font-size:21px;line-height:1.25;font-weight:700;margin:2px 0}
 .ck .figure.lead{background:#eef4ff;border-color:#c9dcfb}
 .ck .figure.bad{background:#fdf0ef;border-color:#f0c4c0}
-.ck .chip{display:inline-block;border-radius:10px;padding:1px 9px;font-size:12px;white-space:nowrap;background:#eceef0;color:#44484e}
+.ck .chip{display:inline-block;border-radius:10px;padding:1px 9px;font-size:12px;background:#eceef0;color:#44484e}
 .ck .chip.good{background:#e3f4e7;color:#1c6b33}
 .ck .chip.busy{background:#e4edfd;color:#1a52b3}
 .ck .chip.wait{background:#fdf2d9;color:#7a5400}
@@ -66,6 +66,7 @@ overflow-wrap:anywhere}
 white-space:nowrap;background:none}
 .ck td{text-align:left;vertical-align:top;padding:7px 8px;border-bottom:1px solid #eceef0;background:none;overflow-wrap:anywhere}
 .ck .num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.ck .num .sub{white-space:normal}
 .ck td:first-child .sub{white-space:nowrap}
 .ck td.state{min-width:120px}
 .ck td.state .sub{overflow-wrap:anywhere}
@@ -74,7 +75,9 @@ white-space:nowrap;background:none}
 .ck li::before{content:"";position:absolute;left:-5px;top:9px;width:8px;height:8px;border-radius:50%;background:#fff;
 border:2px solid #326cde}
 .ck li.first::before{background:#326cde}
-@container (max-width:660px){
+.mf-card .vega-embed{display:block;width:100%}
+@media (max-width:60rem){.ck,.mf-card .vega-embed{margin-bottom:28px}}
+@container (max-width:590px){
 .ck thead{display:none}
 .ck tr{display:block;padding:8px 0;border-bottom:1px solid #d5d8dc}
 .ck td,.ck td.num{display:flex;justify-content:space-between;gap:16px;border:0;padding:2px 0;text-align:right;white-space:normal}
@@ -88,7 +91,8 @@ border:2px solid #326cde}
 
 def views(model: CardModel) -> tuple[str, str, dict[str, Any], dict[str, Any], str]:
     """Return what the card's five pieces show: head, origin, the two charts, and the table."""
-    return head_text(model), origin_text(model.origin), timeline_spec(model.timeline), backlog_spec(model.backlog), table_text(model)
+    charts = timeline_spec(model.timeline), backlog_spec(model.backlog)
+    return head_text(model), origin_text(model.origin), *charts, table_text(model)
 
 
 def head_text(model: CardModel) -> str:
@@ -128,7 +132,7 @@ def _figures(model: CardModel) -> list[str]:
     figures.append(_figure("save() took", took, detail))
     detail = readable_bytes(stats.saved_bytes) if stats.saves else "nothing saved yet"
     detail += f", {readable_bytes(stats.copied_bytes)} of it not sent again" if stats.copied_bytes else ""
-    figures.append(_figure("In the datastore", f"{stats.committed} of {saves_words(stats.saves)}", detail))
+    figures.append(_figure("Saves in the datastore", f"{stats.committed} of {stats.saves}", detail))
     return [*figures, _waiting_figure(model)]
 
 
@@ -149,7 +153,7 @@ def _waiting_figure(model: CardModel) -> str:
     else:
         told = "everything is stored" if stats.saves else "nothing saved yet"
     told = f"{told}; {', '.join(gone)}" if gone else told
-    value = saves_words(pending.saves) if pending.saves else "nothing"
+    value = saves_words(pending.saves) if pending.saves else "no save"
     return _figure("Not stored yet", value, told, "bad" if stats.failed or (pending.saves and model.ended) else "")
 
 
@@ -186,14 +190,13 @@ def origin_text(origin: Origin) -> str:
     )
     parts = ['<div class="ck">', "<h3>Where it began</h3>", "<ol>", first, *map(_ancestor, origin.ancestors)]
     if origin.unknown:
-        parts.append(f'<li><span class="sub">What that began from is not known: {_text(origin.unknown)}</span></li>')
+        parts.append(f'<li><span class="sub">What that began from is not known: {_sentence(origin.unknown)}</span></li>')
     return _block([*parts, "</ol>", "</div>"])
 
 
 def _ancestor(ancestor: Ancestor) -> str:
-    return (
-        f'<li>which had begun from <strong>{_name(ancestor.name)}</strong> of {_safe(ancestor.pathspec)}, attempt {ancestor.attempt}</li>'
-    )
+    whose = f"{_safe(ancestor.pathspec)}, attempt {ancestor.attempt}"
+    return f"<li>which had begun from <strong>{_name(ancestor.name)}</strong> of {whose}</li>"
 
 
 _HEADINGS = (("Save", ""), ("Size", "num"), ("save() took", "num"), ("Upload", "num"), ("Not sent", "num"), ("State", ""))

@@ -12,7 +12,8 @@ from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, 
 from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
-from .card import CheckpointCard, NoCard, time_text
+from .card import CheckpointCard, NoCard
+from .card_view import time_text
 from .current import CurrentCheckpoint
 from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
@@ -188,6 +189,7 @@ class TaskSession:
             return None
         self._ended = True
         self._signals.begin_end()
+        self._card.step_ended()
         if self._spot is not None:
             self._spot.stop()
         if isinstance(failure, KeyboardInterrupt):
@@ -201,8 +203,7 @@ class TaskSession:
                 self._checkpointer.end_keeping()
             ask_store = children_saved or bool(self._deleted)
             self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
-            failed = failure is not None or not_stored is not None
-            self._finish_card(refresh=failed and not self._signals.stopped)
+            self._finish_card(failed=failure is not None or not_stored is not None)
         finally:
             self._signals.restore()
             # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
@@ -252,9 +253,17 @@ class TaskSession:
             raise ended.error
         return ended.error
 
-    def _finish_card(self, *, refresh: bool) -> None:
+    def _finish_card(self, *, failed: bool) -> None:
         try:
-            self._card.finish(refresh=refresh)
+            if not (self._card.finish() and failed):
+                return  # Metaflow renders the card of a task that ended well.
+            # Time is short where a signal has come; whoever loads the card anew sees it all the same.
+            with_data = not self._signals.stopped
+            rendering = Apart(lambda: self._card.render(with_data=with_data))
+            self._signals.while_waiting(rendering.stop_waiting)
+            ended = rendering.wait()
+            if ended is not None and ended.error is not None:
+                raise ended.error
         except Exception as error:
             # Metaflow's, or the disk's: what a picture of the checkpoints lacks is no reason to fail, or to hide a failure.
             say(f"the card was not brought up to date: {type(error).__name__}: {error}")
