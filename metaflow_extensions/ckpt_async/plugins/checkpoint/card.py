@@ -62,7 +62,7 @@ class NoCard:
     def step_ended(self) -> None:
         """Do nothing."""
 
-    def finish(self) -> bool:
+    def finish(self, *, failed: bool) -> bool:
         """Have no card made."""
         self._leave_out()
         return False
@@ -131,7 +131,7 @@ class CheckpointCard(NoCard):
         self._step_ended_unix_s = time.time()
         self._tell()
 
-    def finish(self) -> bool:
+    def finish(self, *, failed: bool) -> bool:
         """Stop the thread and leave the final state on the card; returns whether there is one. None is made where nothing was
         loaded or saved. Metaflow itself renders it for a task that ended well, and only then: see `render`.
         """
@@ -145,7 +145,7 @@ class CheckpointCard(NoCard):
             return False
         self._lineage.start()
         self._lineage.wait(LINEAGE_TIMEOUT_S)
-        self._show(ended=True)
+        self._show(ended=True, failed=failed)
         return True
 
     def render(self, *, with_data: bool) -> None:
@@ -160,7 +160,7 @@ class CheckpointCard(NoCard):
         told = self._checkpointer
         return self._loaded is not None or bool(told.references() or told.adopted or told.adopting or told.left_errors)
 
-    def _show(self, *, ended: bool = False) -> None:
+    def _show(self, *, ended: bool = False, failed: bool = False) -> None:
         from .card_model import Facts, Origin, make_model
         from .card_view import views
 
@@ -182,6 +182,7 @@ class CheckpointCard(NoCard):
             trouble=told.trouble,
             step_ended_unix_s=self._step_ended_unix_s,
             ended=ended,
+            failed=failed,
         )
         for piece, content in zip(self._pieces, views(make_model(facts)), strict=True):
             piece.update(content)

@@ -82,8 +82,8 @@ class Facts:
         The moment, and when the step began.
     step_ended_unix_s : float
         When the step's code ended; 0 as long as it runs.
-    ended : bool
-        Whether the attempt is over: no more news will come.
+    ended, failed : bool
+        Whether the attempt is over, so that no more news will come, and whether it has failed.
     origin : Origin
         What it began with.
     references : sequence of CheckpointReference
@@ -117,6 +117,7 @@ class Facts:
     trouble: CheckpointError | None = None
     step_ended_unix_s: float = 0.0
     ended: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Row:
     blocked_s : float or None
         How long ``save()`` took; None where another process has called it.
     upload_s, bytes_per_s : float or None
-        How long the upload has taken, and how fast it was over all; None before it has begun.
+        How long the upload has taken, and how many bytes went over the line in a second of it; None where there is none.
     share : float
         Of the upload that is done, from 0 to 1.
     copied_bytes : int
@@ -178,8 +179,8 @@ class CardModel:
 
     Attributes
     ----------
-    pathspec, attempt, ended, storing
-        Of the attempt; whether it is over; whether the step has ended and the last saves are being stored.
+    pathspec, attempt, ended, failed, storing
+        Of the attempt; whether it is over, and how; whether the step has ended and the last saves are being stored.
     origin : Origin
         What it began with.
     comparison : Comparison
@@ -205,6 +206,7 @@ class CardModel:
     pathspec: str
     attempt: int
     ended: bool
+    failed: bool
     storing: bool
     origin: Origin
     comparison: Comparison
@@ -235,6 +237,7 @@ def make_model(facts: Facts) -> CardModel:
         facts.pathspec,
         facts.attempt,
         facts.ended,
+        facts.failed,
         facts.step_ended_unix_s > 0 and not facts.ended,
         facts.origin,
         compare_with_waiting(facts.stats),
@@ -302,7 +305,7 @@ def _make_row(what: tuple[str, int, int, str], state: SaveState, blocked_s: floa
     if state.status == Status.UPLOADING:
         upload_s = max(0.0, now_s - state.started_unix_s)
     elif state.stored and state.upload_s:
-        upload_s, moved_bytes = state.upload_s, state.sent_bytes + state.copied_bytes
+        upload_s, moved_bytes = state.upload_s, state.sent_bytes
     if upload_s and moved_bytes:
         bytes_per_s = moved_bytes / upload_s
     return Row(

@@ -114,9 +114,10 @@ def _attempt_state(model: CardModel) -> tuple[str, str]:
     open_saves = model.pending.saves
     if not model.ended:
         return ("storing the last saves", "busy") if model.storing else ("running", "busy")
+    ended = "failed" if model.failed else "ended well"
     if open_saves:
-        return f"ended; {saves_words(open_saves)} not in the datastore", "bad"
-    return "ended; everything is in the datastore", "good"
+        return f"{ended}; {saves_words(open_saves)} not in the datastore", "bad"
+    return f"{ended}; everything saved is in the datastore", "wait" if model.failed else "good"
 
 
 def _figures(model: CardModel) -> list[str]:

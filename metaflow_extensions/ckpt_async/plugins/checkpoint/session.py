@@ -255,7 +255,7 @@ class TaskSession:
 
     def _finish_card(self, *, failed: bool) -> None:
         try:
-            if not (self._card.finish() and failed):
+            if not (self._card.finish(failed=failed) and failed):
                 return  # Metaflow renders the card of a task that ended well.
             # Time is short where a signal has come; whoever loads the card anew sees it all the same.
             with_data = not self._signals.stopped
