@@ -16,6 +16,7 @@ __all__ = [
     "readable_bytes",
     "readable_seconds",
     "saves_words",
+    "standstill_line",
     "summary_line",
     "waiting_line",
 ]
@@ -80,11 +81,15 @@ def left_words(saves: int, left_bytes: int, adopting: int) -> str:
     return " and ".join(parts)
 
 
-def waiting_line(saves: int, left_bytes: int, bytes_per_s: float, *, store: str, trouble: str, adopting: int) -> str:
-    """Return the line of a flush that takes long: what is left, how fast it goes, how long it will take."""
+def waiting_line(
+    saves: int, left_bytes: int, bytes_per_s: float, *, store: str, trouble: str, adopting: int, told: str = ""
+) -> str:
+    """Return the line of a flush that takes long: what is left, how fast it goes, how long it will take. A `trouble` that has been
+    `told` before is not told in full again.
+    """
     line = f"Uploading to {store}: {left_words(saves, left_bytes, adopting)}"
     if trouble:
-        return f"{line}; trouble, being retried: {trouble}"
+        return f"{line}; the same trouble, still being retried" if trouble == told else f"{line}; trouble, being retried: {trouble}"
     if bytes_per_s > 0 and left_bytes:
         line += f", {readable_bytes(bytes_per_s)}/s, about {readable_seconds(left_bytes / bytes_per_s)} to go"
     return line
@@ -115,6 +120,12 @@ class Comparison:
 def compare_with_waiting(stats: Stats) -> Comparison:
     """Return what the checkpoints have cost so far, beside what waiting for them would have."""
     return Comparison(stats.blocked_s + stats.flush_s, stats.blocked_s - stats.waited_s + stats.upload_s)
+
+
+def standstill_line(error: str, where_it_lies: str) -> str:
+    """Return the line that tells, once, that uploads have not got through for a while."""
+    ended = error if error.endswith((".", "!", "?")) else f"{error}."
+    return f"The uploads stand still: {ended} They are tried again until they succeed. {where_it_lies}"
 
 
 def summary_line(stats: Stats) -> str:
