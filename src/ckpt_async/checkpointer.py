@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
+from ckpt_async.leftovers import whose
 from ckpt_async.progress import summary_line
 from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, Stats, Status, Wait
 from ckpt_async.spool.kept import drop_kept, end_keeping
@@ -394,8 +395,8 @@ class Checkpointer:
 
     @property
     def left_errors(self) -> dict[str, CheckpointError]:
-        """Why what lies in some of the spools of earlier attempts and child processes can't be stored."""
-        return dict(self._ledger.adoption_errors)
+        """Why what earlier attempts and child processes left can't be stored, by words for whose it is: ``attempt 0``."""
+        return {whose(name): error for name, error in list(self._ledger.adoption_errors.items())}
 
     @property
     def waits(self) -> tuple[Wait, ...]:

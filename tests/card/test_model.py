@@ -101,8 +101,8 @@ class TestTroubles:
         assert model.rows[0].reason == "given up for a later save" and model.troubles == ()
 
     def test_what_an_earlier_attempt_left_and_nobody_can_store(self) -> None:
-        (trouble,) = make_model(facts(left_errors={"0000": DENIED})).troubles
-        assert trouble.what == "What attempt 0 left could not be stored" and trouble.hint == DENIED.hint
+        (trouble,) = make_model(facts(left_errors={"a child process of attempt 0": DENIED})).troubles
+        assert trouble.what == "What a child process of attempt 0 left could not be stored" and trouble.hint == DENIED.hint
 
 
 class TestComparison:

@@ -93,7 +93,7 @@ class Facts:
     adopting : sequence of str
         The spools of earlier attempts that are being emptied.
     left_errors : mapping of str to CheckpointError
-        Why what lies in some of them can't be stored.
+        Why something left can't be stored, by words for whose it is.
     stats, pending
         Of the engine.
     waits : sequence of Wait
@@ -347,8 +347,7 @@ def _troubles(facts: Facts) -> tuple[Trouble, ...]:
         reason = next(one.state.given_up for one in reversed(facts.references) if one.state.given_up and not one.state.settled)
         found.append(Trouble(f"{_numbered(given_up)} not stored yet", reason, ""))
     found += [
-        Trouble(f"What attempt {int(name[:4])} left could not be stored", _cause(error), error.hint)
-        for name, error in facts.left_errors.items()
+        Trouble(f"What {whose} left could not be stored", _cause(error), error.hint) for whose, error in facts.left_errors.items()
     ]
     return tuple(found[:MAX_TROUBLES])
 

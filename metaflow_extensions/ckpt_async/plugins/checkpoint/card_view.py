@@ -215,8 +215,10 @@ def table_text(model: CardModel) -> str:
 
 
 def _row(row: Row, attempt: int) -> str:
-    where = f"attempt {row.attempt}" + ("" if row.attempt == attempt or not row.created_on else ", earlier")
-    saved = f"{where}, {_safe(time_text(row.created_on))}" if row.created_on else f"left by {where}"
+    if row.created_on:
+        saved = f"attempt {row.attempt}, {_safe(time_text(row.created_on))}"
+    else:
+        saved = "left by a child process" if row.attempt == attempt else f"left by attempt {row.attempt}"
     upload = f"{readable_seconds(row.upload_s)}" if row.upload_s is not None else ""
     cells = [
         ("", f"<strong>{row.number}</strong> {_name(row.name)}", saved),
