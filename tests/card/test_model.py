@@ -36,6 +36,10 @@ class TestRows:
         assert (row.blocked_s, row.upload_s, row.bytes_per_s, row.copied_bytes) == (0.012, 14.0, SIZE // 2 / 14, SIZE // 2)
         assert row.methods == (("link", 3), ("packed", 12)) and row.size_bytes == SIZE
 
+    def test_the_first_bytes_tell_nothing_of_the_speed(self) -> None:
+        (row,) = make_model(facts([save(0, 10, "uploading", done_bytes=SIZE // 1000)])).rows
+        assert row.upload_s == 10 and row.bytes_per_s is None
+
     def test_a_save_that_has_not_returned_yet_has_no_time(self) -> None:
         assert make_model(facts([save(0, 1, "queued", blocked_s=0.0)])).rows[0].blocked_s is None
 

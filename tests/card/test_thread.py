@@ -35,8 +35,8 @@ class Manager:
         self.by.add(threading.current_thread().name)
         self.refreshes += 1
 
-    def _card_proc(self, mode: str, *, sync: bool) -> None:
-        assert sync
+    def _card_proc(self, mode: str, *, sync: bool = False) -> None:
+        assert sync == (mode != "render_runtime"), "whoever waits for a process in the middle of a step waits in a busy loop"
         self.rendered.append(mode)
 
     @property
@@ -117,6 +117,19 @@ def test_what_waits_is_shown_growing_older_where_nothing_happens(manager: Manage
     shown = started(told)
     wait_for(lambda: manager.refreshes >= 3, "updates without any event")
     shown.finish(failed=False)
+
+
+def test_the_stored_page_is_made_anew_now_and_then(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "RENDER_S", 0.0)
+    monkeypatch.setattr(card, "RENDER_SHARE", 0.0)
+    told = Told()
+    told.saves.append(save(0, 10, "queued"))
+    told.pending = Pending(1, 5)
+    shown = started(told)
+    wait_for(lambda: len(manager.rendered) >= 2, "the page is made anew")
+    assert manager.refreshes == 1, "the first of them lays it out"
+    shown.finish(failed=False)
+    assert set(manager.rendered) == {"render_runtime"}
 
 
 def test_without_a_card_in_the_run_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

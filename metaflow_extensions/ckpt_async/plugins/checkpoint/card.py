@@ -31,6 +31,11 @@ AGE_SHARE = 1 / 8
 #: And not before the update has taken so small a part of the time: with ten thousand saves it takes a tenth of a second.
 UPDATE_COST = 1 / 100
 
+#: The stored page, which is what somebody sees who has no viewer that fetches data, is made anew after this part of the time that
+#: the step has taken so far, and not before so many seconds: it is a megabyte.
+RENDER_SHARE = 1 / 4
+RENDER_S = 20.0
+
 #: How long the end of a task waits for the chain of checkpoints that led to the loaded one.
 LINEAGE_TIMEOUT_S = 2.0
 
@@ -107,6 +112,7 @@ class CheckpointCard(NoCard):
         self._began_unix_s = 0.0
         self._step_ended_unix_s = 0.0
         self._refreshed = False
+        self._rendered_unix_s = 0.0
 
     def start(self) -> None:
         """Lay the card out and begin to update it. To be called once `current.card` is complete: when the step begins."""
@@ -217,7 +223,16 @@ class CheckpointCard(NoCard):
             return UPDATE_S  # The worker is ready, and that is all: perhaps there is never going to be a card.
         began_s = time.thread_time()
         self._show()
-        self._manager.refresh()
-        self._refreshed = True
+        now_s = time.time()
+        age_s = now_s - self._began_unix_s
+        if self._refreshed and now_s - self._rendered_unix_s < max(RENDER_S, age_s * RENDER_SHARE):
+            self._manager.refresh()
+        else:
+            if self._refreshed:
+                # Not its refresh(force=True), which waits for two processes in a busy loop.
+                self._manager._card_proc("render_runtime")
+            else:
+                self._manager.refresh()  # This one renders: the layout is new to it.
+            self._refreshed, self._rendered_unix_s = True, now_s
         self._lineage.start()
-        return pause_s(time.time() - self._began_unix_s, time.thread_time() - began_s)
+        return pause_s(age_s, time.thread_time() - began_s)

@@ -32,6 +32,9 @@ MAX_OLDER_ROWS = 20
 #: How many different failures are told of, at most.
 MAX_TROUBLES = 5
 
+#: Of an upload under way, from which on its speed is told.
+LEAST_SHARE = 0.01
+
 #: States that somebody waits for, or should look at.
 _OPEN = (Status.QUEUED, Status.UPLOADING, Status.FAILED)
 
@@ -306,7 +309,9 @@ def _make_row(what: tuple[str, int, int, str], state: SaveState, blocked_s: floa
         upload_s = max(0.0, now_s - state.started_unix_s)
     elif state.stored and state.upload_s:
         upload_s, moved_bytes = state.upload_s, state.sent_bytes
-    if upload_s and moved_bytes:
+    share = 1.0 if state.stored else min(1.0, state.done_bytes / state.total_bytes) if state.total_bytes else 0.0
+    # The first bytes of an upload are those of small files, and tell nothing of its speed.
+    if upload_s and moved_bytes and share >= LEAST_SHARE:
         bytes_per_s = moved_bytes / upload_s
     return Row(
         name,
@@ -319,7 +324,7 @@ def _make_row(what: tuple[str, int, int, str], state: SaveState, blocked_s: floa
         blocked_s,
         upload_s,
         bytes_per_s,
-        1.0 if state.stored else min(1.0, state.done_bytes / state.total_bytes) if state.total_bytes else 0.0,
+        share,
         state.copied_bytes,
         "" if state.stored else state.reason or (_cause(state.error) if state.error else state.given_up),
     )

@@ -160,7 +160,7 @@ def _waiting_figure(model: CardModel) -> str:
 
 def _left_s(row: Row) -> float | None:
     """Return how long an upload will take, as far as it can be told."""
-    if not row.upload_s or not row.share:
+    if not row.upload_s or not row.bytes_per_s:
         return None
     return row.upload_s * (1 - row.share) / row.share
 
