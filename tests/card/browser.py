@@ -71,7 +71,7 @@ class Shown:
 def chromium() -> str:
     """Return the browser's program."""
     found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if found is None and not os.environ.get("CI"):
+    if found is None and "CKPT_ASYNC_NEEDS_CHROMIUM" not in os.environ:
         pytest.skip("this test shows cards in Chromium, which is not installed here (Debian: apt-get install chromium)")
     assert found is not None, "CI has to have Chromium: see .ci/run"
     return found
