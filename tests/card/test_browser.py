@@ -78,7 +78,10 @@ def test_what_a_browser_shows(tmp_path: Path) -> None:
     one = seen["failed"]
     assert one["chip"] == "failed; 1 save not in the datastore"
     (trouble,) = one["troubles"]
-    assert trouble.startswith("Save 2 failed: 403 AccessDenied") and trouble.endswith("Ask for access.")
+    assert (
+        trouble.startswith("Save 2 failed: 403 AccessDenied")
+        and "Ask for access. What was saved stays on this machine's disk" in trouble
+    )
     assert [row[-1].split("\n")[0] for row in one["rows"]] == ["failed", "dropped", "committed"]
 
     one = seen["resumed"]

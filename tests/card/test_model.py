@@ -85,9 +85,13 @@ class TestTroubles:
         assert (trouble.what, trouble.cause, trouble.hint) == (
             "2 saves (1 to 2) failed",
             "403 AccessDenied",
-            "Ask for s3:PutObject.",
+            f"Ask for s3:PutObject. {card_model.KEPT}",
         )
         assert not trouble.being_retried and model.rows[0].reason == "403 AccessDenied"
+
+    def test_of_a_save_that_is_lost_nothing_can_be_mended(self) -> None:
+        lost = save(0, 100, "failed", error=SnapshotFailed("upload", cause="torn", hint="Save again."))
+        assert [trouble.hint for trouble in make_model(facts([lost])).troubles] == ["Save again."]
 
     def test_many_failures_fill_no_card(self) -> None:
         errors = [StoreAccessDenied("upload", cause=f"no {number}") for number in range(50)]

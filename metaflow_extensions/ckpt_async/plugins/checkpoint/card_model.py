@@ -32,6 +32,9 @@ MAX_OLDER_ROWS = 20
 #: How many different failures are told of, at most.
 MAX_TROUBLES = 5
 
+#: What can be done about a save that the store has refused.
+KEPT = "What was saved stays on this machine's disk: mend the cause, and the next flush() or attempt stores it."
+
 #: Of an upload under way, from which on its speed is told.
 LEAST_SHARE = 0.01
 
@@ -344,7 +347,8 @@ def _troubles(facts: Facts) -> tuple[Trouble, ...]:
     for reference in facts.references:
         state = reference.state
         if state.status == Status.FAILED and state.error is not None:
-            same.setdefault((_cause(state.error), state.error.hint), []).append(reference.record.version_id)
+            hint = state.error.hint if state.lost else f"{state.error.hint} {KEPT}".strip()
+            same.setdefault((_cause(state.error), hint), []).append(reference.record.version_id)
         elif state.given_up and not state.settled:
             given_up.append(reference.record.version_id)
     found += [Trouble(f"{_numbered(numbers)} failed", cause, hint) for (cause, hint), numbers in same.items()]

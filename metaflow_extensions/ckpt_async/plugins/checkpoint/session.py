@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
 
 __all__ = ["TaskSession"]
+
+#: How long a failing attempt waits for its card, and one that a signal has stopped, whose artifacts are yet to be kept.
+RENDER_TIMEOUT_S = 60.0
+STOPPED_RENDER_S = 2.0
 
 
 class TaskSession:
@@ -258,11 +263,19 @@ class TaskSession:
             if not (self._card.finish(failed=failed) and failed):
                 return  # Metaflow renders the card of a task that ended well.
             # Time is short where a signal has come; whoever loads the card anew sees it all the same.
-            with_data = not self._signals.stopped
-            rendering = Apart(lambda: self._card.render(with_data=with_data))
+            stopped = self._signals.stopped
+            rendering = Apart(lambda: self._card.render(with_data=not stopped))
             self._signals.while_waiting(rendering.stop_waiting)
-            ended = rendering.wait()
-            if ended is not None and ended.error is not None:
+            limit = threading.Timer(STOPPED_RENDER_S if stopped else RENDER_TIMEOUT_S, rendering.stop_waiting)
+            limit.start()
+            try:
+                ended = rendering.wait()
+            finally:
+                limit.cancel()
+                limit.join()
+            if ended is None:
+                say("the card is not complete: making it took too long.")
+            elif ended.error is not None:
                 raise ended.error
         except Exception as error:
             # Metaflow's, or the disk's: what a picture of the checkpoints lacks is no reason to fail, or to hide a failure.
@@ -297,6 +310,8 @@ class TaskSession:
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:
     """Tell that checkpoints were not stored while another exception is on its way, which stays the attempt's failure."""
+    if isinstance(failure, StoreError) and type(failure) is type(not_stored):
+        return  # It is the same refusal: the step has failed with it, and it says where what was saved lies.
     cause = str(not_stored) if isinstance(not_stored, CheckpointError) else f"{type(not_stored).__name__}: {not_stored}"
     text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {cause}"
     say(text)
