@@ -119,6 +119,23 @@ def test_what_waits_is_shown_growing_older_where_nothing_happens(manager: Manage
     shown.finish(failed=False)
 
 
+def test_a_card_that_cannot_be_updated_is_told_of_and_completed_at_the_end(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(manager, "refresh", fails)
+    told = Told()
+    told.saves.append(save(0, 10))
+    shown = started(told)
+    told.happens(WorkerReady(1))
+    assert shown._thread is not None
+    shown._thread.join(60)
+    assert "not brought up to date any more until the step ends: OSError: [Errno 24]" in capfd.readouterr().err
+    assert shown.finish(failed=False) and "ended well" in manager.text
+
+
 def test_the_stored_page_is_made_anew_now_and_then(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "RENDER_S", 0.0)
     monkeypatch.setattr(card, "RENDER_SHARE", 0.0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .lineage import LineageLookUp
 from .names import CARD_ID
+from .output import say
 
 if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
@@ -215,7 +216,12 @@ class CheckpointCard(NoCard):
                 if self._stopping:
                     return
                 self._changed = False
-            pause = self._update()
+            try:
+                pause = self._update()
+            except Exception as error:
+                # Metaflow's, or the disk's. The training goes on, and its end tries once more.
+                say(f"the card is not brought up to date any more until the step ends: {type(error).__name__}: {error}")
+                return
 
     def _update(self) -> float:
         """Bring the card up to date; return how long to wait now."""
