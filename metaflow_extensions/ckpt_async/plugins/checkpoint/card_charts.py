@@ -111,7 +111,7 @@ def backlog_spec(backlog: Backlog) -> dict[str, Any]:
     ]
     return {
         "$schema": _SCHEMA,
-        "title": {"text": "Not in the datastore", "subtitle": f"blue: how many saves; brown: how old the oldest is, in {lag}"},
+        "title": {"text": "Queue and lag", "subtitle": f"blue: saves not in the datastore; brown: age of the oldest, in {lag}"},
         "height": 110,
         "padding": {"left": 0, "top": 5, "right": 0, "bottom": 5},
         "config": _CONFIG,
