@@ -140,6 +140,7 @@ class Ledger:
             if isinstance(event, WorkerReady):
                 # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
                 # removed by its own sidecar) nobody will.
+                self.trouble = None
                 self._adopting = set(event.adopting) | self._children
                 self._unguarded &= self._adopting
                 self.adoption_errors.clear()

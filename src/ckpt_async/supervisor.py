@@ -111,6 +111,9 @@ class Supervisor:
 
     def _on_event(self, event: Event) -> None:
         self._ledger.apply(event)
+        if isinstance(event, WorkerReady):
+            # What the worker before it could not do, this one tries anew, and tells anew.
+            self._stands_still = False
         if isinstance(event, EntryCommitted):
             self._deaths = 0
         elif isinstance(event, WorkerReady) and (children := self._ledger.children):

@@ -12,7 +12,7 @@ import pytest
 
 from ckpt_async import StoreAccessDenied
 from metaflow_extensions.ckpt_async.plugins.checkpoint.card_model import Ancestor, Origin, make_model
-from metaflow_extensions.ckpt_async.plugins.checkpoint.card_view import head_text, origin_text, table_text, time_text, views
+from metaflow_extensions.ckpt_async.plugins.checkpoint.card_view import head_text, origin_text, table_text, views
 from tests.card.facts import NOW, PATHSPEC, SIZE, adopted, facts, many_saves, save
 
 #: What HTML, Markdown, or the block that Markdown makes of HTML could trip over.
@@ -160,9 +160,3 @@ def test_charts_change_in_nothing_but_values_and_units() -> None:
     many = views(make_model(facts(many_saves(10_000), 36_000)))
     for index in (2, 3):
         assert frame(few[index]) == frame(many[index])  # type: ignore[arg-type]
-
-
-def test_times_are_told_to_the_second() -> None:
-    assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
-    assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
-    assert time_text("yesterday") == "yesterday"

@@ -32,6 +32,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE, UID, TaskPlace, read_task
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
 from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.output import time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
 from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, node_of_gang, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
@@ -380,6 +381,12 @@ class TestText:
         records = records_of([reference(0), reference(1, "dropped"), reference(2), reference(3, "failed")])
         assert [record["version_id"] for record in records] == [2, 0]
         assert all(type(record) is dict for record in records)
+
+
+def test_times_are_told_to_the_second() -> None:
+    assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
+    assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
+    assert time_text("yesterday") == "yesterday"
 
 
 def test_only_public_names_of_the_engine_are_used() -> None:

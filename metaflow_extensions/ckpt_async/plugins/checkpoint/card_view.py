@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from ckpt_async import Status, readable_bytes, readable_seconds, saves_words
 
 from .card_charts import backlog_spec, timeline_spec
 from .card_model import Ancestor, CardModel, Origin, Row, Trouble
+from .output import time_text
 
-__all__ = ["head_text", "origin_text", "table_text", "time_text", "views"]
+__all__ = ["head_text", "origin_text", "table_text", "views"]
 
 #: Longer texts of others are cut: an error may quote a whole answer of a server.
 MAX_TEXT = 400
@@ -266,14 +266,6 @@ def _methods_text(methods: Iterable[tuple[str, int]]) -> str:
         count, method = known[0]
         return f"{count} {'file' if count == 1 else 'files'} {_safe(method)}"
     return "files: " + ", ".join(f"{count} {_safe(method)}" for count, method in known)
-
-
-def time_text(created_on: str) -> str:
-    """Return the time of a record to the second; one that can't be read is left as it is."""
-    try:
-        return datetime.fromisoformat(created_on).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
-    except ValueError:
-        return created_on
 
 
 def _safe(text: str) -> str:

@@ -14,11 +14,10 @@ from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
 from .card import CheckpointCard, NoCard
-from .card_view import time_text
 from .current import CurrentCheckpoint
 from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
-from .output import say
+from .output import say, time_text
 from .signals import StopSignals, stop_alarm
 from .spot import SpotWatch, notice_file
 
