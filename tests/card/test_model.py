@@ -205,7 +205,7 @@ class TestBacklog:
             state
             for index, state in enumerate(states)
             if state.status in ("queued", "failed")
-            or (state.status == "dropped" and not any(later.status == "committed" for later in states[index:]))
+            or (state.status == "dropped" and not any(later.status in ("committed", "deleted") for later in states[index:]))
         ]
         assert found.points[-1].waiting == len(at_risk)
         assert found.oldest_s == pytest.approx(max((NOW - state.saved_unix_s for state in at_risk), default=0.0))
