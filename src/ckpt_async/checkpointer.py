@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_async.flushing import Flusher
@@ -29,8 +29,9 @@ from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.worker.handle import GUARD_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from ckpt_async.disk.scan import ScannedTree
     from ckpt_async.reader import Reader
-    from ckpt_async.taking import Taking
+    from ckpt_async.taking import SaveRequest, Taking
 
 __all__ = ["Checkpointer"]
 
@@ -65,6 +66,7 @@ class Checkpointer:
         self._pid = os.getpid()
         self._closed = False
         self.resumed_from_disk = False
+        self._on_taken: builtins.list[Callable[[ScannedTree, CheckpointReference], None]] = []
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
@@ -176,14 +178,8 @@ class Checkpointer:
             version = self._taking.group_number() if group and self._header.num_nodes > 1 else None
             request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format, group=group)
             self._gate.raise_earlier_failure()
-            tree = scan(path)
-            self._taking.check_outside(tree.root)
-            self._gate.pass_in(tree.size_bytes, name, latest=latest, group=version is not None)
-            self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            reference = self._taking.take(tree, request, version)
-        self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
-        self._worker.ensure_started()
-        self._worker.send(Wake())
+            reference = self._take(scan(path), request, version)
+        self._tell_worker(reference)
         if not self.settings.async_upload:
             waiting_s = time.monotonic()
             self._wait_stored(reference)
@@ -192,6 +188,52 @@ class Checkpointer:
         self._ledger.charge(reference, blocked_s)
         self._worker.listeners.tell(SaveReturned(reference.state.entry, blocked_s))
         return reference
+
+    def save_as_seen(
+        self, tree: ScannedTree, *, name: str = DEFAULT_NAME, metadata: dict[str, object] | None = None
+    ) -> CheckpointReference:
+        """Save what a scan has found, as it was found: for whoever has seen that it is complete. Does not wait for the store, and
+        counts as no time that the training was held up.
+
+        Raises
+        ------
+        FilesChanged
+            A file has changed since.
+        CheckpointError
+            As `save`.
+        """
+        self._check_usable("save a checkpoint")
+        from ckpt_async.taking import SaveRequest
+
+        with self._saving:
+            request = SaveRequest.checked(name, metadata, latest=True, storage_format="files")
+            self._gate.raise_earlier_failure()
+            reference = self._take(tree, request, None, as_seen=True)
+        self._tell_worker(reference)
+        return reference
+
+    def _take(self, tree: ScannedTree, request: SaveRequest, version: int | None, *, as_seen: bool = False) -> CheckpointReference:
+        self._taking.check_outside(tree.root)
+        self._gate.pass_in(tree.size_bytes, request.name, latest=request.latest, group=version is not None)
+        self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
+        reference = self._taking.take(tree, request, version, as_seen=as_seen)
+        for tell in self._on_taken:
+            tell(tree, reference)
+        return reference
+
+    def _tell_worker(self, reference: CheckpointReference) -> None:
+        self._worker.listeners.tell(EntrySaved(reference.state.entry, reference.state.size_bytes))
+        self._worker.ensure_started()
+        self._worker.send(Wake())
+
+    def on_taken(self, callback: Callable[[ScannedTree, CheckpointReference], None]) -> None:
+        """Have `callback` told of what each save took, in the thread that saves: it must be quick and must not raise."""
+        self._on_taken.append(callback)
+
+    def being_written(self, paths: Sequence[str]) -> builtins.list[str] | None:
+        """Return which of these files some program has open for writing, as the guard of links sees it; None: nobody can tell."""
+        guard = self._worker.link_guard
+        return None if guard is None else guard.being_written(paths)
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
