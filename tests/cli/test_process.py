@@ -64,6 +64,7 @@ def saved(tmp_path: Path) -> list[CheckpointRecord]:
     return train(StoreAddress(str(tmp_path / "store")), tmp_path)
 
 
+@pytest.mark.slow
 def test_statuses_and_streams(saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
     answer = call(tmp_path, "list", "--json")
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -188,6 +189,7 @@ def test_in_a_terminal(saved: Sequence[CheckpointRecord], tmp_path: Path) -> Non
         assert all(word in shown.text for word in ("attempt", "number", "size", "saved"))
 
 
+@pytest.mark.slow
 def test_the_answer_is_apart_from_the_progress(saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -204,6 +206,7 @@ def test_the_answer_is_apart_from_the_progress(saved: Sequence[CheckpointRecord]
     assert "Verifying" in shown
 
 
+@pytest.mark.slow
 def test_a_question_is_answered(saved: Sequence[CheckpointRecord], tmp_path: Path) -> None:
     reader = open_reader(StoreAddress(str(tmp_path / "store")))
     for typed, code, left in (("n\n", 6, 3), ("y\n", 0, 2)):
