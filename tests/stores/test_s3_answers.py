@@ -269,7 +269,7 @@ async def test_headers_of_encryption_and_checksum() -> None:
             await store.put("k", Body((b"con", b"tent"), 7, 0x0000_00FF))
             assert await store.begin_multipart("k") == "none:id"
             await store.put_part("k", "none:id", 1, 0, Body.of(b"part"))
-        async with store_at(server.endpoint_url, checksums=False) as store:
+        async with store_at(server.endpoint_url, checksums="off") as store:
             await store.put("k", Body.of(b"content"))
             await store.begin_multipart("k")
     whole, begin, part, bare, bare_begin = server.requests
