@@ -105,6 +105,10 @@ class _Sender:
         self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
+        #: Parts that the store was asked in vain to copy.
+        self._not_copied: set[tuple[int, int]] = set()
+        #: Whether one of them was refused after that: some servers count the request for a copy as the part.
+        self.spoilt = False
         self.sent_bytes = 0
         self.copied_bytes = 0
         #: Whether all parts have been sent.
@@ -198,7 +202,11 @@ class _Sender:
             self._notes.stored(index, sent, read.pieces, complete=True, md5=md5)
         else:
             upload_id = await self._begin(index, planned)
-            sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
+            try:
+                sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
+            except StoreRejected:
+                self.spoilt = (index, part.number) in self._not_copied
+                raise
             self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
         self._speed.acknowledged(part.size_bytes)
@@ -219,6 +227,7 @@ class _Sender:
 
         copied = await self._copying.tried(same, copy)
         if copied is None:
+            self._not_copied.add((index, part.number))
             return False
         self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
         self.copied_bytes += part.size_bytes
@@ -305,8 +314,10 @@ async def upload(
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
             # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator), or the store lacks a part
-            # that it had acknowledged (its machine crashed): what was saved lies here still, so begin anew, once.
-            if last_try or not notes.upload_ids or (isinstance(error, StoreRejected) and not sender.joining):
+            # that it had acknowledged (its machine crashed), or it takes a part only once and has taken the request for a copy for
+            # one: what was saved lies here still, so begin anew, once.
+            renewable = isinstance(error, StoreObjectMissing) or sender.joining or sender.spoilt
+            if last_try or not notes.upload_ids or not renewable:
                 raise
             for index, upload_id in list(notes.upload_ids.items()):
                 if index not in notes.complete:
