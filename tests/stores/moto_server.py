@@ -1,5 +1,5 @@
-"""A server in the tests' own process that speaks S3 and STS: moto. It believes every signature, so a gate in front of it looks at the
-keys: those that it was told to are expired, from the request on that it was told.
+"""A server in the tests' own process that speaks S3, KMS and STS: moto. It believes every signature; a gate in front of it looks at
+the keys, of which those expire that a test wants to.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ _EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has exp
 
 
 class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log(self, type: str, message: str, *args: Any) -> None:
+    def log(self, *_: Any) -> None:
         return None
 
 

