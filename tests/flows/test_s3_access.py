@@ -32,6 +32,7 @@ credentials = [access.credentials() for _ in range(2)]
 print(json.dumps({
     "endpoint_url": access.endpoint_url, "region": access.region, "verify": access.verify, "anonymous": access.anonymous,
     "addressing_style": access.addressing_style, "server_side_encryption": access.server_side_encryption,
+    "more": [access.checksums, access.requester_pays, access.conditional_writes, access.sse_kms_key_id],
     "client_params": dict(access.client_params), "keys": [one and one.access_key for one in credentials],
     "token": credentials[0] and credentials[0].token, "repr": repr(access) + repr(credentials),
 }))
@@ -83,6 +84,17 @@ def test_settings_of_metaflow(tmp_path: Path) -> None:
     assert (found["region"], found["verify"], found["addressing_style"]) == ("eu-west-1", str(bundle), "path")
     assert found["server_side_encryption"] == "aws:kms"
     assert found["client_params"] == {"proxies": {"http": "http://proxy:3"}, "s3": {"addressing_style": "path"}}
+
+
+def test_options_of_the_decorator_beat_the_settings_of_metaflow(tmp_path: Path) -> None:
+    more: dict[str, str] = {"METAFLOW_S3_SERVER_SIDE_ENCRYPTION": "AES256"}
+    found = ask(tmp_path, **KEYS, **more)
+    assert (found["server_side_encryption"], found["more"]) == ("AES256", ["crc32", False, None, None])
+    more["METAFLOW_CHECKPOINT_S3_OPTIONS"] = (
+        "checksums:off,requester_pays:true,conditional_writes:false,server_side_encryption:aws:kms,sse_kms_key_id:k:1"
+    )
+    found = ask(tmp_path, **KEYS, **more)
+    assert (found["server_side_encryption"], found["more"]) == ("aws:kms", ["off", True, False, "k:1"])
 
 
 @pytest.mark.parametrize("name", ["AWS_CA_BUNDLE"])

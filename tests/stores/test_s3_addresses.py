@@ -9,8 +9,8 @@ import pytest
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from tests.stores.scripted_bucket import Bucket
 from tests.stores.scripted_server import ScriptedServer
-from tests.stores.test_s3_dialect import Bucket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_library")]
 

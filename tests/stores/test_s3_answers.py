@@ -5,13 +5,14 @@ from __future__ import annotations
 import ssl
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
 from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
-from ckpt_async.stores.contract import Body
+from ckpt_async.stores.contract import Body, CopySource
+from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
@@ -328,6 +329,22 @@ async def test_expired_credentials_without_better_ones(keys: tuple[str, ...]) ->
     assert source.calls == 2
 
 
+async def test_a_source_that_believes_in_what_was_refused_is_told_to_forget_it() -> None:
+    class Holding:
+        key = "old"
+
+        def forget(self) -> None:
+            self.key = "new"
+
+        def __call__(self) -> S3Credentials:
+            return S3Credentials(self.key, SECRET, f"token-of-{self.key}")
+
+    with ScriptedServer(only("new")) as server:  # type: ignore[arg-type]
+        async with store_at(server.endpoint_url, credentials=Holding()) as store:
+            await store.put("k", Body.of(b"x"))
+    assert len(server.requests) == 2
+
+
 async def test_there_are_no_credentials() -> None:
     with ScriptedServer([Answer(200)]) as server:
         async with store_at(server.endpoint_url, credentials=lambda: None) as store:
@@ -455,6 +472,33 @@ async def test_the_libraries_own_credentials(monkeypatch: pytest.MonkeyPatch) ->
         async with store_at(server.endpoint_url, credentials=None) as store:
             await store.put("k", Body.of(b"x"))
     assert "Credential=from-the-environment/" in server.requests[0].headers["authorization"]
+
+
+CALLS: dict[str, Callable[[S3Store], Awaitable[object]]] = {
+    "put": put,
+    "get": get,
+    "head": lambda store: store.head("k"),
+    "list": lambda store: store.list(""),
+    "delete": lambda store: store.delete(["k"]),
+    "copy": lambda store: store.copy("k", CopySource("other", '"e"', 0, 1, 0)),
+    "begin": lambda store: store.begin_multipart("k"),
+    "part": lambda store: store.put_part("k", "none:id", 1, 0, Body.of(b"x")),
+    "copy part": lambda store: store.copy_part("k", "none:id", 1, 0, CopySource("other", '"e"', 0, 1, 0)),
+    "complete": lambda store: store.complete_multipart("k", "none:id", []),
+    "abort": lambda store: store.abort_multipart("k", "none:id"),
+}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+async def test_any_request_may_meet_a_store_that_wants_fewer(status: int) -> None:
+    with ScriptedServer([error_answer(status, "SlowDown")]) as server:
+        bare = store_at(server.endpoint_url)
+        async with Limiting(bare, 64) as store:
+            for call in CALLS.values():
+                with pytest.raises(StoreBusy):
+                    await call(store)  # type: ignore[arg-type]
+            # Each of them has halved what is let through at once.
+            assert store._turns.limit == 1 and len(server.requests) == len(CALLS)
 
 
 async def test_a_hiccup_is_repeated_by_the_wrapper() -> None:

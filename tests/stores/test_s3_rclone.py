@@ -21,7 +21,7 @@ from ckpt_async.transfer.unchanged import StoredBefore
 from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import StorePreconditionFailed, StoreUnavailable
 from tests.stores.rclone_server import RcloneServer
-from tests.stores.test_s3_dialect import told
+from tests.stores.scripted_bucket import told
 from tests.transfer.parts import ListLog, content_of, identity, job_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_library")]

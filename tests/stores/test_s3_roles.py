@@ -16,7 +16,7 @@ from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Credentials
 from ckpt_async.words.errors import StoreAccessDenied
 from tests.stores.moto_server import BUCKET, MotoServer
-from tests.stores.test_s3_dialect import told
+from tests.stores.scripted_bucket import told
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_library")]
 ROLE = "arn:aws:iam::123456789012:role/uploader"

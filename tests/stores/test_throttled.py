@@ -111,7 +111,7 @@ async def test_a_store_that_throttles_is_driven_near_its_rate(per_s: float, burs
         await put_all(time, store, count)
     assert len(store.taken) == count
     # Most of them before anything is known of it.
-    assert len(store.refused) < 100 + 0.1 * count
+    assert len(store.refused) < 120 + 0.1 * count
     # Seconds of the test's own time, the same on every machine.
     assert time.now_s < 1.3 * count / per_s + 2
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckpt_async.stores.s3_options import read_options, write_options
 from ckpt_async.words.errors import CheckpointError, StoreUnavailable, UnsupportedStore
 
 __all__ = ["S3Access", "S3Credentials", "load_access"]
@@ -57,7 +59,8 @@ class S3Access:
     credentials : callable, optional
         Returns the credentials, or None where there are none. Called in a thread, and again at least every ten minutes, before
         they expire and when the server refuses them, so that rotating credentials are followed. Where it raises, what it returned
-        before is used until it expires, and it is called again. Left out: the client library finds them.
+        before is used until it expires, and it is called again. An object may also have a method ``forget``: it is called where it
+        returns once more what the server has refused. Left out: the client library finds them.
     max_connections : int
         Connections at once; more than the requests at once.
     bucket_key : bool, optional
@@ -93,6 +96,26 @@ class S3Access:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     client_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def with_options(self, options: Mapping[str, object] | str) -> S3Access:
+        """Return this access with other values for some of its fields, as `ckpt_async.stores.s3_options` reads them.
+
+        Parameters
+        ----------
+        options : mapping or str
+            For example ``{"checksums": "md5"}`` or ``"checksums:md5,requester_pays:true"``; empty: the same access.
+
+        Raises
+        ------
+        InvalidArgument
+            A name is not known, or a value is not allowed.
+        """
+        return dataclasses.replace(self, **read_options(options))
+
+    @staticmethod
+    def check_options(options: Mapping[str, object] | str) -> str:
+        """Return options as text, after a check; raises like `with_options`."""
+        return write_options(read_options(options))
 
 
 def load_access(spec: str) -> S3Access:

@@ -16,7 +16,7 @@ __all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "s3_options")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class CheckpointAttributes:
         Whether a card shows the checkpoints.
     settings : Settings
         What the engine is told.
+    s3_options : str or None
+        What is said of the server where the datastore is S3, as text; None: nothing.
     """
 
     load_policy: str
@@ -42,6 +44,7 @@ class CheckpointAttributes:
     temp_dir_root: str | None
     show_card: bool
     settings: Settings
+    s3_options: str | None = None
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the decorator's attributes in a form that survives Metaflow's command line.
@@ -66,6 +69,7 @@ class CheckpointAttributes:
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,
             "keep_local": self.settings.keep_local,
+            "s3_options": self.s3_options,
         }
 
 
@@ -100,6 +104,21 @@ def _read_switch(name: str, value: object) -> bool:
     if text in ("false", "0"):
         return False
     raise _refuse(name, value, "True or False")
+
+
+def _read_s3_options(value: object) -> str | None:
+    if value is None or value in ("None", ""):
+        return None
+    from ckpt_async import S3Access
+
+    if not isinstance(value, (str, Mapping)):
+        raise _refuse("s3_options", value, "a dict, or text such as 'checksums:md5,requester_pays:true'")
+    try:
+        return S3Access.check_options(value) or None
+    except InvalidArgument as error:
+        raise WrongCheckpointAttribute(
+            f"@checkpoint(s3_options={value!r}): {error.on}: {error.cause}. {error.hint}".strip()
+        ) from error
 
 
 def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
@@ -140,4 +159,5 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
         settings=settings,
+        s3_options=_read_s3_options(every["s3_options"]),
     )

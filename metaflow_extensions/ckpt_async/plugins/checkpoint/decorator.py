@@ -7,13 +7,14 @@ is imported here but inside functions.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
 
-from .names import CARD_ID, DEFAULTS, LATEST, TASK_CHECKPOINTS
+from .names import CARD_ID, DEFAULTS, LATEST, S3_OPTIONS, TASK_CHECKPOINTS
 
 if TYPE_CHECKING:
     from .attributes import CheckpointAttributes
@@ -84,6 +85,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     keep_local : int, default 0
         How many of the newest stored saves also stay on local disk, so that a retry on the same machine need not load them from the
         datastore. They take the room of as many checkpoints until the task has ended well, or `save()` needs it.
+    s3_options : dict or str, optional, default None
+        What the server is asked for where the datastore is S3, for example "checksums:md5,requester_pays:true". Default: what it
+        can do is found out.
 
     MF Add To Current
     -----------------
@@ -164,6 +168,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from .session import TaskSession
         from .store import address_of_datastore, artifact_store_of, scratch_root
 
+        if self._attributes.s3_options is not None:
+            # For the process that uploads, and for child processes of the step.
+            os.environ[S3_OPTIONS] = self._attributes.s3_options
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
