@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
     configured_address,
     store_address,
 )
+from tests.stores.moto_server import MotoServer
 
 CODE = """
 import json
@@ -124,6 +126,21 @@ def test_the_store_of_with_artifact_store(tmp_path: Path, kind: str) -> None:
     assert (found["endpoint_url"], found["region"], found["addressing_style"]) == ("http://127.0.0.1:3", "eu-west-3", "virtual")
     assert (found["keys"], found["token"]) == (["another", "another"], "the-token")
     assert "secret" not in str(found["repr"]) and "the-token" not in str(found["repr"])
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoServer]:
+    with MotoServer() as server:
+        yield server
+
+
+def test_a_role_of_with_artifact_store(tmp_path: Path, moto: MotoServer) -> None:
+    how = {"root": "s3://bucket/root", "role_arn": "arn:aws:iam::123456789012:role/uploader"}
+    variables = {ELSEWHERE: json.dumps({"type": "s3", "config": how}), "AWS_ENDPOINT_URL_STS": moto.endpoint_url}
+    found = ask(tmp_path, **KEYS, AWS_DEFAULT_REGION="us-east-1", **variables)
+    # Those that STS has given out, and they are renewed by themselves: they are asked for once.
+    assert [str(key)[:4] for key in found["keys"]] == ["ASIA"] * 2 and len(set(found["keys"])) == 1  # type: ignore[attr-defined, call-overload]
+    assert found["token"] != KEYS["AWS_SESSION_TOKEN"]
 
 
 def test_without_params_of_its_own_it_is_reached_as_the_datastore_is(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ CONDITIONS = frozenset({"IfMatch", "IfNoneMatch"})
 _SUMS = frozenset({"ChecksumCRC32", "ChecksumAlgorithm", "ChecksumType"})
 _WRITES = frozenset({"put_object", "upload_part", "create_multipart_upload", "copy_object"})
 
-_MD5_COST = "That costs the uploads 1.7 s of a core per GiB; checksums=off does without."
+_MD5_COST = "That costs the uploads 1.7 s of a core per GiB; The option checksums:off does without."
 _CRC_REFUSED = f"The store refuses CRC-32 checksums: what is sent carries its MD5 instead. {_MD5_COST}"
 _CRC_OVERLOOKED = f"The store does not say that it has checked a CRC-32: from now on what is sent carries its MD5. {_MD5_COST}"
 _MD5_REFUSED = "The store refuses checksums of every kind: what is damaged on its way there is noticed only when it is loaded."

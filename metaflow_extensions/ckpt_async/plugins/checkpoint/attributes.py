@@ -106,7 +106,7 @@ def _read_switch(name: str, value: object) -> bool:
     raise _refuse(name, value, "True or False")
 
 
-def _read_s3_options(value: object) -> str | None:
+def _read_s3_options(value: object, given_as: str = "@checkpoint(s3_options={!r})") -> str | None:
     if value is None or value in ("None", ""):
         return None
     from ckpt_async import S3Access
