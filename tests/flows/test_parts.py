@@ -26,7 +26,7 @@ from ckpt_async.words.events import WorkerReady
 from metaflow_extensions.ckpt_async.plugins.checkpoint import card
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
-from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
+from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import check_environment, read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text, time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo
 from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
@@ -115,6 +115,10 @@ class TestAttributes:
         with pytest.raises(WrongCheckpointAttribute) as caught:
             read_attributes({"s3_options": value})
         assert "checksum: there is none of that name. There are: addressing_style, " in caught.value.message
+        check_environment({})
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            check_environment({"METAFLOW_CHECKPOINT_S3_OPTIONS": "checksum:md5"})
+        assert caught.value.message.startswith("METAFLOW_CHECKPOINT_S3_OPTIONS=checksum:md5: checksum: there is none of that name")
 
 
 class TestScope:

@@ -10,9 +10,9 @@ from typing import Any
 from ckpt_async import InvalidArgument, Settings, coerce_settings
 
 from .errors import WrongCheckpointAttribute
-from .names import DEFAULTS
+from .names import DEFAULTS, S3_OPTIONS
 
-__all__ = ["CheckpointAttributes", "read_attributes"]
+__all__ = ["CheckpointAttributes", "check_environment", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
@@ -116,9 +116,13 @@ def _read_s3_options(value: object, given_as: str = "@checkpoint(s3_options={!r}
     try:
         return S3Access.check_options(value) or None
     except InvalidArgument as error:
-        raise WrongCheckpointAttribute(
-            f"@checkpoint(s3_options={value!r}): {error.on}: {error.cause}. {error.hint}".strip()
-        ) from error
+        text = f"{given_as.format(value)}: {error.on}: {error.cause}. {error.hint}"
+        raise WrongCheckpointAttribute(text.strip()) from error
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Check what a variable says in place of an attribute; raises like `read_attributes`."""
+    _read_s3_options(environment.get(S3_OPTIONS), f"{S3_OPTIONS}={{}}")
 
 
 def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:

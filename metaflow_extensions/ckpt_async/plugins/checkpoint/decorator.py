@@ -115,8 +115,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
 
     def init(self) -> None:
         """Check the attributes: once, before any hook, in the launching process and in the task."""
-        from .attributes import read_attributes
+        from .attributes import check_environment, read_attributes
 
+        check_environment(os.environ)
         self._checked = read_attributes({**self.attributes, **self._unknown})
         self.attributes = self._checked.to_attributes()
 
