@@ -28,6 +28,12 @@ def test_every_form_says_the_same(value: object) -> None:
     assert text == f"checksums:md5,requester_pays:true,sse_kms_key_id:{KEY},conditional_writes:false"
 
 
+@pytest.mark.parametrize("value", [True, False, "CRC32"])
+def test_a_wrong_value_is_not_taken_for_no_checksums(value: object) -> None:
+    with pytest.raises(InvalidArgument, match="Allowed: 'crc32' or 'md5' or 'off'"):
+        S3Access(checksums=value)  # type: ignore[arg-type]
+
+
 def test_nothing_said_is_nothing_changed() -> None:
     assert S3Access().with_options("") == S3Access().with_options({}) == S3Access()
 

@@ -97,6 +97,10 @@ class S3Access:
     read_timeout_s: float = 60.0
     client_params: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what would otherwise mean no checksums at all."""
+        read_options({"checksums": self.checksums, "addressing_style": self.addressing_style})
+
     def with_options(self, options: Mapping[str, object] | str) -> S3Access:
         """Return this access with other values for some of its fields, as `ckpt_async.stores.s3_options` reads them.
 

@@ -186,25 +186,24 @@ class Requests:
         self, operation: str, compose: Compose, act: Callable[[dict[str, Any]], Awaitable[tuple[T, Collection[str]]]]
     ) -> T:
         """Send a request, and send it in another form for as long as its refusals teach one. Each form is tried once."""
-        refused: StoreRejected | None = None
-        params: dict[str, Any] | None = None
+        params = compose(await self.dialect())
+        assert params is not None, "asked of a server that is known not to know it"
         while True:
-            dialect, before = await self.dialect(), params
-            params = compose(dialect)
-            if refused is not None and params in (None, before):
-                raise refused
-            assert params is not None, "asked of a server that is known not to know it"
             try:
                 result, confirmed = await act({**params, **self._payer})
             except StoreRejected as error:
-                refused = error
                 # Another request may have learnt it meanwhile.
-                if await self.dialect() == dialect:
+                changed = compose(await self.dialect())
+                if changed == params:
                     cause = error.__cause__
-                    lesson = learn(dialect, Refusal(operation, tuple(params), code_of(cause), message_of(cause)))
+                    lesson = learn(await self.dialect(), Refusal(operation, tuple(params), code_of(cause), message_of(cause)))
                     if lesson is None:
                         raise
                     self.take(lesson)
+                    changed = compose(lesson.dialect)
+                if changed is None or changed == params:
+                    raise
+                params = changed
                 continue
             for lesson in overlooked(await self.dialect(), tuple(params), confirmed):
                 self.take(lesson)

@@ -1,5 +1,5 @@
-"""What a manifest says of the files of an upload; and of the larger objects, so that a worker of another process, attempt or run can
-have them copied.
+"""What a manifest says of the files of an upload, and of the larger objects, so that a worker of another process, attempt or run
+can have them copied.
 
 No key stands there: each follows from the key of the checkpoint and the path of the file, so that no text in a store can name
 anything else as the source of a copy. Nor do the guard's names for contents, which mean nothing in another process.

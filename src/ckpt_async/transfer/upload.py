@@ -104,7 +104,7 @@ class _Sender:
         self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
-        #: Parts that were asked for in vain as copies, and whether one was refused then: some servers take that for the part itself.
+        #: Parts that were asked for as copies, in vain; and whether one was refused then: some servers take that for the part.
         self._not_copied: set[tuple[int, int]] = set()
         self.spoilt = False
         self.sent_bytes = 0
