@@ -196,7 +196,7 @@ async def test_damage_on_the_way_is_transient_and_damage_before_it_is_not() -> N
 
 async def test_a_missing_object_does_not_match() -> None:
     with ScriptedServer([error_answer(404, "NoSuchKey")]) as server:
-        async with store_at(server.endpoint_url) as store:
+        async with store_at(server.endpoint_url, conditional_writes=True) as store:
             with pytest.raises(StorePreconditionFailed):
                 await store.put("k", Body.of(b"x"), if_match='"e"')
 
@@ -263,7 +263,10 @@ async def test_headers_of_encryption_and_checksum() -> None:
     begun = b"<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>"
 
     def script(request: Request) -> Answer:
-        return Answer(200, begun if request.method == "POST" else b"", {"ETag": '"e"', "Content-Type": "application/xml"})
+        checked = {"x-amz-checksum-crc32": "AAAA/w=="}
+        return Answer(
+            200, begun if request.method == "POST" else b"", {"ETag": '"e"', "Content-Type": "application/xml", **checked}
+        )
 
     with ScriptedServer(script) as server:
         async with store_at(server.endpoint_url, server_side_encryption="aws:kms", sse_kms_key_id="key-1") as store:

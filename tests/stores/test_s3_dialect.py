@@ -40,8 +40,8 @@ MD5_WANTED = "Missing required header for this request: Content-Md5."
         ("copy_object", "ChecksumAlgorithm", "InvalidArgument", "Unsupported header 'x-amz-checksum-algorithm'", MD5),
         ("put_object", "ContentMD5", "NotImplemented", "Content-MD5 is not supported", {"checksum": "off"}),
         # Of a condition and a checksum in one request the one that is named, else first the condition.
-        ("put_object", "IfMatch ChecksumCRC32", "NotImplemented", NOT_IMPLEMENTED, {"conditions": False}),
-        ("put_object", "IfNoneMatch ChecksumCRC32", "InvalidArgument", "If-None-Match is not supported", {"conditions": False}),
+        ("put_object", "IfMatch ChecksumCRC32", "NotImplemented", NOT_IMPLEMENTED, {"conditions": {"IfNoneMatch"}}),
+        ("put_object", "IfNoneMatch ChecksumCRC32", "InvalidArgument", "If-None-Match is unsupported", {"conditions": {"IfMatch"}}),
         ("put_object", "IfMatch ChecksumCRC32", "InvalidArgument", CRC_NAMED, MD5),
         # Older MinIO and Ceph; B2; Google Cloud Storage.
         ("delete_objects", "Delete", "MissingContentMD5", MD5_WANTED, {"batch": "md5"}),
@@ -102,7 +102,9 @@ def test_what_is_known_from_the_start() -> None:
     assert not dialect_for(S3Access(conditional_writes=False)).conditions
     assert dialect_for(S3Access(endpoint_url="http://x", checksums="md5")) == WITHOUT_CRC32
     known = heeded(heeded(Dialect(), "IfMatch", refused=True).dialect, "IfNoneMatch", refused=True).dialect
-    assert known.proven == CONDITIONS and not heeded(known, "IfMatch", refused=False).dialect.conditions
+    assert known.proven == CONDITIONS
+    half = heeded(known, "IfMatch", refused=False).dialect
+    assert half.conditions == half.proven == {"IfNoneMatch"}
 
 
 BIG = Body.of(os.urandom(100_000))
@@ -189,6 +191,22 @@ async def test_a_server_that_accepts_conditions_and_takes_no_notice_of_them_is_f
             assert await store.get("k") == b"first"
             await store.put("k", Body.of(b"second"), if_match=first.etag)
             assert await store.get("k") == b"second"
+
+
+async def test_a_server_that_knows_one_condition_keeps_it() -> None:
+    """AWS itself was such a server once."""
+    bucket = Bucket(refusing("if-match", error_answer(501, "NotImplemented", NOT_IMPLEMENTED)))
+    with ScriptedServer(bucket) as server:
+        async with store_at(server.endpoint_url) as store:
+            first = await store.put("k", Body.of(b"first"), if_absent=True)
+            second = await store.put("k", Body.of(b"second"), if_match=first.etag)
+            assert not store.traits.conditional_writes
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"third"), if_match=first.etag)
+            await store.put("k", Body.of(b"third"), if_match=second.etag)
+            with pytest.raises(StorePreconditionFailed):
+                await store.put("k", Body.of(b"fourth"), if_absent=True)
+    assert server.requests[-1].headers["if-none-match"] == "*" and bucket.objects == {"root/k": b"third"}
 
 
 async def test_even_the_first_condition_holds_where_the_server_takes_no_notice() -> None:

@@ -96,7 +96,7 @@ class S3Store(Store):
         condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
 
         def compose(dialect: Dialect) -> dict[str, Any]:
-            return extra | condition if dialect.conditions else dict(extra)
+            return extra | {name: value for name, value in condition.items() if name in dialect.conditions}
 
         dialect = await self._requests.dialect()
         unproven = [name for name in condition if name not in dialect.proven]
@@ -111,7 +111,7 @@ class S3Store(Store):
             # A server's answer to a condition on an object that isn't there.
             raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
         # Written with the etag that was there, it may have that one still: then nothing would be seen.
-        if unproven and etag != if_match and (await self._requests.dialect()).conditions:
+        if unproven and etag != if_match:
             await self._prove(key, body, extra, {name: condition[name] for name in unproven})
         return ObjectInfo(key, body.size_bytes, etag)
 
@@ -127,18 +127,18 @@ class S3Store(Store):
         One that takes no notice stores the same bytes once more. It could undo what another writer has stored in between, once,
         which such a server can always do.
         """
-        for name, value in condition.items():
+        dialect = await self._requests.dialect()
+        for name in condition.keys() & dialect.conditions:
+            params = extra | {name: condition[name]}
             try:
-                await self._requests.send_body("store an object", key, "put_object", body, lambda _: extra | {name: value})  # noqa: B023
-            except (StorePreconditionFailed, StoreObjectMissing) as error:
-                if isinstance(error, StorePreconditionFailed):
-                    await self._requests.heeds(name, refused=True)
+                await self._requests.send_body("store an object", key, "put_object", body, lambda _, params=params: dict(params))  # type: ignore[misc]
+            except StorePreconditionFailed:
+                await self._requests.heeds(name, refused=True)
             except StoreError:
                 # What was to be written is. The next conditional write asks again.
                 return
             else:
                 await self._requests.heeds(name, refused=False)
-                return
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         check_key(key)

@@ -50,10 +50,10 @@ class Dialect:
         What goes along with a body: `CHECKSUM_CRC32`, `CHECKSUM_MD5` or `CHECKSUM_OFF`.
     whole_checksum : bool
         Whether the CRC-32 of an object in parts is that of the whole; else each part has its own.
-    conditions : bool
-        Whether writes carry their conditions.
+    conditions : frozenset of str
+        The conditions that writes carry.
     proven : frozenset of str
-        The conditions that the server is known to heed: some accept them and take no notice.
+        Those of them that the server is known to heed: some accept them and take no notice.
     batch : str
         How a batch of deletions is protected: `CHECKSUM_CRC32` or `CHECKSUM_MD5`; `CHECKSUM_OFF`: there are none, each key is
         deleted by itself.
@@ -63,7 +63,7 @@ class Dialect:
 
     checksum: str = CHECKSUM_CRC32
     whole_checksum: bool = True
-    conditions: bool = True
+    conditions: frozenset[str] = CONDITIONS
     proven: frozenset[str] = frozenset()
     batch: str = CHECKSUM_CRC32
     list_v2: bool = True
@@ -104,7 +104,7 @@ class _Row:
     operations: frozenset[str]
     asked: frozenset[str]
     fits: Callable[[Refusal], bool]
-    change: Callable[[Dialect], Dialect]
+    change: Callable[[Dialect, Refusal], Dialect]
     notice: str = ""
 
 
@@ -135,6 +135,11 @@ def _says(*words: str) -> Callable[[Refusal], bool]:
     return fits
 
 
+def _without_conditions(dialect: Dialect, asked: Collection[str]) -> Dialect:
+    lost = frozenset(asked)
+    return dataclasses.replace(dialect, conditions=dialect.conditions - lost, proven=dialect.proven - lost)
+
+
 _names_checksum = _says("checksum")
 
 
@@ -153,25 +158,25 @@ _TABLE = (
         frozenset({"create_multipart_upload"}),
         frozenset({"ChecksumType"}),
         lambda refusal: _unknown(refusal) or _says("checksum-type", "checksumtype", "checksum type", "full_object")(refusal),
-        lambda dialect: dataclasses.replace(dialect, whole_checksum=False),
+        lambda dialect, _: dataclasses.replace(dialect, whole_checksum=False),
     ),
     # Backblaze B2, older Cloudflare R2, S3Proxy, NetApp.
-    _Row(_WRITES, _SUMS, _names_checksum, _without_crc32, _CRC_REFUSED),
+    _Row(_WRITES, _SUMS, _names_checksum, lambda dialect, _: _without_crc32(dialect), _CRC_REFUSED),
     # Backblaze B2: a condition is a header that "implies functionality that is not implemented". (The user is told of it by the
     # trait of the store.)
     _Row(
         frozenset({"put_object"}),
         CONDITIONS,
         lambda refusal: _unknown(refusal) or _says("if-match", "if-none-match", "conditional", "precondition")(refusal),
-        lambda dialect: dataclasses.replace(dialect, conditions=False),
+        lambda dialect, refusal: _without_conditions(dialect, refusal.asked),
     ),
     # S3Proxy says only that some header is not implemented. Without that word it may be anything, such as copies at all.
-    _Row(_WRITES, _SUMS, _unknown_header, _without_crc32, _CRC_REFUSED),
+    _Row(_WRITES, _SUMS, _unknown_header, lambda dialect, _: _without_crc32(dialect), _CRC_REFUSED),
     _Row(
         frozenset({"put_object", "upload_part"}),
         frozenset({"ContentMD5"}),
         lambda refusal: _unknown_header(refusal) or _says("content-md5")(refusal),
-        lambda dialect: dataclasses.replace(dialect, checksum=CHECKSUM_OFF),
+        lambda dialect, _: dataclasses.replace(dialect, checksum=CHECKSUM_OFF),
         _MD5_REFUSED,
     ),
     # Older MinIO and Ceph want an MD5 for a batch of deletions; Backblaze B2 wants no other sum.
@@ -179,20 +184,20 @@ _TABLE = (
         frozenset({"delete_objects"}),
         frozenset(),
         lambda refusal: _wants_md5(refusal) or _names_checksum(refusal),
-        lambda dialect: dataclasses.replace(dialect, batch=CHECKSUM_MD5 if dialect.batch == CHECKSUM_CRC32 else CHECKSUM_OFF),
+        lambda dialect, _: dataclasses.replace(dialect, batch=CHECKSUM_MD5 if dialect.batch == CHECKSUM_CRC32 else CHECKSUM_OFF),
     ),
     # Google Cloud Storage takes a batch for a request to make a bucket: "invalid argument".
     _Row(
         frozenset({"delete_objects"}),
         frozenset(),
         lambda refusal: refusal.code in _UNKNOWN | _WRONG,
-        lambda dialect: dataclasses.replace(dialect, batch=CHECKSUM_OFF),
+        lambda dialect, _: dataclasses.replace(dialect, batch=CHECKSUM_OFF),
     ),
     _Row(
         frozenset({"list_objects_v2"}),
         frozenset(),
         lambda refusal: refusal.code in _UNKNOWN | _WRONG,
-        lambda dialect: dataclasses.replace(dialect, list_v2=False),
+        lambda dialect, _: dataclasses.replace(dialect, list_v2=False),
     ),
 )
 
@@ -204,7 +209,7 @@ def dialect_for(access: S3Access) -> Dialect:
     return Dialect(
         checksum=access.checksums,
         whole_checksum=access.checksums == CHECKSUM_CRC32,
-        conditions=access.conditional_writes is not False,
+        conditions=frozenset() if access.conditional_writes is False else CONDITIONS,
         proven=CONDITIONS if proven else frozenset(),
     )
 
@@ -214,7 +219,7 @@ def learn(dialect: Dialect, refusal: Refusal) -> Lesson | None:
     for row in _TABLE:
         concerned = refusal.operation in row.operations and (not row.asked or not row.asked.isdisjoint(refusal.asked))
         if concerned and row.fits(refusal):
-            changed = row.change(dialect)
+            changed = row.change(dialect, refusal)
             # Refused once more after that, it is no difference of dialect.
             return None if changed == dialect else Lesson(changed, row.notice)
     return None
@@ -251,4 +256,4 @@ def heeded(dialect: Dialect, condition: str, *, refused: bool) -> Lesson:
     """
     if refused:
         return Lesson(dataclasses.replace(dialect, proven=dialect.proven | {condition}))
-    return Lesson(dataclasses.replace(dialect, conditions=False, proven=frozenset()))
+    return Lesson(_without_conditions(dialect, {condition}))

@@ -18,6 +18,7 @@ from ckpt_async.stores.s3_calls import Caller, Way
 from ckpt_async.stores.s3_dialect import (
     CHECKSUM_CRC32,
     CHECKSUM_MD5,
+    CONDITIONS,
     Dialect,
     Lesson,
     Refusal,
@@ -99,7 +100,7 @@ class Requests:
         text = f"{self.traits.url}: {lesson.notice}"
         if lesson.notice and text not in notices:
             notices = (*notices, text)
-        self.traits = dataclasses.replace(self.traits, conditional_writes=lesson.dialect.conditions, notices=notices)
+        self.traits = dataclasses.replace(self.traits, conditional_writes=lesson.dialect.conditions == CONDITIONS, notices=notices)
 
     async def heeds(self, condition: str, *, refused: bool) -> None:
         """Note whether the server has refused a write whose condition did not hold."""
