@@ -68,7 +68,7 @@ def test_what_a_refusal_teaches(operation: str, asked: str, code: str, message: 
     [
         ("put_object", "ChecksumCRC32", "BadDigest", "The CRC32 you specified did not match"),
         ("put_object", "ChecksumCRC32", "InvalidRequest", "Value for x-amz-checksum-crc32 header is invalid."),
-        ("put_object", "ServerSideEncryption", "NotImplemented", NOT_IMPLEMENTED),
+        ("put_object", "ServerSideEncryption ChecksumCRC32", "NotImplemented", NOT_IMPLEMENTED),
         ("put_object", "ServerSideEncryption", "InvalidArgument", "Unsupported header 'x-amz-server-side-encryption'"),
         ("complete_multipart_upload", "ChecksumCRC32", "InvalidRequest", "The checksum is not supported"),
         # rclone: the request for a copy was taken for the part.
@@ -320,10 +320,11 @@ async def test_encryption_is_asked_for_and_that_nobody_says_it_is_told() -> None
 
     refusal = error_answer(501, "NotImplemented", NOT_IMPLEMENTED)
     with ScriptedServer(Bucket(refusing("encryption", refusal))) as server:
-        async with store_at(server.endpoint_url, checksums="off", **asked) as store:
+        async with store_at(server.endpoint_url, **asked) as store:
             # Never without it.
             with pytest.raises(StoreRejected):
                 await store.put("k", Body.of(b"x"))
+            assert told(store) == []
 
 
 async def test_the_requester_pays_with_every_request() -> None:

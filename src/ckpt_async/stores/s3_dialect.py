@@ -121,7 +121,9 @@ def _unknown(refusal: Refusal) -> bool:
 
 
 def _unknown_header(refusal: Refusal) -> bool:
-    return refusal.code in _UNKNOWN and "header" in refusal.message.lower()
+    """Whether some header is not known. Where encryption is asked for, it may be that one."""
+    said = refusal.code in _UNKNOWN and "header" in refusal.message.lower()
+    return said and "ServerSideEncryption" not in refusal.asked
 
 
 def _says(*words: str) -> Callable[[Refusal], bool]:
