@@ -7,21 +7,22 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
+from ckpt_async.leftovers import whose
 from ckpt_async.progress import summary_line
-from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
+from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, Stats, Status, Wait
 from ckpt_async.spool.kept import drop_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.events import EntrySaved, Wake
+from ckpt_async.words.errors import CheckpointError, InvalidArgument
+from ckpt_async.words.events import EntrySaved, SaveReturned, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.records import CheckpointRecord
@@ -38,6 +39,11 @@ class Checkpointer:
     """Saves and loads the checkpoints of one attempt of a task. Made by `ckpt_async.open_checkpointer`; `close` ends it.
 
     Its methods may be called from several threads. It belongs to the process that opened it: a forked child must not use it.
+
+    Attributes
+    ----------
+    resumed_from_disk : bool
+        Whether what `resume` loaded came from this machine's disk, not from the store.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Checkpointer:
         self._say = say
         self._pid = os.getpid()
         self._closed = False
+        self.resumed_from_disk = False
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
@@ -178,8 +185,12 @@ class Checkpointer:
         self._worker.ensure_started()
         self._worker.send(Wake())
         if not self.settings.async_upload:
+            waiting_s = time.monotonic()
             self._wait_stored(reference)
-        self._ledger.charge(reference, time.monotonic() - started_s)
+            self._ledger.charge_wait(time.monotonic() - waiting_s)
+        blocked_s = time.monotonic() - started_s
+        self._ledger.charge(reference, blocked_s)
+        self._worker.listeners.tell(SaveReturned(reference.state.entry, blocked_s))
         return reference
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
@@ -201,7 +212,7 @@ class Checkpointer:
             return None
         from ckpt_async.recovery import resume
 
-        return resume(
+        resumed = resume(
             policy,
             identity=self.identity,
             spool_folder=self._spool.folder,
@@ -215,6 +226,10 @@ class Checkpointer:
             node_index=self._header.node_index,
             num_nodes=self._header.num_nodes,
         )
+        if resumed is None:
+            return None
+        self.resumed_from_disk = resumed.from_disk
+        return resumed.record
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
@@ -258,12 +273,33 @@ class Checkpointer:
         if own is not None:
             # A retry would begin with what was kept of it.
             drop_kept(self._spool, own.state.entry)
+            # Whatever comes in between: nothing may rely on it any more.
+            self._ledger.settle_deleted(own.record.key, "delete() has deleted it")
         self.reader.delete(reference)
+
+    def pin(self, reference: object) -> None:
+        """Keep the rules away from a checkpoint; see `ckpt_async.Reader.pin`. One that this task has saved and is still uploading
+        is waited for.
+        """
+        self._check_usable("pin a checkpoint")
+        self._wait_own(reference)
+        self.reader.pin(reference)
+
+    def unpin(self, reference: object) -> None:
+        """Take a pin away; see `ckpt_async.Reader.unpin`."""
+        self._check_usable("unpin a checkpoint")
+        self.reader.unpin(reference)
+
+    def settle_missing(self, stored: Collection[str], reason: str) -> None:
+        """Learn from a list of the keys that the store has: of the saves of this attempt that were stored, those that are not among
+        them have been deleted since, which their references tell from now on.
+        """
+        self._ledger.settle_missing(stored, reason)
 
     def _wait_own(self, reference: object) -> CheckpointReference | None:
         """Wait until a save of this task is in the store; return it, or None where the reference names another."""
         key = reference.get("key") if isinstance(reference, dict) else reference
-        own = next((one for one in self._ledger.references() if one["key"] == key), None)
+        own = self._ledger.by_key(key) if isinstance(key, str) else None
         if own is not None and not own.done():
             own.wait(self.settings.flush_timeout_s)
         return own
@@ -369,6 +405,31 @@ class Checkpointer:
     def references(self) -> builtins.list[CheckpointReference]:
         """Return the saves of this attempt, in order."""
         return self._ledger.references()
+
+    @property
+    def adopted(self) -> tuple[AdoptedSave, ...]:
+        """What earlier attempts and child processes left, as far as this attempt's worker has begun to upload it."""
+        return self._ledger.adopted
+
+    @property
+    def adopting(self) -> tuple[str, ...]:
+        """The spools of earlier attempts and child processes that are being emptied, by this attempt's worker or their own."""
+        return self._ledger.outstanding().adopting
+
+    @property
+    def left_errors(self) -> dict[str, CheckpointError]:
+        """Why what earlier attempts and child processes left can't be stored, by words for whose it is: ``attempt 0``."""
+        return {whose(name): error for name, error in list(self._ledger.adoption_errors.items())}
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """The times in which the training waited for uploads outside of ``save()``."""
+        return self._ledger.waits
+
+    @property
+    def trouble(self) -> CheckpointError | None:
+        """The transient failure of the store that is being retried now."""
+        return self._ledger.trouble
 
     def _check_owner(self, attempted: str) -> None:
         if os.getpid() != self._pid:
