@@ -7,6 +7,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -121,13 +122,29 @@ async def test_a_store_that_takes_more_again_gets_more() -> None:
     store = Throttled(time, 20, 5, 0.01)
     rate = RequestRate(time, time.sleep)
     with anyio.fail_after(60):
-        await put_all(time, store, 100, rate=rate)
-        assert rate.per_s is not None
-        store.per_s, store._burst, began_s = 1000.0, 1000, time.now_s
-        refused = len(store.refused)
+        await put_all(time, store, 200, rate=rate)
+        assert store.refused
+        store.per_s, store._burst, store._tokens = 1000.0, 1000, 1000.0
+        began_s, refused = time.now_s, len(store.refused)
         await put_all(time, store, 1000, rate=rate)
     assert rate.per_s is None and len(store.refused) == refused
     assert time.now_s - began_s < 15, "five seconds near the earlier rate, then twice as much with each"
+
+
+async def test_a_store_that_refuses_at_random_is_not_asked_less_for_it() -> None:
+    class Moody(Throttled):
+        async def put(self, key: str, body: Body, **more: Any) -> ObjectInfo:
+            if (len(self.taken) + len(self.refused)) % 50 == 49:
+                self.refused.append(self._time())
+                raise StoreBusy("store an object")
+            return await super().put(key, body, **more)
+
+    time = Time()
+    rate = RequestRate(time, time.sleep)
+    store = Moody(time, 1e9, 10**9, 0.05)
+    with anyio.fail_after(60):
+        await put_all(time, store, 1000, rate=rate)
+    assert rate.per_s is None and len(store.refused) >= 20
 
 
 async def test_a_hiccup_of_a_store_that_is_hardly_asked_bounds_nothing() -> None:
@@ -137,10 +154,11 @@ async def test_a_hiccup_of_a_store_that_is_hardly_asked_bounds_nothing() -> None
         rate.answered()
     rate.refused()
     assert rate.per_s is None
-    # One in the middle of much work does so for seconds.
+    # Many in the middle of much work do so, for seconds.
     for _ in range(100):
         rate.answered()
-    rate.refused()
+    for _ in range(20):
+        rate.refused()
     assert rate.per_s is not None and rate.per_s > 300
     time.now_s += 10
     assert rate.per_s is None

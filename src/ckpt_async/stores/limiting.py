@@ -61,11 +61,11 @@ class Limiting(Store):
             try:
                 yield
             except StoreBusy:
+                self._rate.refused()
                 # Of the requests that were under way together, each may be refused: that is one reason to halve, not many.
                 if halvings == self._halvings:
                     self._halvings += 1
                     self._allow(fewer(self._allowed))
-                    self._rate.refused()
                 raise
             self._rate.answered()
             self._allow(more(self._allowed, self._most))

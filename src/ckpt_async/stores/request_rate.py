@@ -16,6 +16,9 @@ WINDOW_S = 2.0
 #: Fewer answers within it tell nothing of a rate: then it was a hiccup, or so slow a store that fewer at once are enough.
 ANSWERS_THAT_TELL = 8
 LEAST_SPAN_S = 0.25
+#: Fewer refusals, as a share of all, cost less than a bound: a store that refuses now and then, however little it is asked, would
+#: be asked less and less.
+SHARE_THAT_MATTERS = 0.05
 #: A store that refuses gets so much of that rate, and with each second so much more: it is driven near its rate, and few requests
 #: are refused in finding out that it still is what it was.
 CUT = 0.9
@@ -50,6 +53,7 @@ class RequestRate:
         self._clock = clock
         self._sleep = sleep
         self._answers: deque[float] = deque(maxlen=ANSWERS)
+        self._refusals: deque[float] = deque(maxlen=ANSWERS)
         self._refused_per_s: float | None = None
         self._cut_at_s = 0.0
         self._free_at_s = 0.0
@@ -86,15 +90,20 @@ class RequestRate:
     def refused(self) -> None:
         """Note that it was too busy for one."""
         now_s, bound = self._clock(), self.per_s
+        self._refusals.append(now_s)
         if bound is not None and now_s < self._cut_at_s + SETTLING_S:
             return
-        since_s = max(now_s - WINDOW_S, self._cut_at_s if bound is not None else -math.inf)
-        while self._answers and self._answers[0] < since_s:
-            self._answers.popleft()
-        if bound is not None:
-            self._refused_per_s = min(bound, max(bound / 2, len(self._answers) / (now_s - since_s)))
-        elif len(self._answers) >= ANSWERS_THAT_TELL:
-            self._refused_per_s = len(self._answers) / max(LEAST_SPAN_S, now_s - self._answers[0])
-        else:
+        since_s = max(now_s - WINDOW_S, self._cut_at_s + SETTLING_S if bound is not None else -math.inf)
+        answers, refusals = _count_since(self._answers, since_s), _count_since(self._refusals, since_s)
+        if answers < ANSWERS_THAT_TELL or refusals < SHARE_THAT_MATTERS * (answers + refusals):
             return
+        span_s = max(LEAST_SPAN_S, now_s - (self._answers[0] if self._answers and bound is None else since_s))
+        self._refused_per_s = answers / span_s if bound is None else min(bound, max(bound / 2, answers / span_s))
         self._cut_at_s = now_s
+
+
+def _count_since(times: deque[float], since_s: float) -> int:
+    """Forget what was before, and return how many are left."""
+    while times and times[0] < since_s:
+        times.popleft()
+    return len(times)
