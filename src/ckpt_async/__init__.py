@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Pending as Pending,
         Stats as Stats,
     )
+    from ckpt_async.sources import Source as Source
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
@@ -73,6 +74,7 @@ _HOMES = {
     "ckpt_async.progress": ("readable_bytes", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
+    "ckpt_async.sources": ("Source",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",
