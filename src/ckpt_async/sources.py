@@ -50,8 +50,8 @@ class Sources:
             self._sources.append(source)
 
     def flush(self, deadline_s: float) -> Exception | None:
-        """Flush all, whether or not one of them fails. Each failure is said, since a later one may be raised in its place; the first
-        is returned.
+        """Flush all, whether or not one of them fails. Each failure is said, since a later one may be raised in its place; the
+        first is returned.
         """
         with self._lock:
             sources = list(self._sources)

@@ -130,9 +130,9 @@ def held(attempts: Attempts) -> Iterator[Held]:
     held.go_on.set()
 
 
-@pytest.mark.parametrize("max_staged", [1, 2])
-def test_no_more_states_are_in_memory_than_allowed(held: Held, max_staged: int) -> None:
+def test_no_more_states_are_in_memory_than_allowed(held: Held) -> None:
     said: list[str] = []
+    max_staged = 2
     writer = StateWriter(held, max_staged=max_staged, say=said.append)
     before = [writer.save({"number": number}) for number in range(max_staged)]
     assert not any(save.done() for save in before)

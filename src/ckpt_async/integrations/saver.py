@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckpt_async.words.errors import InvalidArgument, SnapshotFailed
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
 from ckpt_async.words.names import DEFAULT_NAME
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class EngineSaver:
         try:
             os.makedirs(self._directory, exist_ok=True)
         except OSError as error:
-            raise InvalidArgument("make the checkpoint directory", on=self._directory, cause=error.strerror or str(error)) from error
+            cause = error.strerror or str(error)
+            raise InvalidArgument("make the checkpoint directory", on=self._directory, cause=cause) from error
         record = None if load_policy == "none" else checkpointer.resume(load_policy, self._directory, strict=strict)
         self._info = None if record is None else record.to_dict()
 
@@ -120,22 +121,26 @@ def fresh_folder(saver: Saver) -> Iterator[str]:
     Raises
     ------
     SnapshotFailed
-        It can't be made.
+        It can't be made, or what is done with it meets an error of the operating system.
     """
     try:
         folder = tempfile.mkdtemp(prefix=".saving-", dir=saver.directory)
     except OSError as error:
-        raise SnapshotFailed(
-            "make a folder for the files of a save",
-            on=saver.directory,
-            cause=error.strerror or str(error),
-            hint="The checkpoint directory must stay where it is while the training runs.",
-        ) from error
+        hint = "The checkpoint directory must stay where it is while the training runs."
+        raise _not_written("make a folder for the files of a save", saver.directory, error, hint) from error
     try:
         yield folder
+    except CheckpointError:
+        raise  # Some are an OSError too.
+    except OSError as error:
+        raise _not_written("write the files of a save", error.filename or folder, error) from error
     finally:
         # What can't be removed now goes with the checkpoint directory.
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_written(attempted: str, on: str, error: OSError, hint: str = "") -> SnapshotFailed:
+    return SnapshotFailed(attempted, on=on, cause=error.strerror or str(error), hint=hint)
 
 
 def loaded_path(saver: Saver, file: str, *, saved_by: str) -> str | None:
