@@ -314,7 +314,7 @@ class Checkpointer:
         self._worker.press()
 
     def close(self, *, timeout_s: float, newest_first: bool = False, retried: bool = False) -> None:
-        """Have the sources save what they hold, then take no more saves, flush, end the worker and remove the spool. The second call
+        """Have the sources save what they hold, take no more saves, flush, end the worker and remove the spool. The second call
         does nothing.
 
         Where something could not be uploaded, the spool stays for the next attempt, and a sidecar goes on with it for

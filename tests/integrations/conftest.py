@@ -21,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 #: What the test of an integration needs. CI has all of them: there a missing one is a failure.
 _NEEDED = {
     "test_distributed.py": ("torch",),
+    "test_flow.py": ("torch",),
     "test_huggingface.py": ("torch", "transformers", "accelerate"),
     "test_keras.py": ("torch", "keras"),
     "test_lightgbm.py": ("lightgbm",),

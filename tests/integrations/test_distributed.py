@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from ckpt_async import InvalidArgument, StoreAddress
+from ckpt_async import InvalidArgument
 from ckpt_async.integrations.distributed import CheckpointReader, CheckpointWriter, ShardedSaves
 from ckpt_async.integrations.saver import EngineSaver
 from tests.engine.desk import DEADLINE_S, Desk, identity_of

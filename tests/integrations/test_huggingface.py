@@ -37,9 +37,7 @@ class CrashAt(TrainerCallback):
 def train(saver: EngineSaver, output: Path, *, crash_at: int = 0) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Train for two epochs of four steps; returns the weights, and the loss of each step."""
     torch.manual_seed(11)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
-    )
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
     tokens = torch.randint(0, 32, (8, 6), generator=torch.Generator().manual_seed(1))
     arguments = TrainingArguments(
         output_dir=str(output),

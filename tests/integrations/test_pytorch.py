@@ -19,6 +19,7 @@ from tests.engine.desk import DEADLINE_S, wait_for
 from tests.integrations.conftest import Attempts, Crash
 
 STEPS = 8
+PLAIN = [1, 2.5, 1j, "text", b"bytes", bytearray(b"x"), None, True, {1, 2}, (torch.float16, torch.Size([1]), torch.device("cpu"))]
 
 
 def train(saver: EngineSaver, *, fail_at: int = 0) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def test_what_is_saved_is_the_state_at_the_call(attempts: Attempts) -> None:
         "conjugate": torch.tensor([1 + 2j]).conj(),
         "empty": torch.empty(0),
         "half": torch.ones(2, dtype=torch.bfloat16),
-        "plain": [1, 2.5, "text", None, True, (torch.float16, torch.Size([1]))],
+        "plain": [*PLAIN],
+        ("a", 1): 2,
     }
     save = save_state(saver, state)
     assert not save.saved and save.reference is None
@@ -86,7 +88,7 @@ def test_what_is_saved_is_the_state_at_the_call(attempts: Attempts) -> None:
     assert save.saved and save.done() and save.reference is reference
     loaded = load_state(saver, reference)
     assert loaded["weights"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert loaded["plain"] == [1, 2.5, "text", None, True, (torch.float16, torch.Size([1]))]
+    assert loaded["plain"] == PLAIN and loaded["a", 1] == 2
     assert loaded["parameter"].requires_grad and loaded["sparse"].to_dense().equal(torch.eye(3))
     assert loaded["conjugate"].tolist() == [1 - 2j] and loaded["half"].dtype == torch.bfloat16
     assert loaded["of the module"]._metadata == module.state_dict()._metadata
@@ -188,6 +190,7 @@ def test_what_could_not_be_loaded_again_is_refused_and_named(attempts: Attempts)
         ({"a": {"b": lambda: None}}, r"state\['a'\]\['b'\]"),
         ({"a": torch.ones(1, device="meta")}, "no data"),
         ({object(): 1}, "a key of state"),
+        ({"a": {torch.ones(1)}}, "set"),
         (threading, "module"),
     ]:
         with pytest.raises(InvalidArgument, match=where):

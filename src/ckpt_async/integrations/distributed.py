@@ -1,12 +1,14 @@
 """`torch.distributed.checkpoint`: sharded states, saved by many processes and loaded by as many or others.
 
-    dcp.save(state, storage_writer=CheckpointWriter(current.checkpoint, metadata={"step": step}))
-    ...
-    dcp.load(state, storage_reader=CheckpointReader(current.checkpoint))
+```
+dcp.save(state, storage_writer=CheckpointWriter(current.checkpoint, metadata={"step": step}))
+...
+dcp.load(state, storage_reader=CheckpointReader(current.checkpoint))
+```
 
 The processes of one machine write into one folder, which the first of them saves. Of several machines each saves its part, with
-``group=True``. The format is that of PyTorch, which reads the description of the shards (``.metadata``) with pickle: go on only from
-checkpoints in a datastore that you trust.
+``group=True``. The format is that of PyTorch, which reads the description of the shards (``.metadata``) with pickle: go on only
+from checkpoints in a datastore that you trust.
 """
 
 from __future__ import annotations
@@ -167,9 +169,7 @@ class CheckpointWriter(FileSystemWriter):
     def _save(self) -> CheckpointReference:
         assert self._saver is not None
         try:
-            return self._saver.save(
-                self.path, name=self._name, metadata=self._metadata, latest=self._latest, group=self._group
-            )
+            return self._saver.save(self.path, name=self._name, metadata=self._metadata, latest=self._latest, group=self._group)
         finally:
             self._remove()
 
@@ -217,7 +217,7 @@ class CheckpointReader(FileSystemReader):
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         moved = {path.name: str(path.relative_to(self.path)) for path in Path(self.path).glob("node-*/*")}
         if moved:
-            self.storage_data = {
+            self.storage_data: dict[Any, Any] = {
                 index: dataclasses.replace(info, relative_path=moved.get(info.relative_path, info.relative_path))
                 for index, info in self.storage_data.items()
             }
@@ -271,7 +271,7 @@ class ShardedSaves:
         """
         self.wait()
         writer = CheckpointWriter(self._saver, name=name, metadata=metadata, latest=latest)
-        self._last = dcp.async_save(state, storage_writer=writer, process_group=self._process_group)  # type: ignore[assignment]
+        self._last = dcp.async_save(state, storage_writer=writer, process_group=self._process_group)
         assert self._last is not None
         return self._last
 

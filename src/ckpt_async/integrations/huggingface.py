@@ -1,8 +1,10 @@
 """Hugging Face `Trainer`: each checkpoint folder that it writes is saved whole, and a retry goes on from the newest.
 
-    callback = CheckpointCallback(current.checkpoint)
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
-    trainer.train(resume_from_checkpoint=callback.resume_from_checkpoint())
+```
+callback = CheckpointCallback(current.checkpoint)
+trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
+trainer.train(resume_from_checkpoint=callback.resume_from_checkpoint())
+```
 """
 
 from __future__ import annotations

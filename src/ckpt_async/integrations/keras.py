@@ -1,6 +1,8 @@
 """Keras 3 with the PyTorch backend: the weights, the optimizer and the place in the training are saved, and a retry goes on there.
 
-    model.fit(samples, labels, epochs=10, callbacks=[CheckpointCallback(current.checkpoint)])
+```
+model.fit(samples, labels, epochs=10, callbacks=[CheckpointCallback(current.checkpoint)])
+```
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ PROGRESS_FILE = "progress.pt"
 class CheckpointCallback(keras.callbacks.Callback):
     """Saves the training at the end of each epoch, or after every so many batches, and resumes it when ``fit`` begins.
 
-    A resumed ``fit`` begins with the epoch that it was in, whatever its ``initial_epoch``. In the middle of an epoch it asks for the
-    batches once more that it has trained on, and passes them by: shuffled ones come in the same order, since the random numbers are
-    restored. A data set that is not the same each time goes on from another place.
+    A resumed ``fit`` begins with the epoch that it was in, whatever its ``initial_epoch``. In the middle of an epoch it asks once
+    more for the batches that it has trained on, and passes them by: shuffled ones come in the same order, since the random numbers
+    are restored. Other callbacks see these batches too. Data that is not the same each time is trained on from another place.
 
     The metadata of a checkpoint are ``epoch`` and ``batch``, which count what is done, and ``metrics``.
 

@@ -1,11 +1,15 @@
 """Lightning: a callback that saves by itself, and a plugin that saves whatever `ModelCheckpoint` writes.
 
-    callback = CheckpointCallback(current.checkpoint, every_n_epochs=1)
-    Trainer(callbacks=[callback]).fit(model, data, ckpt_path=resume_path(current.checkpoint))
+```
+callback = CheckpointCallback(current.checkpoint, every_n_epochs=1)
+Trainer(callbacks=[callback]).fit(model, data, ckpt_path=resume_path(current.checkpoint))
+```
 
 or, for those who keep `ModelCheckpoint`,
 
-    Trainer(plugins=[SavingCheckpointIO(current.checkpoint)], callbacks=[ModelCheckpoint(...), RandomNumbers()])
+```
+Trainer(plugins=[SavingCheckpointIO(current.checkpoint)], callbacks=[ModelCheckpoint(...), RandomNumbers()])
+```
 """
 
 from __future__ import annotations
@@ -93,8 +97,8 @@ class RandomNumbers(Callback):
 class CheckpointCallback(RandomNumbers):
     """Saves the trainer's checkpoint after every so many epochs, steps, or both, beside whatever else saves.
 
-    Random numbers are kept, as by `RandomNumbers`. Within an epoch, Lightning goes on with the right batch where the data loader has
-    ``state_dict`` and ``load_state_dict``; else it warns.
+    Random numbers are kept, as by `RandomNumbers`. Within an epoch, Lightning goes on with the right batch where the data loader
+    has ``state_dict`` and ``load_state_dict``; else it warns.
 
     The metadata of a checkpoint are ``epoch``, ``step``, and the ``metrics`` that were logged.
 
@@ -110,9 +114,7 @@ class CheckpointCallback(RandomNumbers):
         Of the checkpoints.
     """
 
-    def __init__(
-        self, saver: Saver, *, every_n_epochs: int = 1, every_n_train_steps: int = 0, name: str = DEFAULT_NAME
-    ) -> None:
+    def __init__(self, saver: Saver, *, every_n_epochs: int = 1, every_n_train_steps: int = 0, name: str = DEFAULT_NAME) -> None:
         for argument, value in (("every_n_epochs", every_n_epochs), ("every_n_train_steps", every_n_train_steps)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InvalidArgument("save while training", on=f"{argument}={value!r}", cause="it is a number, from 0 on")
@@ -158,8 +160,8 @@ class CheckpointCallback(RandomNumbers):
 class SavingCheckpointIO(TorchCheckpointIO):
     """Writes Lightning's checkpoints as ever, though under another name first, so that no half one is ever there, and saves each.
 
-    `ModelCheckpoint` may delete them when it likes (``save_top_k``): what is saved stays. The metadata of a checkpoint are ``epoch``,
-    ``step``, and the name of the ``file``.
+    `ModelCheckpoint` may delete them when it likes (``save_top_k``): what is saved stays. The metadata of a checkpoint are
+    ``epoch``, ``step``, and the name of the ``file``.
 
     Parameters
     ----------
@@ -174,9 +176,7 @@ class SavingCheckpointIO(TorchCheckpointIO):
         self._saver = saver
         self._name = name
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None) -> None:
         """Write a checkpoint, and save it.
 
         Raises

@@ -1,8 +1,10 @@
 """Plain PyTorch: a state is copied in memory at once, and written to disk and saved in the background.
 
-    state = load_state(current.checkpoint)          # None in the first attempt
-    ...
-    save_state(current.checkpoint, {"model": model.state_dict(), "step": step})
+```
+state = load_state(current.checkpoint)          # None in the first attempt
+...
+save_state(current.checkpoint, {"model": model.state_dict(), "step": step})
+```
 """
 
 from __future__ import annotations

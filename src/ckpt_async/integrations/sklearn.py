@@ -1,8 +1,10 @@
 """scikit-learn: a loop of ``partial_fit`` over batches is saved every so many of them, and a retry goes on with the next batch.
 
-    fits = PartialFits(current.checkpoint, SGDClassifier(random_state=7), every=20)
-    for samples, labels in fits.remaining(batches):
-        fits.model.partial_fit(samples, labels, classes=classes)
+```
+fits = PartialFits(current.checkpoint, SGDClassifier(random_state=7), every=20)
+for samples, labels in fits.remaining(batches):
+    fits.model.partial_fit(samples, labels, classes=classes)
+```
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ PROGRESS_FILE = "progress.json"
 class PartialFits(Generic[Model]):
     """A model, and how many batches it has seen.
 
-    The model is written with `joblib`, as users of scikit-learn do it, which means with pickle: loading such a file executes what it
-    says. Before that, its SHA-256 is compared with the one that was noted beside it, which finds damage, and no forgery: go on only
-    from checkpoints in a datastore that you trust.
+    The model is written with `joblib`, as users of scikit-learn do it, which means with pickle: loading such a file executes what
+    it says. Before that, its SHA-256 is compared with the one that was noted beside it, which finds damage, and no forgery: go on
+    only from checkpoints in a datastore that you trust.
 
     Parameters
     ----------

@@ -16,8 +16,6 @@ __all__ = ["Staging"]
 #: What is no container, can't be changed, and can be loaded without executing anything.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 
-_Storage = torch.UntypedStorage
-
 
 class Staging:
     """Host memory for one state at a time.
@@ -31,8 +29,8 @@ class Staging:
     """
 
     def __init__(self) -> None:
-        self._buffers: list[_Storage] = []
-        self._copied: dict[tuple[torch.device, int, int], _Storage] = {}
+        self._buffers: list[torch.UntypedStorage] = []
+        self._copied: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
         self._events: list[torch.cuda.Event] = []
         self._streams: set[torch.device] = set()
         self.size_bytes = 0
@@ -70,9 +68,9 @@ class Staging:
             return self._copy_tensor(value)
         if isinstance(value, dict):
             # A state dict of a module carries more than its items: the versions of its layers.
-            copy = value.copy()
+            copy: Any = value.copy()
             if hasattr(value, "_metadata"):
-                copy._metadata = value._metadata.copy()  # type: ignore[attr-defined]
+                copy._metadata = value._metadata.copy()
             for key, item in value.items():
                 copy[key] = self._copy(item)
             return copy
@@ -88,12 +86,12 @@ class Staging:
         else:
             host = self._copy_storage(plain.untyped_storage())
             copy = torch.empty(0, dtype=plain.dtype)
-            copy.set_(host, plain.storage_offset(), plain.size(), plain.stride())  # type: ignore[call-overload]
+            copy.set_(host, plain.storage_offset(), plain.size(), plain.stride())
         if isinstance(tensor, torch.nn.Parameter):
             return torch.nn.Parameter(copy, requires_grad=tensor.requires_grad)
         return copy
 
-    def _copy_storage(self, storage: _Storage) -> _Storage:
+    def _copy_storage(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         key = storage.device, storage.data_ptr(), storage.nbytes()
         if key not in self._copied:
             on_gpu = storage.device.type == "cuda"
@@ -104,7 +102,7 @@ class Staging:
                 self._streams.add(storage.device)
         return self._copied[key]
 
-    def _buffer(self, number: int, size_bytes: int, *, pinned: bool) -> _Storage:
+    def _buffer(self, number: int, size_bytes: int, *, pinned: bool) -> torch.UntypedStorage:
         """A state has the same storages in the same order each time, so that each finds its buffer again."""
         if number < len(self._buffers):
             old = self._buffers[number]
@@ -121,10 +119,10 @@ def _check(value: Any, where: str) -> None:
     kind = type(value)
     if kind in (dict, OrderedDict, Counter):
         for key, item in value.items():
-            if type(key) not in _PLAIN and type(key) is not tuple:
+            if not _is_plain(key):
                 raise _refused(key, f"a key of {where}", "Use text or numbers as keys.")
             _check(item, f"{where}[{key!r}]")
-    elif kind in (list, tuple, set):
+    elif kind in (list, tuple):
         for number, item in enumerate(value):
             _check(item, f"{where}[{number}]")
     elif isinstance(value, torch.Tensor):
@@ -132,8 +130,12 @@ def _check(value: Any, where: str) -> None:
             raise _refused(value, where, "Save the states of sharded models with ckpt_async.integrations.distributed.")
         if value.device.type == "meta":
             raise InvalidArgument("save a state", on=where, cause="it is on the device 'meta': it has no data")
-    elif kind not in _PLAIN and kind is not bytearray:
+    elif not _is_plain(value) and not (kind is set and all(map(_is_plain, value))) and kind is not bytearray:
         raise _refused(value, where, "Turn it into tensors, numbers, text, or dicts, lists and tuples of these.")
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
 
 
 def _refused(value: object, where: str, hint: str) -> InvalidArgument:

@@ -1,7 +1,9 @@
 """XGBoost: the booster is saved every so many rounds, and a retry boosts the rounds that are left.
 
-    callback = CheckpointCallback(current.checkpoint, every=10)
-    booster = xgboost.train(params, data, callbacks=[callback], **callback.resume(100))
+```
+callback = CheckpointCallback(current.checkpoint, every=10)
+booster = xgboost.train(params, data, callbacks=[callback], **callback.resume(100))
+```
 """
 
 from __future__ import annotations
