@@ -45,6 +45,15 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if missing(collection_path.name) else None
 
 
+@pytest.fixture
+def no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress bars without a thread of their own, which would live as long as the process."""
+    if importlib.util.find_spec("tqdm") is not None:
+        import tqdm
+
+        monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+
+
 class Crash(Exception):
     """What breaks a training off."""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from ckpt_async import InvalidArgument
@@ -17,10 +16,7 @@ from ckpt_async.integrations.huggingface import CheckpointCallback
 from ckpt_async.integrations.saver import EngineSaver
 from tests.integrations.conftest import Attempts, Crash
 
-pytestmark = pytest.mark.slow
-
-# The bars' own thread would live as long as the process.
-tqdm.tqdm.monitor_interval = 0
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_bars")]
 
 
 class CrashAt(TrainerCallback):
