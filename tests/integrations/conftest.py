@@ -12,37 +12,26 @@ import pytest
 from ckpt_async import Checkpointer, StoreAddress
 from ckpt_async.integrations.saver import EngineSaver
 from tests.engine.desk import DEADLINE_S, Desk
+from tests.integrations.frameworks import IN_PROCESSES_OF_THEIR_OWN
 
-# Before any framework is imported: threads of its own would only be in the way of the other tests.
+# Before any framework is imported: many threads would only be in the way of the other tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-#: What the test of an integration needs. CI has all of them: there a missing one is a failure.
-_NEEDED = {
-    "test_distributed.py": ("torch",),
-    "test_flow.py": ("torch",),
-    "test_huggingface.py": ("torch", "transformers", "accelerate"),
-    "test_keras.py": ("torch", "keras"),
-    "test_lightgbm.py": ("lightgbm",),
-    "test_lightning.py": ("torch", "lightning"),
-    "test_pytorch.py": ("torch",),
-    "test_sklearn.py": ("sklearn", "joblib"),
-    "test_xgboost.py": ("xgboost",),
-}
-
-
-def missing(file: str) -> list[str]:
-    """The packages that the tests of a file need and that are not installed."""
-    return [name for name in _NEEDED.get(file, ()) if importlib.util.find_spec(name) is None]
+HERE = Path(__file__).parent
 
 
 @pytest.hookimpl
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what needs a package that is not here; CI has them all, and fails without one."""
-    if collection_path.parent != Path(__file__).parent or os.environ.get("CI") == "true":
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the tests that import a framework to ``test_frameworks.py``, which names them, unless somebody else does.
+
+    Every process that shares the tests would import all frameworks otherwise, and keep their threads and their memory.
+    """
+    if collection_path.parent != HERE or collection_path.name not in IN_PROCESSES_OF_THEIR_OWN:
         return None
-    return True if missing(collection_path.name) else None
+    named = (Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args)
+    return None if collection_path in named else True
 
 
 @pytest.fixture

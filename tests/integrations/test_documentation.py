@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,19 +24,10 @@ pytestmark = [
 ]
 
 
-def needs(block: str) -> list[str]:
-    """The packages that an example imports and that are not here."""
-    names = set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE))
-    return sorted(name for name in names if importlib.util.find_spec(name) is None)
-
-
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_an_example_runs_and_is_resumed(
     title: str, attempts: Attempts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_bars: None
 ) -> None:
-    missing = needs(EXAMPLES[title])
-    if missing and os.environ.get("CI") != "true":
-        pytest.skip(f"not installed here: {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     example: dict[str, Any] = {}
     exec(compile(EXAMPLES[title], title, "exec"), example)
