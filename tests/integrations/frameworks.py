@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-__all__ = ["FRAMEWORKS", "IN_PROCESSES_OF_THEIR_OWN", "Framework", "need"]
+__all__ = ["FRAMEWORKS", "IN_PROCESSES_OF_THEIR_OWN", "PROCESSES", "Framework", "need"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,23 @@ class Framework:
     section: str = ""
 
 
-FRAMEWORKS = (
-    Framework("test_distributed.py", ("torch",), "torch.distributed.checkpoint"),
-    Framework("test_huggingface.py", ("torch", "transformers", "accelerate"), "Hugging Face"),
-    Framework("test_keras.py", ("torch", "keras"), "Keras"),
-    Framework("test_lightgbm.py", ("lightgbm",), "LightGBM"),
-    Framework("test_lightning.py", ("torch", "lightning"), "Lightning"),
-    Framework("test_pytorch.py", ("torch",)),
-    Framework("test_sklearn.py", ("sklearn", "joblib"), "scikit-learn"),
-    Framework("test_xgboost.py", ("xgboost",), "XGBoost"),
-)
+#: Those of a line share a process: to import PyTorch takes longer than most of these tests.
+PROCESSES = {
+    "pytorch": [
+        Framework("test_pytorch.py", ("torch",)),
+        Framework("test_distributed.py", ("torch",), "torch.distributed.checkpoint"),
+    ],
+    "huggingface": [Framework("test_huggingface.py", ("torch", "transformers", "accelerate"), "Hugging Face")],
+    "keras": [Framework("test_keras.py", ("torch", "keras"), "Keras")],
+    "lightning": [Framework("test_lightning.py", ("torch", "lightning"), "Lightning")],
+    "without pytorch": [
+        Framework("test_lightgbm.py", ("lightgbm",), "LightGBM"),
+        Framework("test_sklearn.py", ("sklearn", "joblib"), "scikit-learn"),
+        Framework("test_xgboost.py", ("xgboost",), "XGBoost"),
+    ],
+}
+
+FRAMEWORKS = [framework for together in PROCESSES.values() for framework in together]
 
 IN_PROCESSES_OF_THEIR_OWN = {"test_documentation.py", *(framework.file for framework in FRAMEWORKS)}
 
