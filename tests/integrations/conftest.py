@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,3 +102,26 @@ def make_attempts(tmp_path: Path) -> Iterator[Callable[..., Attempts]]:
 def attempts(make_attempts: Callable[..., Attempts]) -> Attempts:
     """A task."""
     return make_attempts()
+
+
+class Held:
+    """A saver whose saves stand still until they may go on."""
+
+    def __init__(self, saver: EngineSaver) -> None:
+        self._saver = saver
+        self.go_on = threading.Event()
+
+    def save(self, *arguments: Any, **options: Any) -> Any:
+        assert self.go_on.wait(DEADLINE_S)
+        return self._saver.save(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._saver, name)
+
+
+@pytest.fixture
+def held(attempts: Attempts) -> Iterator[Held]:
+    """The saver of the first attempt."""
+    held = Held(attempts.begin())
+    yield held
+    held.go_on.set()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +17,22 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from ckpt_async import InvalidArgument
+from ckpt_async import FlushTimeout, InvalidArgument, SnapshotFailed
 from ckpt_async.integrations.distributed import CheckpointReader, CheckpointWriter, ShardedSaves
 from ckpt_async.integrations.saver import EngineSaver
 from tests.engine.desk import DEADLINE_S, Desk, identity_of
-from tests.integrations.conftest import Attempts, Crash
+from tests.integrations.conftest import Attempts, Crash, Held
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     # PyTorch says so where there is one process.
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized"),
 ]
 
 RANKS = Path(__file__).parent / "programs" / "ranks.py"
+#: They import PyTorch, on a machine that may be busy.
+RANKS_TIMEOUT_S = 300.0
 STEPS = 6
 
 
@@ -84,7 +88,7 @@ def test_what_many_processes_save_one_loads(tmp_path: Path, make_attempts: Any) 
         )
         for rank in range(2)
     ]
-    said = [rank.communicate(timeout=DEADLINE_S)[0] for rank in ranks]
+    said = [rank.communicate(timeout=RANKS_TIMEOUT_S)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
     assert all("went on from 3" in lines for lines in said), "\n".join(said)
 
@@ -97,6 +101,24 @@ def test_what_many_processes_save_one_loads(tmp_path: Path, make_attempts: Any) 
         dcp.load(state, storage_reader=CheckpointReader(saver, reference))
         assert state["step"] == step and state["same everywhere"].tolist() == [float(step)] * 3
         assert state["sharded"].equal(torch.arange(12.0).reshape(6, 2) + step)
+
+
+def test_the_end_waits_for_what_is_being_written(held: Held, attempts: Attempts) -> None:
+    saves = ShardedSaves(held)
+    changing = {"weights": torch.ones(3)}
+    saves.save(changing, metadata={"step": 1})
+    changing["weights"].zero_()
+    with pytest.raises(FlushTimeout, match="written from memory"):
+        attempts.checkpointer.flush(0.01)
+    held.go_on.set()
+    attempts.checkpointer.flush()
+    loaded = {"weights": torch.zeros(3)}
+    dcp.load(loaded, storage_reader=CheckpointReader(held, attempts.desk.records()[0].key))
+    assert loaded["weights"].tolist() == [1, 1, 1]
+    shutil.rmtree(held.directory)
+    saves.save(changing)
+    with pytest.raises(SnapshotFailed, match="rank 0: FileNotFoundError"):
+        attempts.checkpointer.close(timeout_s=DEADLINE_S)
 
 
 def test_what_makes_no_sense_is_refused(attempts: Attempts) -> None:

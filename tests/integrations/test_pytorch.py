@@ -6,7 +6,7 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from ckpt_async import FlushTimeout, InvalidArgument, SnapshotFailed
 from ckpt_async.integrations.pytorch import StateWriter, load_state, restore_rng_state, rng_state, save_state
 from ckpt_async.integrations.saver import EngineSaver
 from tests.engine.desk import DEADLINE_S, wait_for
-from tests.integrations.conftest import Attempts, Crash
+from tests.integrations.conftest import Attempts, Crash, Held
 
 STEPS = 8
 PLAIN = [1, 2.5, 1j, "text", b"bytes", bytearray(b"x"), None, True, {1, 2}, (torch.float16, torch.Size([1]), torch.device("cpu"))]
@@ -108,28 +108,6 @@ def test_memory_is_used_again(attempts: Attempts) -> None:
     writer.save({"a": torch.ones(100)}).wait(DEADLINE_S)
     assert [buffer.data_ptr() for buffer in staging._buffers] == places[:1]
     assert writer.stats.states == 3 and writer.stats.staged_bytes == 600 + 600 + 400
-
-
-class Held:
-    """A saver whose saves stand still until they may go on."""
-
-    def __init__(self, saver: EngineSaver) -> None:
-        self._saver = saver
-        self.go_on = threading.Event()
-
-    def save(self, *arguments: Any, **options: Any) -> Any:
-        assert self.go_on.wait(DEADLINE_S)
-        return self._saver.save(*arguments, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._saver, name)
-
-
-@pytest.fixture
-def held(attempts: Attempts) -> Iterator[Held]:
-    held = Held(attempts.begin())
-    yield held
-    held.go_on.set()
 
 
 def test_no_more_states_are_in_memory_than_allowed(held: Held) -> None:

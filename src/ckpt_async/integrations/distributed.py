@@ -18,8 +18,8 @@ import os
 import time
 import uuid
 import weakref
-from concurrent.futures import Future, TimeoutError as FutureTimeout
-from contextlib import ExitStack
+from concurrent import futures
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, NoReturn
@@ -29,13 +29,10 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 
 from ckpt_async.integrations.saver import Saver, fresh_folder
 from ckpt_async.reference import CheckpointReference
-from ckpt_async.words.errors import FlushTimeout, InvalidArgument
+from ckpt_async.words.errors import CheckpointError, FlushTimeout, InvalidArgument, SnapshotFailed
 from ckpt_async.words.names import DEFAULT_NAME
 
 __all__ = ["CheckpointReader", "CheckpointWriter", "ShardedSaves"]
-
-#: What describes the shards; written last, by the first process.
-METADATA_FILE = ".metadata"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +92,7 @@ class CheckpointWriter(FileSystemWriter):
         self._metadata = None if metadata is None else dict(metadata)
         self._latest = latest
         self._group = group
+        self._remove: weakref.finalize[[str], CheckpointWriter] | None = None
 
     def __reduce__(self) -> NoReturn:
         raise InvalidArgument(
@@ -134,7 +132,9 @@ class CheckpointWriter(FileSystemWriter):
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Any:
         """Write the shards of this process."""
         folder = os.path.join(self._directory, plan.storage_data.folder)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            # Processes of one machine come here in any order.
+            os.mkdir(folder, 0o700)
         self.path = Path(folder)
         if self._saver is not None:
             # Whatever comes: at the latest when nobody needs the writer any more.
@@ -157,7 +157,7 @@ class CheckpointWriter(FileSystemWriter):
         CheckpointError
             As ``save()`` raises it.
         """
-        if not self._group or self._saver is None or not hasattr(self, "_remove") or not self._remove.alive:
+        if not self._group or self._remove is None or not self._remove.alive:
             raise InvalidArgument(
                 "save the part of a machine",
                 on=self._name,
@@ -167,7 +167,7 @@ class CheckpointWriter(FileSystemWriter):
         return self._save()
 
     def _save(self) -> CheckpointReference:
-        assert self._saver is not None
+        assert self._saver is not None and self._remove is not None
         try:
             return self._saver.save(self.path, name=self._name, metadata=self._metadata, latest=self._latest, group=self._group)
         finally:
@@ -227,6 +227,16 @@ class CheckpointReader(FileSystemReader):
         return next((path for path in Path(self.path).glob(f"node-*/{usual.name}")), usual)
 
 
+def _failure(error: Any) -> CheckpointError:
+    """Return what an exception of PyTorch, which is no `Exception`, tells of each process."""
+    failures = {rank: wrapped[0] for rank, wrapped in error.failures.items()}
+    for failure in failures.values():
+        if isinstance(failure, CheckpointError):
+            return failure
+    cause = "; ".join(f"rank {rank}: {type(failure).__name__}: {failure}" for rank, failure in failures.items())
+    return SnapshotFailed("save a sharded state", cause=cause)
+
+
 class ShardedSaves:
     """Saves states with ``dcp.async_save``, one after another: a save waits until the one before it is written.
 
@@ -245,7 +255,7 @@ class ShardedSaves:
     def __init__(self, saver: Saver | None, *, process_group: Any = None) -> None:
         self._saver = saver
         self._process_group = process_group
-        self._last: Future[Any] | None = None
+        self._last: futures.Future[Any] | None = None
         if saver is not None:
             saver.add_source(self)
 
@@ -256,7 +266,7 @@ class ShardedSaves:
         name: str = DEFAULT_NAME,
         metadata: dict[str, Any] | None = None,
         latest: bool = True,
-    ) -> Future[Any]:
+    ) -> futures.Future[Any]:
         """Copy a state in memory, and have it written and saved in the background. All processes call it.
 
         Returns
@@ -266,8 +276,8 @@ class ShardedSaves:
 
         Raises
         ------
-        Exception
-            What the save before it met.
+        CheckpointError
+            Why the save before it was not made.
         """
         self.wait()
         writer = CheckpointWriter(self._saver, name=name, metadata=metadata, latest=latest)
@@ -276,21 +286,21 @@ class ShardedSaves:
         return self._last
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the last state is saved; raises what it met, once."""
-        last, self._last = self._last, None
+        """Wait until the last state is saved; raises why it was not, once."""
+        last = self._last
         if last is None:
             return
-        try:
-            last.result(timeout)
-        except FutureTimeout as error:
-            if last.done():
-                raise  # It is what the save met.
-            self._last = last
+        if not futures.wait([last], timeout).done:
             raise FlushTimeout(
                 "save a sharded state",
                 cause="it is still being written from memory to the disk",
                 hint="It is lost when this process ends before that is done. A longer flush_timeout gives it more time.",
-            ) from error
+            )
+        self._last = None
+        try:
+            last.result()
+        except dcp.CheckpointException as error:
+            raise _failure(error) from error
 
     def flush(self, deadline_s: float) -> None:
         """For the saver; see `ckpt_async.Source`."""

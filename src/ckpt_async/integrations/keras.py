@@ -64,8 +64,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._epoch = 0
         self._batches = 0
         self._epoch_rng: dict[str, Any] = {}
-        #: What is resumed, until the first batch of the resumed training.
+        #: What is resumed, until the last batch that it has been trained on has passed by.
         self._resumed: dict[str, Any] | None = None
+        self._train: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Load what was saved; once, though a model may be trained more than once."""

@@ -213,9 +213,11 @@ class StateWriter:
         slot.save = self._last = save
         try:
             thread.start()
-        except BaseException:
-            save._end(None, SnapshotFailed("write a state", on=name, cause="no thread could be started"))
-            raise
+        except RuntimeError as error:
+            # Nothing else: what a signal's handler raises may come when the thread runs already, and reads the slot's memory.
+            failure = SnapshotFailed("write a state", on=name, cause=str(error))
+            save._end(None, failure)
+            raise failure from error
         return save
 
     def flush(self, deadline_s: float) -> None:
