@@ -20,12 +20,22 @@ if TYPE_CHECKING:
     )
     from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
-    from ckpt_async.progress import readable_bytes as readable_bytes, saves_words as saves_words
+    from ckpt_async.progress import (
+        Comparison as Comparison,
+        compare_with_waiting as compare_with_waiting,
+        readable_bytes as readable_bytes,
+        readable_seconds as readable_seconds,
+        saves_words as saves_words,
+    )
     from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
+        AdoptedSave as AdoptedSave,
         CheckpointReference as CheckpointReference,
         Pending as Pending,
+        SaveState as SaveState,
         Stats as Stats,
+        Status as Status,
+        Wait as Wait,
     )
     from ckpt_async.sources import Source as Source
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
@@ -87,9 +97,9 @@ _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
-    "ckpt_async.progress": ("readable_bytes", "saves_words"),
+    "ckpt_async.progress": ("Comparison", "compare_with_waiting", "readable_bytes", "readable_seconds", "saves_words"),
     "ckpt_async.reader": ("Reader",),
-    "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
+    "ckpt_async.reference": ("AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"),
     "ckpt_async.sources": ("Source",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.transfer.pruning": ("PruneResult",),

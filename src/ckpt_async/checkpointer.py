@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
+from ckpt_async.leftovers import whose
 from ckpt_async.progress import summary_line
-from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
+from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, Stats, Status, Wait
 from ckpt_async.sources import Source, Sources
 from ckpt_async.spool.kept import drop_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.errors import CheckpointError, InvalidArgument
 from ckpt_async.words.events import EntrySaved, SaveReturned, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
@@ -39,6 +40,11 @@ class Checkpointer:
     """Saves and loads the checkpoints of one attempt of a task. Made by `ckpt_async.open_checkpointer`; `close` ends it.
 
     Its methods may be called from several threads. It belongs to the process that opened it: a forked child must not use it.
+
+    Attributes
+    ----------
+    resumed_from_disk : bool
+        Whether what `resume` loaded came from this machine's disk, not from the store.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Checkpointer:
         self._closing = False
         self._closed = False
         self._sources = Sources(say)
+        self.resumed_from_disk = False
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
@@ -188,7 +195,9 @@ class Checkpointer:
         self._worker.ensure_started()
         self._worker.send(Wake())
         if not self.settings.async_upload:
+            waiting_s = time.monotonic()
             self._wait_stored(reference)
+            self._ledger.charge_wait(time.monotonic() - waiting_s)
         blocked_s = time.monotonic() - started_s
         self._ledger.charge(reference, blocked_s)
         self._worker.listeners.tell(SaveReturned(reference.state.entry, blocked_s))
@@ -213,7 +222,7 @@ class Checkpointer:
             return None
         from ckpt_async.recovery import resume
 
-        return resume(
+        resumed = resume(
             policy,
             identity=self.identity,
             spool_folder=self._spool.folder,
@@ -227,6 +236,10 @@ class Checkpointer:
             node_index=self._header.node_index,
             num_nodes=self._header.num_nodes,
         )
+        if resumed is None:
+            return None
+        self.resumed_from_disk = resumed.from_disk
+        return resumed.record
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
@@ -415,6 +428,31 @@ class Checkpointer:
     def references(self) -> builtins.list[CheckpointReference]:
         """Return the saves of this attempt, in order."""
         return self._ledger.references()
+
+    @property
+    def adopted(self) -> tuple[AdoptedSave, ...]:
+        """What earlier attempts and child processes left, as far as this attempt's worker has begun to upload it."""
+        return self._ledger.adopted
+
+    @property
+    def adopting(self) -> tuple[str, ...]:
+        """The spools of earlier attempts and child processes that are being emptied, by this attempt's worker or their own."""
+        return self._ledger.outstanding().adopting
+
+    @property
+    def left_errors(self) -> dict[str, CheckpointError]:
+        """Why what earlier attempts and child processes left can't be stored, by words for whose it is: ``attempt 0``."""
+        return {whose(name): error for name, error in list(self._ledger.adoption_errors.items())}
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """The times in which the training waited for uploads outside of ``save()``."""
+        return self._ledger.waits
+
+    @property
+    def trouble(self) -> CheckpointError | None:
+        """The transient failure of the store that is being retried now."""
+        return self._ledger.trouble
 
     def _check_owner(self, attempted: str) -> None:
         if os.getpid() != self._pid:

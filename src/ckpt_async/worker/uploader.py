@@ -205,7 +205,7 @@ class Uploader:
         # Back to ready: there the task may drop it, and a later worker finds it.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._spool.unclaim, name)
-        self._emit(EntryFailed(self._prefix + name, error.to_wire()))
+        self._emit(EntryFailed(self._prefix + name, error.to_wire(), time.time()))
 
     async def _upload(self, name: str) -> None:
         if not await anyio.to_thread.run_sync(self._spool.claim, name):
@@ -214,7 +214,7 @@ class Uploader:
         entry = await anyio.to_thread.run_sync(self._spool.read, name)
         folder = self._spool.entry_folder(name)
         job = _job_of(entry, folder)
-        progress = _Progress(self._prefix + name, self._emit)
+        progress = _Progress(self._prefix + name, entry.record, self._emit)
         log = PartLog(folder)
         try:
             await anyio.to_thread.run_sync(check_links, entry, folder)
@@ -245,7 +245,11 @@ class Uploader:
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         took_s = time.monotonic() - started_s
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible is not None))
+        self._emit(
+            EntryCommitted(
+                self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible is not None, unix_s=time.time()
+            )
+        )
         if visible is not None:
             self._on_visible(visible)
 
@@ -296,13 +300,15 @@ class Uploader:
 class _Progress:
     """Tells how far an entry is, seldom enough not to be a load."""
 
-    def __init__(self, entry: str, emit: Callable[[Event], None]) -> None:
+    def __init__(self, entry: str, record: CheckpointRecord, emit: Callable[[Event], None]) -> None:
         self._entry = entry
+        self._record = record
         self._emit = emit
         self._told_s = 0.0
 
     def plan(self, total_bytes: int) -> None:
-        self._emit(EntryStarted(self._entry, total_bytes))
+        record = self._record
+        self._emit(EntryStarted(self._entry, total_bytes, record.name, record.attempt, record.version_id, time.time()))
 
     def report(self, done_bytes: int) -> None:
         now_s = time.monotonic()

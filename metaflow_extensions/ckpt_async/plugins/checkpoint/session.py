@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,11 @@ from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
 from .callbacks import import_callback
-from .card import CheckpointCard, NoCard, time_text
+from .card import CheckpointCard, NoCard
 from .current import CurrentCheckpoint
 from .directory import make_directory, remove_directories_of_dead_attempts
 from .environment import TaskPlace, export_task
-from .output import say
+from .output import say, time_text
 from .signals import StopSignals, stop_alarm
 from .spot import SpotWatch, notice_file
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from ckpt_async import Checkpointer, CheckpointRecord
 
 __all__ = ["TaskSession"]
+
+#: How long a failing attempt waits for its card, and one that a signal has stopped, whose artifacts are yet to be kept.
+RENDER_TIMEOUT_S = 60.0
+STOPPED_RENDER_S = 2.0
 
 
 class TaskSession:
@@ -191,6 +196,7 @@ class TaskSession:
             return None
         self._ended = True
         self._signals.begin_end()
+        self._card.step_ended()
         if self._spot is not None:
             self._spot.stop()
         if isinstance(failure, KeyboardInterrupt):
@@ -204,8 +210,7 @@ class TaskSession:
                 self._checkpointer.end_keeping()
             ask_store = children_saved or bool(self._deleted)
             self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
-            failed = failure is not None or not_stored is not None
-            self._finish_card(refresh=failed and not self._signals.stopped)
+            self._finish_card(failed=failure is not None or not_stored is not None)
         finally:
             self._signals.restore()
             # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
@@ -255,9 +260,25 @@ class TaskSession:
             raise ended.error
         return ended.error
 
-    def _finish_card(self, *, refresh: bool) -> None:
+    def _finish_card(self, *, failed: bool) -> None:
         try:
-            self._card.finish(refresh=refresh)
+            if not (self._card.finish(failed=failed) and failed):
+                return  # Metaflow renders the card of a task that ended well.
+            # Time is short where a signal has come; whoever loads the card anew sees it all the same.
+            stopped = self._signals.stopped
+            rendering = Apart(lambda: self._card.render(with_data=not stopped))
+            self._signals.while_waiting(rendering.stop_waiting)
+            limit = threading.Timer(STOPPED_RENDER_S if stopped else RENDER_TIMEOUT_S, rendering.stop_waiting)
+            limit.start()
+            try:
+                ended = rendering.wait()
+            finally:
+                limit.cancel()
+                limit.join()
+            if ended is None:
+                say("the card is not complete: making it took too long.")
+            elif ended.error is not None:
+                raise ended.error
         except Exception as error:
             # Metaflow's, or the disk's: what a picture of the checkpoints lacks is no reason to fail, or to hide a failure.
             say(f"the card was not brought up to date: {type(error).__name__}: {error}")
@@ -293,6 +314,8 @@ class TaskSession:
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:
     """Tell that checkpoints were not stored while another exception is on its way, which stays the attempt's failure."""
+    if isinstance(failure, StoreError) and type(failure) is type(not_stored):
+        return  # It is the same refusal: the step has failed with it, and it says where what was saved lies.
     cause = str(not_stored) if isinstance(not_stored, CheckpointError) else f"{type(not_stored).__name__}: {not_stored}"
     text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {cause}"
     say(text)
