@@ -94,6 +94,22 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         Every so manieth save, for example 10, or the first of each period, for example "1h".
     on_event : str or function, optional, default None
         "module:function", or a function of the flow's file: called with each event of the engine, in a thread of it.
+    watch : bool or str, default False
+        Whether what is written into the checkpoint directory becomes a checkpoint by itself each time that it is complete; implies
+        `async_upload`. A path, such as "/opt/ml/checkpoints", is where a writer that can't be told of the directory finds it: it
+        must be missing or an empty folder, and is a symbolic link while the step runs.
+    watch_quiet : float, default 2
+        How many seconds nothing may have changed there, so that it counts as complete.
+    watch_max_wait : float, default 60
+        How many seconds something may stay incomplete before that is said; how long a missing marker is waited for, and, at the end
+        of the step, what is still being written.
+    watch_marker : str or list of str, optional, default None
+        Patterns of the files that say that their folder is complete. Without one it is so only after `watch_max_wait` then.
+        Default: the usual ones (".metadata", "_SUCCESS", "*.done", ...) are honoured where they are.
+    watch_ignore : str or list of str, optional, default None
+        Patterns of what makes no checkpoint and keeps none back, such as a log; it is saved along. Beside those that are known.
+    watch_temporary : str or list of str, optional, default None
+        Patterns of what is never saved, beside the usual ones ("*.tmp", "*.part", ...).
     s3_options : dict or str, optional, default None
         What the server is asked for where the datastore is S3, for example "checksums:md5,requester_pays:true". Default: what it
         can do is found out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,14 @@ from .attributes import CheckpointAttributes
 from .callbacks import import_callback
 from .card import CheckpointCard, NoCard
 from .current import CurrentCheckpoint
-from .directory import make_directory, remove_directories_of_dead_attempts
+from .directory import link_to_directory, make_directory, remove_directories_of_dead_attempts, remove_link
 from .environment import TaskPlace, export_task
 from .output import say, time_text
 from .signals import StopSignals, stop_alarm
 from .spot import SpotWatch, notice_file
 
 if TYPE_CHECKING:
-    from ckpt_async import Checkpointer, CheckpointRecord
+    from ckpt_async import Checkpointer, CheckpointRecord, Watcher
 
 __all__ = ["TaskSession"]
 
@@ -87,6 +88,8 @@ class TaskSession:
         self._signals = StopSignals(say)
         self._card = NoCard(leave_out_card)
         self._spot: SpotWatch | None = None
+        self._watcher: Watcher | None = None
+        self._link: str | None = None
         self._passed_over: set[str] = set()
         self._deleted: set[str] = set()
         self.loaded: CheckpointRecord | None = None
@@ -110,10 +113,14 @@ class TaskSession:
             self._signals.install()
             remove_directories_of_dead_attempts(attributes.temp_dir_root, identity, place.node_index)
             self.loaded = self._load(attributes.load_policy)
+            if attributes.watch:
+                self._watch()
         except BaseException as error:
             self._end(error)
             raise
-        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted)
+        self.current = CurrentCheckpoint(
+            self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted, self._watcher
+        )
         if with_card:
             self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy, leave_out_card)
         export_task(identity, place)
@@ -128,6 +135,15 @@ class TaskSession:
                 f"({readable_bytes(record.size_bytes)}, saved at {time_text(record.created_on)}): {record.url}"
             )
         return record
+
+    def _watch(self) -> None:
+        from ckpt_async import Watcher
+
+        if self._attributes.watched_path is not None:
+            self._link = link_to_directory(self._attributes.watched_path, self._directory)
+        rules = self._attributes.watch_rules
+        # What lies there now is what was loaded.
+        self._watcher = run_apart(lambda: Watcher(self._checkpointer, self._directory, rules, known=True, say=say))
 
     def run(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the step's code, store what it saved, and end the session, whatever the code raises.
@@ -205,7 +221,7 @@ class TaskSession:
             children_saved = self._children_saved()
             # An interrupt (Ctrl-C) ends the whole run.
             last = self._last_attempt or isinstance(failure, KeyboardInterrupt)
-            not_stored = self._store_all(retried=failure is not None and not last)
+            not_stored = self._store_all(failed=failure is not None, retried=failure is not None and not last)
             if last:
                 self._checkpointer.end_keeping()
             ask_store = children_saved or bool(self._deleted)
@@ -213,6 +229,8 @@ class TaskSession:
             self._finish_card(failed=failure is not None or not_stored is not None)
         finally:
             self._signals.restore()
+            if self._link is not None:
+                remove_link(self._link, self._directory)
             # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
             shutil.rmtree(self._directory, ignore_errors=True)
         if failure is not None and not_stored is not None:
@@ -240,14 +258,14 @@ class TaskSession:
             return True
         return (number - place.node_index) // place.num_nodes > len(self._checkpointer.references())
 
-    def _store_all(self, *, retried: bool) -> Exception | None:
+    def _store_all(self, *, failed: bool, retried: bool) -> Exception | None:
         """Wait until all is stored; return why not, where it is not."""
         settings, pending = self._attributes.settings, self._checkpointer.pending
         stopped = self._signals.stopped
         if stopped and pending.saves:
             left = f"{saves_words(pending.saves)} {'is' if pending.saves == 1 else 'are'}"
             say(f"stopped by a signal; {left} being stored, newest first; a second signal ends the wait.")
-        closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped, retried=retried))
+        closing = Apart(lambda: self._close(failed=failed, newest_first=stopped, retried=retried))
         self._signals.while_waiting(closing.stop_waiting)
         ended = closing.wait()
         if ended is None:
@@ -259,6 +277,15 @@ class TaskSession:
         if ended.error is not None and not isinstance(ended.error, Exception):
             raise ended.error
         return ended.error
+
+    def _close(self, *, failed: bool, newest_first: bool, retried: bool) -> None:
+        timeout_s = self._attributes.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s) if self._watcher is not None else None
+        left_s = max(0.0, deadline_s - time.monotonic())
+        self._checkpointer.close(timeout_s=left_s, newest_first=newest_first, retried=retried)
+        if not_saved is not None:
+            raise not_saved
 
     def _finish_card(self, *, failed: bool) -> None:
         try:
