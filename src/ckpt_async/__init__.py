@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Status as Status,
         Wait as Wait,
     )
+    from ckpt_async.sources import Source as Source
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.transfer.pruning import PruneResult as PruneResult
     from ckpt_async.watching.watcher import Watcher as Watcher
@@ -106,6 +107,7 @@ _HOMES = {
     "ckpt_async.progress": ("Comparison", "compare_with_waiting", "readable_bytes", "readable_seconds", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"),
+    "ckpt_async.sources": ("Source",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.transfer.pruning": ("PruneResult",),
     "ckpt_async.watching.watcher": ("Watcher",),

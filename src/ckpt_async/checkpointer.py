@@ -16,6 +16,7 @@ from ckpt_async.ledger import Ledger
 from ckpt_async.leftovers import whose
 from ckpt_async.progress import summary_line
 from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, Stats, Status, Wait
+from ckpt_async.sources import Source, Sources
 from ckpt_async.spool.kept import drop_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
@@ -64,7 +65,9 @@ class Checkpointer:
         self._spool = spool
         self._say = say
         self._pid = os.getpid()
+        self._closing = False
         self._closed = False
+        self._sources = Sources(say)
         self.resumed_from_disk = False
         self._on_taken: builtins.list[Callable[[ScannedTree, CheckpointReference], None]] = []
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
@@ -111,6 +114,13 @@ class Checkpointer:
         ready already is told of at once.
         """
         self._worker.listeners.add(callback)
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source.flush(deadline_s)`` called before each flush and before the end, in whatever thread: for those who hold
+        something in memory that is not saved yet. What it raises, the flush or the end raises after all else is stored.
+        """
+        self._check_usable("add a source of saves")
+        self._sources.add(source)
 
     # Saving
 
@@ -367,7 +377,13 @@ class Checkpointer:
             The worker can't be kept alive.
         """
         self._check_usable("flush")
-        self._flusher.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
+        if timeout_s is None:
+            timeout_s = self.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        not_saved = self._sources.flush(deadline_s)
+        self._flusher.flush(max(0.0, deadline_s - time.monotonic()))
+        if not_saved is not None:
+            raise not_saved
 
     def press(self) -> None:
         """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
@@ -376,7 +392,8 @@ class Checkpointer:
         self._worker.press()
 
     def close(self, *, timeout_s: float, newest_first: bool = False, retried: bool = False) -> None:
-        """Take no more saves, flush, end the worker and remove the spool. The second call does nothing.
+        """Have the sources save what they hold, take no more saves, flush, end the worker and remove the spool. The second call
+        does nothing.
 
         Where something could not be uploaded, the spool stays for the next attempt, and a sidecar goes on with it for
         `Settings.flush_timeout_s` seconds at most.
@@ -397,23 +414,29 @@ class Checkpointer:
             As `flush`; the worker has been let go all the same.
         """
         self._check_owner("close")
-        if self._closed:
+        if self._closing:
             return
-        self._closed = True
+        self._closing = True
         deadline_s = time.monotonic() + timeout_s
-        if newest_first:
-            # Before anything is waited for: the deadline presses already.
-            self._worker.press()
-        # A save that waits for room would wait longer than this may take.
-        self._gate.close()
-        if self._saving.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
-            # What another thread is saving is in the spool now, so that the flush sees it.
-            self._saving.release()
         try:
+            if newest_first:
+                # Before anything is waited for: the deadline presses already.
+                self._worker.press()
+            not_saved = self._sources.flush(deadline_s)
+            self._closed = True
+            # A save that waits for room would wait longer than this may take.
+            self._gate.close()
+            if self._saving.acquire(timeout=min(max(0.0, deadline_s - time.monotonic()), threading.TIMEOUT_MAX)):
+                # What another thread is saving is in the spool now, so that the flush sees it.
+                self._saving.release()
             self._flusher.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
+            if not_saved is not None:
+                raise not_saved
             if not retried:
                 self.end_keeping()
         finally:
+            self._closed = True
+            self._gate.close()
             self._worker.shut_down()
             self._spool.task_lock.release()
         if self.settings.async_upload and (line := summary_line(self.stats)):

@@ -13,7 +13,7 @@ from .directory import empty_directory, remove_directory
 from .references import list_of_task, load_in_place_of, read_reference
 
 if TYPE_CHECKING:
-    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats, Watcher
+    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Source, Stats, Watcher
 
 __all__ = ["CheckpointInfo", "CurrentCheckpoint"]
 
@@ -365,3 +365,9 @@ class CurrentCheckpoint:
         """
         timeout_s = read_timeout(timeout)
         run_apart(lambda: self._checkpointer.flush(timeout_s))
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source.flush(deadline_s)`` called before each flush and before the task ends: for code that holds something in
+        memory and saves it by itself, as the integrations do. It may raise why it could not.
+        """
+        self._checkpointer.add_source(source)
