@@ -64,7 +64,13 @@ class StoresOfWorker:
         return _stack(header.address, tell_trouble, None, self._pace)
 
 
-def open_reader(address: StoreAddress, *, say: Callable[[str], None] = print, give_up_after_s: float = READ_GIVE_UP_S) -> Reader:
+def open_reader(
+    address: StoreAddress,
+    *,
+    say: Callable[[str], None] = print,
+    give_up_after_s: float = READ_GIVE_UP_S,
+    memory_bytes: int | None = None,
+) -> Reader:
     """Return a reader of the checkpoints in a store. Touches nothing until it is asked for something.
 
     Parameters
@@ -75,8 +81,10 @@ def open_reader(address: StoreAddress, *, say: Callable[[str], None] = print, gi
         Prints a line for the user.
     give_up_after_s : float
         How long a call keeps trying a store that does not answer, in seconds.
+    memory_bytes : int, optional
+        How many bytes of a checkpoint are in memory at most while it is loaded.
     """
-    return Reader(lambda tell_trouble: _stack(address, tell_trouble, give_up_after_s), say)
+    return Reader(lambda tell_trouble: _stack(address, tell_trouble, give_up_after_s), say, memory_bytes)
 
 
 def open_checkpointer(
@@ -178,6 +186,7 @@ def open_for_child(
         keep_last=of_parent.keep_last,
         keep_best=of_parent.keep_best,
         keep_every=of_parent.keep_every,
+        max_memory_bytes=of_parent.max_memory_bytes,
     )
     header = SpoolHeader(address, settings, version_start=version, version_step=num_nodes, node_index=node_index)
     return _open(child_spool_folder(of_task, version), header, identity, say)
@@ -219,9 +228,8 @@ def _open(folder: str, header: SpoolHeader, identity: TaskIdentity, say: Callabl
 
     try:
         spool = Spool.create(folder, header)
-        return Checkpointer(
-            identity=identity, header=header, spool=spool, make_worker=make_worker, reader=open_reader(address, say=say), say=say
-        )
+        reader = open_reader(address, say=say, memory_bytes=settings.max_memory_bytes)
+        return Checkpointer(identity=identity, header=header, spool=spool, make_worker=make_worker, reader=reader, say=say)
     except OSError as error:
         raise InvalidArgument(
             "open the spool of a task",

@@ -81,17 +81,25 @@ class Reader:
         Makes the store, with retries that end: told of transient trouble through its argument.
     say : callable
         Prints a line for the user.
+    memory_bytes : int, optional
+        How many bytes of a checkpoint are in memory at most while it is loaded; see `ckpt_async.transfer.fetch.fetch_files`.
     """
 
-    def __init__(self, open_store: Callable[[Callable[[int, StoreError | None], None]], Store], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[Callable[[int, StoreError | None], None]], Store],
+        say: Callable[[str], None],
+        memory_bytes: int | None = None,
+    ) -> None:
         self._open_store = open_store
         self._say = say
+        self._memory_bytes = memory_bytes
         self._session: _Session | None = None
 
     @contextlib.contextmanager
     def held_open(self) -> Iterator[Reader]:
         """Yield a reader of the same store that keeps its connections from call to call, until the block ends."""
-        held = Reader(self._open_store, self._say)
+        held = Reader(self._open_store, self._say, self._memory_bytes)
         held._session = held._new_session()
         try:
             yield held
@@ -223,7 +231,7 @@ class Reader:
         async def act(store: Store) -> CheckpointRecord:
             record = await resolve(store, reference)
             part = record if node is None else part_of(record, node)
-            await download(store, part, target, on_fetched=on_fetched or untold)
+            await download(store, part, target, on_fetched=on_fetched or untold, memory_bytes=self._memory_bytes)
             return record
 
         return self.run(act)
@@ -333,4 +341,4 @@ class Reader:
         """Load the checkpoint of a record that has been read already; see `load`."""
         from ckpt_async.transfer.download import download
 
-        self.run(functools.partial(download, record=record, target=target))
+        self.run(functools.partial(download, record=record, target=target, memory_bytes=self._memory_bytes))

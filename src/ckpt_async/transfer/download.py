@@ -49,7 +49,9 @@ async def listed_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     return manifest
 
 
-async def download(store: Store, record: CheckpointRecord, target: str, *, on_fetched: OnFetched = untold) -> None:
+async def download(
+    store: Store, record: CheckpointRecord, target: str, *, on_fetched: OnFetched = untold, memory_bytes: int | None = None
+) -> None:
     """Load a checkpoint into the folder `target`, which is empty, or missing.
 
     The files appear in it when all of them have arrived and match their digests. Nothing of the store is aliased: they are the
@@ -60,6 +62,8 @@ async def download(store: Store, record: CheckpointRecord, target: str, *, on_fe
     on_fetched : callable
         Called with the bytes and the whole files that have come since the call before. Of an archive without a manifest, files are
         told of only in the end.
+    memory_bytes : int, optional
+        As `fetch_files` takes it. A checkpoint of another program has its default.
 
     Raises
     ------
@@ -76,7 +80,8 @@ async def download(store: Store, record: CheckpointRecord, target: str, *, on_fe
         if record.manifest:
             manifest = await listed_manifest(store, record)
             await anyio.to_thread.run_sync(_make_folders, manifest, folder.path)
-            await fetch_files(store, wanted_files(record, manifest), folder.path, on=record.key, on_fetched=on_fetched)
+            wanted = wanted_files(record, manifest)
+            await fetch_files(store, wanted, folder.path, on=record.key, on_fetched=on_fetched, memory_bytes=memory_bytes)
         else:
             await foreign.fetch(store, record, folder.path, on_fetched=on_fetched)
         await anyio.to_thread.run_sync(folder.hand_over)

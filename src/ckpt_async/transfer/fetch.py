@@ -29,7 +29,7 @@ OnFetched = Callable[[int, int], None]
 #: Requests at a time: what small files need on a line with latency. The budget of bytes bounds large ranges further.
 REQUESTS_AT_ONCE = 32
 
-#: Bytes of ranges in memory at a time.
+#: Bytes of ranges in memory at a time, unless the caller says how many.
 BUDGET_BYTES = 128 * 1024 * 1024
 
 #: From here on a range is read into memory that is used again.
@@ -57,7 +57,13 @@ def untold(size_bytes: int, files: int) -> None:
 
 
 async def fetch_files(
-    store: Store, files: Sequence[WantedFile], folder: str, *, on: str, on_fetched: OnFetched = untold
+    store: Store,
+    files: Sequence[WantedFile],
+    folder: str,
+    *,
+    on: str,
+    on_fetched: OnFetched = untold,
+    memory_bytes: int | None = None,
 ) -> None:
     """Write files into an existing folder that holds none of them; the folders for them are made.
 
@@ -67,6 +73,8 @@ async def fetch_files(
         The checkpoint, for errors.
     on_fetched : callable
         Told of what has been written.
+    memory_bytes : int, optional
+        How many bytes are in memory at a time at most, but for one range, which always is.
 
     Raises
     ------
@@ -78,12 +86,12 @@ async def fetch_files(
         The store does not answer, or refuses.
     """
     await anyio.to_thread.run_sync(_prepare, files, folder)
-    await _run(_Fetch(store, files, _IntoFolder(folder), on, on_fetched))
+    await _run(_Fetch(store, files, _IntoFolder(folder), on, on_fetched, memory_bytes or BUDGET_BYTES))
 
 
 async def check_files(store: Store, files: Sequence[WantedFile], *, on: str, on_fetched: OnFetched = untold) -> None:
     """Read files and compare them with their digests; nothing is written anywhere. Parameters and errors as of `fetch_files`."""
-    await _run(_Fetch(store, files, _Nowhere(), on, on_fetched))
+    await _run(_Fetch(store, files, _Nowhere(), on, on_fetched, BUDGET_BYTES))
 
 
 async def _run(fetch: _Fetch) -> None:
@@ -145,14 +153,16 @@ class _Nowhere:
 class _Fetch:
     """One running load. Its methods belong to one event loop."""
 
-    def __init__(self, store: Store, files: Sequence[WantedFile], sink: _Sink, on: str, on_fetched: OnFetched) -> None:
+    def __init__(
+        self, store: Store, files: Sequence[WantedFile], sink: _Sink, on: str, on_fetched: OnFetched, memory_bytes: int
+    ) -> None:
         self._store = store
         self._files = files
         self._sink = sink
         self._on = on
         self._on_fetched = on_fetched
         self._reads = plan_reads(files)
-        self._budget = Budget(BUDGET_BYTES)
+        self._budget = Budget(memory_bytes)
         self._buffers = PartBuffers()
         self._sums: dict[int, dict[int, tuple[int, int]]] = {}
 

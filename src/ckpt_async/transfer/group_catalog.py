@@ -168,7 +168,7 @@ async def _finish_commit(store: Store, identity: TaskIdentity, folder: str, ther
         return
     # A deletion that was interrupted has taken the records first: that one is finished by whoever calls it again.
     if await store.head(keys.deletion_key(record.key)) is None:
-        await store_part(store, of_attempt, record, part.manifest)
+        await store_part(store, of_attempt, record, part.manifest, patient=False)
 
 
 async def mark_damaged(store: Store, record: CheckpointRecord) -> None:

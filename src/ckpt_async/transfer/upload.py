@@ -34,7 +34,8 @@ REQUESTS_AT_ONCE = 32
 SMALL_BYTES = 128 * 1024
 SMALL_AT_ONCE = 16
 
-#: Bytes of parts in memory at a time; of an object of which the parts must be large, `most_bytes_for` gives more.
+#: Bytes of parts in memory at a time, unless the caller says how many; of an object of which the parts must be large,
+#: `most_bytes_for` gives more.
 BUDGET_BYTES = 64 * 1024 * 1024
 
 _W = TypeVar("_W")
@@ -93,6 +94,7 @@ class _Sender:
         copying: Copying,
         speed: LineSpeed,
         on_progress: Callable[[int], None],
+        memory_bytes: int | None,
     ) -> None:
         self._store = store
         self._job = job
@@ -101,7 +103,7 @@ class _Sender:
         self._copying = copying
         self._on_progress = on_progress
         self._speed = speed
-        self._most_bytes = most_bytes_for(plan.part_bytes, BUDGET_BYTES)
+        self._most_bytes = memory_bytes or most_bytes_for(plan.part_bytes, BUDGET_BYTES)
         self._budget = Budget(window_bytes_for(speed.bytes_per_s, self._most_bytes))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
@@ -272,6 +274,7 @@ async def upload(
     on_plan: Callable[[int], None],
     before: StoredBefore | None = None,
     speed: LineSpeed | None = None,
+    memory_bytes: int | None = None,
 ) -> UploadResult:
     """Send every object of a checkpoint that the store does not have yet. The checkpoint is not visible afterwards: see `commit`.
 
@@ -289,6 +292,8 @@ async def upload(
         What the store has already: the same bytes are copied there and not sent.
     speed : LineSpeed, optional
         What earlier uploads have learnt about the line, and this one goes on with.
+    memory_bytes : int, optional
+        How many bytes of parts are in memory at a time at most, but for one part, which always is.
 
     Raises
     ------
@@ -308,7 +313,7 @@ async def upload(
             await forget_deleted(store, job.record, plan, notes)
         # A second try copies nothing: what the store refused may have been a copy.
         copying = Copying(store, before if not last_try else StoredBefore(), job.files)
-        sender = _Sender(store, job, plan, notes, copying, speed, on_progress)
+        sender = _Sender(store, job, plan, notes, copying, speed, on_progress, memory_bytes)
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:

@@ -21,6 +21,9 @@ MIB = 1024 * 1024
 #: No wait is longer: the operating system's own limits are near where "without end" is meant.
 MAX_SECONDS = 30 * 24 * 3600
 
+#: Of parts: less than one would stop everything.
+LEAST_MEMORY_BYTES = 16 * MIB
+
 WORKERS = ("process", "thread")
 DURABILITIES = ("process", "machine")
 SNAPSHOTS = ("auto", "copy", "link")
@@ -90,6 +93,9 @@ class Settings:
         Which ones stay for a number in their metadata, such as ``"loss:min:2"``.
     keep_every : str or None
         Every how manieth stays (``"10"``), or for which periods one does (``"1h"``).
+    max_memory_bytes : int or None
+        How many bytes of parts are in memory at a time at most, of an upload and of a load; one part always is. None: what each of
+        them has by itself.
     """
 
     async_upload: bool = False
@@ -107,6 +113,7 @@ class Settings:
     keep_last: int | None = None
     keep_best: str | None = None
     keep_every: str | None = None
+    max_memory_bytes: int | None = None
 
     @property
     def keep_rules(self) -> KeepRules:
@@ -215,6 +222,13 @@ def read_rate(name: str, value: object) -> int:
     return read_size(name, value.strip().removesuffix("/s") if isinstance(value, str) else value)
 
 
+def _as_memory(name: str, value: object) -> int:
+    size = read_size(name, value)
+    if size < LEAST_MEMORY_BYTES:
+        raise refuse_setting(name, value, "a number of bytes, 16 MiB or more, or text such as '256MB'")
+    return size
+
+
 def _as_folder(name: str, value: object) -> str:
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return os.path.abspath(os.path.expanduser(os.fspath(value)))
@@ -231,6 +245,7 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "max_lag": ("max_lag_s", _as_seconds, True),
     "on_full": ("on_full", _one_of(ON_FULL), False),
     "max_bandwidth": ("max_bandwidth_bytes_per_s", read_rate, True),
+    "max_memory": ("max_memory_bytes", _as_memory, True),
     "flush_timeout": ("flush_timeout_s", _as_seconds, False),
     "spool_dir": ("spool_dir", _as_folder, True),
     "durability": ("durability", _one_of(DURABILITIES), False),

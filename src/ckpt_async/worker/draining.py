@@ -103,7 +103,9 @@ async def _upload(
     header = await anyio.to_thread.run_sync(spool.header)
     spool.obeying(header)
     async with make_store(header, tell_trouble) as store:
-        uploader = Uploader(spool, store, emit, first_version=header.first_version)
+        uploader = Uploader(
+            spool, store, emit, first_version=header.first_version, memory_bytes=header.settings.max_memory_bytes
+        )
         uploader.close()
         await uploader.run()
         failure = uploader.failure_to_tell

@@ -138,6 +138,7 @@ class WorkerRuntime:
                         self._emit,
                         keep=header.settings.keep_local,
                         first_version=header.first_version,
+                        memory_bytes=header.settings.max_memory_bytes,
                         on_removed=self._sweep,
                         on_visible=self._retention.committed,
                     )
@@ -222,6 +223,7 @@ class WorkerRuntime:
                     self._emit,
                     prefix=f"{attempt}/",
                     first_version=header.first_version,
+                    memory_bytes=header.settings.max_memory_bytes,
                     on_removed=self._sweep,
                     on_visible=self._retention.committed if self._retention is not None else lambda _: None,
                 )

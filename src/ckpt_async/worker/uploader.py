@@ -74,6 +74,8 @@ class Uploader:
         How many of the newest stored entries stay in the spool, for a next attempt.
     first_version : int, optional
         The number of the first save of the attempt; None where it is known to have been made by another process.
+    memory_bytes : int, optional
+        How many bytes of parts are in memory at most; see `ckpt_async.transfer.upload.upload`.
     on_removed : callable, optional
         Called in a thread, before it is told, when an entry has been removed.
     on_visible : callable, optional
@@ -89,6 +91,7 @@ class Uploader:
         prefix: str = "",
         keep: int = 0,
         first_version: int | None = 0,
+        memory_bytes: int | None = None,
         on_removed: Callable[[], None] | None = None,
         on_visible: Callable[[CheckpointRecord], None] = lambda _: None,
     ) -> None:
@@ -98,6 +101,7 @@ class Uploader:
         self._prefix = prefix
         self._keep = keep
         self._first_entry = entry_id(first_version) if first_version is not None else ""
+        self._memory_bytes = memory_bytes
         self._on_removed = on_removed
         self._on_visible = on_visible
         self._failed: dict[str, CheckpointError] = {}
@@ -228,6 +232,7 @@ class Uploader:
                     on_plan=progress.plan,
                     before=self._before,
                     speed=self._speed,
+                    memory_bytes=self._memory_bytes,
                 )
             except SpoolDamaged:
                 # A guard that comes too late removes the file; on a full disk it can't even leave a mark.

@@ -85,6 +85,7 @@ class CheckpointAttributes:
             "max_lag": self.settings.max_lag_s,
             "on_full": self.settings.on_full,
             "max_bandwidth": self.settings.max_bandwidth_bytes_per_s,
+            "max_memory": self.settings.max_memory_bytes,
             "flush_timeout": self.settings.flush_timeout_s,
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,

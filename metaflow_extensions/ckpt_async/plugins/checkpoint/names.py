@@ -19,6 +19,7 @@ DEFAULTS: dict[str, object] = {
     "max_lag": None,
     "on_full": "block",
     "max_bandwidth": None,
+    "max_memory": None,
     "flush_timeout": 3600.0,
     "spool_dir": None,
     "durability": "process",
