@@ -253,11 +253,18 @@ async def _decide(store: Store, key: str, wish: bytes) -> tuple[bool, bytes]:
     return decides, await store.get(key)
 
 
-async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile."""
+async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes | None]]) -> bytes:
+    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile.
+
+    Parameters
+    ----------
+    propose : callable
+        Makes what this node would go by; None where it has seen meanwhile that another one has proposed.
+    """
     if await store.head(key) is not None:
         return await store.get(key)
-    return (await _decide(store, key, await propose()))[1]
+    proposed = await propose()
+    return await store.get(key) if proposed is None else (await _decide(store, key, proposed))[1]
 
 
 async def give_up_earlier(store: Store, identity: TaskIdentity) -> None:
