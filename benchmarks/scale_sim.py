@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -111,7 +112,10 @@ def main() -> None:
     parser.add_argument("--table", choices=[*TABLES, "all"], help="print a table of docs/scale.md")
     parser.add_argument("--write-docs", action="store_true", help="put all tables into docs/scale.md, and draw the plots")
     parser.add_argument(
-        "--measure", action="store_true", help="compare the counts with the engine at work (into the page: --write-docs)"
+        "--measure",
+        nargs="*",
+        choices=("measured", "measured_memory"),
+        help="compare what is counted with the engine at work: these tables of the page, or both (into the page: --write-docs)",
     )
     parser.add_argument("--scratch", help="where --measure writes (default: in memory where there is room)")
     own = parser.add_argument_group("a cluster of your own")
@@ -138,13 +142,14 @@ def main() -> None:
         "--price", type=pair, action="append", default=[], metavar="NAME=VALUE", help="such as per_write=5e-6; repeat it"
     )
     options = parser.parse_args()
-    if options.measure:
-        from scale.measuring import measured_table
+    if options.measure is not None:
+        from scale.measuring import MEASURED
 
-        measured = measured_table(options.scratch)
-        show("the engine in front of the sink, and what was counted", measured)
+        measured = {name: MEASURED[name](options.scratch) for name in options.measure or MEASURED}
+        for name, table in measured.items():
+            show(f"the engine in front of the sink: {name}", table)
         if options.write_docs:
-            write_tables(DOCUMENT, {"measured": lambda: measured})
+            write_tables(DOCUMENT, {name: functools.partial(measured.__getitem__, name) for name in measured})
     elif options.write_docs:
         from scale.plots import draw_all
 

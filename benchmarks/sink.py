@@ -38,21 +38,37 @@ STATS_PATH, LINE_PATH = "/-stats", "/-line"
 HEAD, FIXED, CHUNK_SIZE, CHUNK, TRAILER = range(5)
 
 
-class Line:
-    """The line in front of the sink: how long an answer takes, and how many bytes a second all connections take together."""
+class Booking:
+    """Until when what goes through has been booked."""
 
-    def __init__(self, latency_s: float, bytes_per_s: float | None) -> None:
-        self.latency_s = latency_s
-        self.bytes_per_s = bytes_per_s
+    def __init__(self) -> None:
         self._free_at_s = 0.0
 
-    def wait_s(self, size_bytes: int) -> float:
-        """Book so many bytes; returns how long the connection must pause."""
-        if self.bytes_per_s is None:
+    def wait_s(self, size_bytes: int, bytes_per_s: float | None) -> float:
+        """Book so many bytes; returns how long to pause."""
+        if bytes_per_s is None:
             return 0.0
         now_s = time.monotonic()
-        self._free_at_s = max(self._free_at_s, now_s - BURST_S) + size_bytes / self.bytes_per_s
+        self._free_at_s = max(self._free_at_s, now_s - BURST_S) + size_bytes / bytes_per_s
         return max(0.0, self._free_at_s - now_s)
+
+
+class Line:
+    """The line in front of the sink: how long an answer takes, and how many bytes a second all connections take together, and one
+    of them at most.
+    """
+
+    def __init__(self, latency_s: float, bytes_per_s: float | None, connection_bytes_per_s: float | None = None) -> None:
+        self.latency_s = latency_s
+        self.bytes_per_s = bytes_per_s
+        self.connection_bytes_per_s = connection_bytes_per_s
+        self._whole = Booking()
+
+    def wait_s(self, size_bytes: int, connection: Booking) -> float:
+        """Book so many bytes of a connection; returns how long it must pause."""
+        return max(
+            self._whole.wait_s(size_bytes, self.bytes_per_s), connection.wait_s(size_bytes, self.connection_bytes_per_s)
+        )
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -61,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, objects: Objects, line: Line) -> None:
         self._objects = objects
         self._line = line
+        self._booking = Booking()
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -97,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size_bytes: int) -> None:
         self._end += size_bytes
-        pause_s = self._line.wait_s(size_bytes)
+        pause_s = self._line.wait_s(size_bytes, self._booking)
         if pause_s:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_later(pause_s, self._read_on)
@@ -189,7 +206,7 @@ class Connection(asyncio.BufferedProtocol):
             piece = ZEROS[: min(left, len(ZEROS))]
             self._transport.write(piece)
             left -= len(piece)
-            pause_s = self._line.wait_s(len(piece))
+            pause_s = self._line.wait_s(len(piece), self._booking)
             if pause_s:
                 await asyncio.sleep(pause_s)
         self._sending = None
@@ -207,6 +224,8 @@ class Sink:
         How long each answer takes.
     bytes_per_s : float, optional
         What all connections take and give together; None: as fast as it goes.
+    connection_bytes_per_s : float, optional
+        What one connection takes and gives at most.
     niceness : int
         How far it stands back behind others for the processor: a real server would be on another machine.
 
@@ -222,12 +241,15 @@ class Sink:
         keep_below_bytes: int = KEEP_BELOW_BYTES,
         latency_s: float = 0.0,
         bytes_per_s: float | None = None,
+        connection_bytes_per_s: float | None = None,
         niceness: int = 0,
     ) -> None:
         self._command = [sys.executable, str(Path(__file__).resolve()), "--keep-below", str(keep_below_bytes)]
         self._command += ["--latency-s", str(latency_s), "--nice", str(niceness)]
         if bytes_per_s is not None:
             self._command += ["--bytes-per-s", str(bytes_per_s)]
+        if connection_bytes_per_s is not None:
+            self._command += ["--connection-bytes-per-s", str(connection_bytes_per_s)]
         self._process: subprocess.Popen[str] | None = None
         self.endpoint_url = ""
 
@@ -287,10 +309,12 @@ def main() -> None:
     parser.add_argument("--keep-below", type=int, default=KEEP_BELOW_BYTES, metavar="BYTES", help="keep bodies below this size")
     parser.add_argument("--latency-s", type=float, default=0.0, help="how long each answer takes")
     parser.add_argument("--bytes-per-s", type=float, default=None, help="the rate of all connections together")
+    parser.add_argument("--connection-bytes-per-s", type=float, default=None, help="the rate of one connection at most")
     parser.add_argument("--nice", type=int, default=0, help="its niceness")
     options = parser.parse_args()
     os.nice(options.nice)
-    asyncio.run(serve(options.port, Objects(options.keep_below), Line(options.latency_s, options.bytes_per_s)))
+    line = Line(options.latency_s, options.bytes_per_s, options.connection_bytes_per_s)
+    asyncio.run(serve(options.port, Objects(options.keep_below), line))
 
 
 if __name__ == "__main__":

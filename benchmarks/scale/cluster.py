@@ -187,7 +187,14 @@ class _Run:
         self._random = random.Random(seed)
         line = min(cluster.line_bytes_per_s / cluster.tasks_per_host, cluster.settings.max_bandwidth_bytes_per_s or math.inf)
         self._services = tuple(
-            service_of(cluster.content, count_save(cluster.content, first=first), line, cluster.store) for first in (True, False)
+            service_of(
+                cluster.content,
+                count_save(cluster.content, first=first),
+                line,
+                cluster.store,
+                cluster.settings.max_memory_bytes,
+            )
+            for first in (True, False)
         )
         settings = cluster.settings
         self._limits = Limits(settings.max_pending, settings.max_pending_bytes, settings.on_full, settings.max_lag_s)

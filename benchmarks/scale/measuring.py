@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from common import scratch_folder
 from sink import Line
 
 from .counting import Content, count_save, total
-from .sinking import Bench
-from .tables import Table, seconds, size
+from .sinking import Bench, CountingObjects
+from .tables import GBIT, MEMORY, Table, seconds, size
 from .timing import StoreModel, rounds_refused_at_random, service_of
 
 MIB = 1024 * 1024
@@ -27,6 +28,33 @@ CASES: dict[str, tuple[Content, int]] = {
     "2,000 × 10 KiB, `tar`": (Content(2000, 10 * 1024, "tar"), 0),
     "2,000 × 10 KiB, every 50th request refused": (Content(2000, 10 * 1024), 50),
 }
+
+
+#: A distant store, five times as slow as S3 is on each connection, so that a small machine can keep up with all of them.
+DISTANT_LATENCY_S = 0.2
+CONNECTION_BYTES_PER_S = 18e6
+MOVED_BYTES = 1024 * MIB
+
+
+def measured_memory_table(scratch: str | None = None) -> Table:
+    """Save one file with each `max_memory`, in front of a distant store."""
+    store = StoreModel(latency_s=DISTANT_LATENCY_S, latency_sigma=0.0, connection_bytes_per_s=CONNECTION_BYTES_PER_S)
+    content, rows = Content(1, MOVED_BYTES), []
+    for name, memory_bytes in MEMORY.items():
+        line, objects = Line(0.0, None), CountingObjects(keep_below_bytes=64 * 1024)
+        with (
+            scratch_folder(scratch) as folder,
+            Bench(Path(folder), line=line, worker="process", objects=objects, max_memory_bytes=memory_bytes) as bench,
+        ):
+            bench.save(Content(1, 1))
+            line.latency_s, line.connection_bytes_per_s = DISTANT_LATENCY_S, CONNECTION_BYTES_PER_S
+            counted = count_save(content, first=False)
+            seen = bench.save(content)
+            modelled_s = service_of(content, counted, 100 * GBIT, store, memory_bytes).seconds
+            peak_bytes = bench.worker_peak_bytes()
+            assert counted.sent_bytes <= seen.data_bytes
+            rows.append((name, f"{total(seen.requests):,}", seconds(seen.stored_s), seconds(modelled_s), size(peak_bytes)))
+    return Table(("`max_memory`", "requests", "stored after", "modelled", "memory of the sidecar, at most"), rows)
 
 
 def measured_table(scratch: str | None = None) -> Table:
@@ -62,3 +90,6 @@ def measured_table(scratch: str | None = None) -> Table:
                     )
     header = ("", "requests seen", "counted", "data seen", "counted", "refused", "stored after", "modelled")
     return Table(header, rows)
+
+
+MEASURED: dict[str, Callable[[str | None], Table]] = {"measured": measured_table, "measured_memory": measured_memory_table}

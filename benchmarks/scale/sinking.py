@@ -19,6 +19,7 @@ from sink_objects import Objects
 
 from ckpt_async import Checkpointer, Settings, StoreAddress, open_checkpointer, open_reader
 from ckpt_async.testing.access import ACCESS_SPEC, access_variables
+from ckpt_async.words.events import WorkerReady
 
 from .counting import NAME, SOME_TASK, Content, Requests
 
@@ -35,10 +36,12 @@ class CountingObjects(Objects):
     ----------
     refuse_every : int
         Every so many-th request is refused as a busy store does, before anything is done; 0: none.
+    keep_below_bytes : int
+        Of larger bodies only the size is kept.
     """
 
-    def __init__(self, refuse_every: int = 0) -> None:
-        super().__init__(KEEP_BELOW_BYTES)
+    def __init__(self, refuse_every: int = 0, keep_below_bytes: int = KEEP_BELOW_BYTES) -> None:
+        super().__init__(keep_below_bytes)
         self._refuse_every = refuse_every
         self._seen = 0
         self.answered: Requests = Counter()
@@ -142,6 +145,8 @@ class Bench:
         Of a gang, each with a checkpointer.
     keep_last : int, optional
         How many checkpoints stay.
+    max_memory_bytes : int, optional
+        As the setting.
 
     Attributes
     ----------
@@ -160,15 +165,22 @@ class Bench:
         attempt: int = 0,
         nodes: int = 1,
         keep_last: int | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
         self.objects = objects or CountingObjects(refuse_every)
         self.keys: list[str] = []
         self._line = line or Line(0.0, None)
         self._folder = folder
-        self._worker = worker
         self._identity = dataclasses.replace(SOME_TASK, attempt=attempt)
         self._nodes = nodes
-        self._keep_last = keep_last
+        self._settings = Settings(
+            async_upload=True,
+            worker=worker,
+            flush_timeout_s=DEADLINE_S,
+            keep_last=keep_last,
+            max_memory_bytes=max_memory_bytes,
+        )
+        self._worker_pids: list[int] = []
         self._checkpointers: list[Checkpointer] = []
         self._stack = contextlib.ExitStack()
 
@@ -180,23 +192,34 @@ class Bench:
         self._stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
         address = StoreAddress("s3://bucket/metaflow", ACCESS_SPEC)
         self.reader = open_reader(address, say=lambda _: None)
-        settings = Settings(async_upload=True, worker=self._worker, flush_timeout_s=DEADLINE_S, keep_last=self._keep_last)
         for node in range(self._nodes):
             opened = open_checkpointer(
                 self._identity,
                 address,
-                settings,
+                self._settings,
                 scratch_root=str(self._folder / "scratch"),
                 say=lambda _: None,
                 node_index=node,
                 num_nodes=self._nodes,
             )
+            opened.add_listener(self._hear)
             self._checkpointers.append(opened)
             self._stack.callback(opened.close, timeout_s=DEADLINE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, WorkerReady):
+            self._worker_pids.append(event.pid)
+
+    def worker_peak_bytes(self) -> int:
+        """The memory of the process that uploads, at most; after a save. Linux only."""
+        for line in Path(f"/proc/{self._worker_pids[-1]}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("Linux does not tell the peak of a process")
 
     @contextlib.contextmanager
     def seen(self) -> Iterator[list[SaveSeen]]:
@@ -225,11 +248,12 @@ class Bench:
 
     def save_and_prune(self, content: Content) -> SaveSeen:
         """Save, and wait until what `keep_last` does not keep is gone."""
-        assert self._keep_last is not None
+        keep_last = self._settings.keep_last
+        assert keep_last is not None
         with self.seen() as found:
             self.save(content)
             limit_s = time.monotonic() + DEADLINE_S
-            for doomed in self.keys[: -self._keep_last]:
+            for doomed in self.keys[:-keep_last]:
                 while self.objects.holds(doomed.rpartition("/")[2]):
                     if time.monotonic() > limit_s:
                         raise TimeoutError(f"{doomed} is not deleted")

@@ -133,6 +133,31 @@ def requests_table() -> Table:
     return Table(header, rows)
 
 
+#: What the setting `max_memory` may be.
+MEMORY = {"the default": None, '`"128MB"`': 128 * 10**6, '`"256MB"`': 256 * 10**6, '`"512MiB"`': 512 * MIB}
+
+
+def memory_table() -> Table:
+    """What one task moves at most, and how long 16 GB take, by the memory that it has for parts; on a line of 100 Gbit/s."""
+    store, content, rows = StoreModel(), CONTENTS["16 GB, a 64th of 1 TB"], []
+    saved, part_bytes = count_save(content, first=False), part_bytes_of(content)
+    for name, memory_bytes in MEMORY.items():
+        up, down = data_rate(100 * GBIT, part_bytes, store, memory_bytes), load_rate(100 * GBIT, store, memory_bytes)
+        service = service_of(content, saved, 100 * GBIT, store, memory_bytes)
+        rows.append(
+            (
+                name,
+                f"{service.at_once}",
+                f"{size(up)}/s, {8 * up / 1e9:.2g} Gbit/s",
+                seconds(service.seconds),
+                f"{size(down)}/s, {8 * down / 1e9:.2g} Gbit/s",
+                seconds(content.size_bytes / down),
+            )
+        )
+    header = ("`max_memory`", "parts at once", "an upload, at most", "16 GB stored after", "a load, at most", "loaded after")
+    return Table(header, rows)
+
+
 def line_table() -> Table:
     """How long one task's upload and load take, alone, by the line of its host."""
     store, rows = StoreModel(), []
@@ -328,6 +353,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "most": most_table,
     "requests": requests_table,
     "line": line_table,
+    "memory": memory_table,
     "cluster": cluster_table,
     "settings": settings_table,
     "storm": storm_table,

@@ -78,27 +78,31 @@ class Service:
         return total(self.count.requests, ("get", "head", "list"))
 
 
-def parts_at_once(line_bytes_per_s: float, part_bytes: int) -> int:
-    """How many parts are under way: the engine bounds them by number, and by bytes, those of the line among them."""
-    window = window_bytes_for(line_bytes_per_s, most_bytes_for(part_bytes, BUDGET_BYTES))
+def parts_at_once(line_bytes_per_s: float, part_bytes: int, memory_bytes: int | None = None) -> int:
+    """How many parts are under way: the engine bounds them by number, and by bytes, those of the line among them.
+    `memory_bytes`: as the setting `max_memory`.
+    """
+    window = window_bytes_for(line_bytes_per_s, memory_bytes or most_bytes_for(part_bytes, BUDGET_BYTES))
     # A part above the bound goes alone.
     return min(REQUESTS_AT_ONCE, max(1, window // part_bytes))
 
 
-def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel) -> float:
+def data_rate(line_bytes_per_s: float, part_bytes: int, store: StoreModel, memory_bytes: int | None = None) -> float:
     """Bytes per second of one task's large upload: parts under way, each as fast as a connection, within the line."""
     one_s = store.mean_latency_s + part_bytes / store.connection_bytes_per_s
-    return min(line_bytes_per_s, parts_at_once(line_bytes_per_s, part_bytes) * part_bytes / one_s)
+    return min(line_bytes_per_s, parts_at_once(line_bytes_per_s, part_bytes, memory_bytes) * part_bytes / one_s)
 
 
-def load_rate(line_bytes_per_s: float, store: StoreModel) -> float:
+def load_rate(line_bytes_per_s: float, store: StoreModel, memory_bytes: int | None = None) -> float:
     """Likewise for a load of large files."""
-    at_once = min(fetch.REQUESTS_AT_ONCE, fetch.BUDGET_BYTES // RANGE_BYTES)
+    at_once = min(fetch.REQUESTS_AT_ONCE, (memory_bytes or fetch.BUDGET_BYTES) // RANGE_BYTES)
     one_s = store.mean_latency_s + RANGE_BYTES / store.connection_bytes_per_s
     return min(line_bytes_per_s, at_once * RANGE_BYTES / one_s)
 
 
-def service_of(content: Content, count: SaveCount, line_bytes_per_s: float, store: StoreModel) -> Service:
+def service_of(
+    content: Content, count: SaveCount, line_bytes_per_s: float, store: StoreModel, memory_bytes: int | None = None
+) -> Service:
     """One save's upload: copies, then what is sent, then the joins, then the commit, one request after another."""
     latency_s = store.mean_latency_s
     part_bytes = max(1, part_bytes_of(content))
@@ -110,8 +114,8 @@ def service_of(content: Content, count: SaveCount, line_bytes_per_s: float, stor
         at_once = min(REQUESTS_AT_ONCE, max(1, -(-puts // batch)))
         sending_s = max(-(-puts // at_once) * latency_s, count.sent_bytes / line_bytes_per_s)
     else:
-        at_once = parts_at_once(line_bytes_per_s, part_bytes)
-        sending_s = count.sent_bytes / data_rate(line_bytes_per_s, part_bytes, store)
+        at_once = parts_at_once(line_bytes_per_s, part_bytes, memory_bytes)
+        sending_s = count.sent_bytes / data_rate(line_bytes_per_s, part_bytes, store, memory_bytes)
     # An upload in parts is begun, joined, and looked at where a part of it was copied.
     in_parts = 3 if count.requests["head", DATA] else 2
     rounds = -(-copies // REQUESTS_AT_ONCE) + -(-count.multiparts // REQUESTS_AT_ONCE) * in_parts + total(count_commit(first=False))

@@ -76,8 +76,8 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     max_bandwidth : int or str, optional, default None
         How many bytes per second uploads take at most, for example "200MB". Default: no cap.
     max_memory : int or str, optional, default None
-        How many bytes of parts are in memory at most, for example "256MB": of an upload, in the process that uploads, and of a load.
-        More fills a fast line to a distant store. Default: 64 MiB of an upload, 128 MiB of a load.
+        How many bytes of parts are in memory at most, for example "256MB": of an upload, where that runs, and of a load. More
+        fills a fast line to a distant store. Default: 64 MiB of an upload, 128 MiB of a load.
     flush_timeout : float, default 3600
         How many seconds the end of the step waits for uploads.
     spool_dir : str, optional, default None
