@@ -164,7 +164,7 @@ async def test_nodes_that_come_at_once_ask_for_no_more_than_is_counted() -> None
 def test_the_tables_of_the_page_are_those_of_the_program() -> None:
     """`make scale` writes them."""
     written = tables_in(DOCUMENT.read_text())
-    assert set(written) == {*TABLES, "measured"}
+    assert set(written) == {*TABLES, "measured", "measured_memory"}
     for name, make in TABLES.items():
         assert _alike(written[name], as_markdown(make())), f"the table {name!r} of docs/scale.md is stale: make scale"
 
@@ -186,6 +186,7 @@ def test_what_the_page_says_in_words() -> None:
     text = DOCUMENT.read_text()
     rate = data_rate(1e12, 16 * MIB, StoreModel())
     assert round(rate / 1e7) == 23 and "that is 230 MB/s" in text
+    assert round(data_rate(1e12, 16 * MIB, StoreModel(), 256 * 10**6) / 1e7) == 85 and "850 MB/s" in text
     parts_per_s = rate / (16 * MIB)
     assert round(parts_per_s) == 14 and round(StoreModel.writes_per_s / parts_per_s, -1) == 260
     assert round(StoreModel.writes_per_s * 16 * MIB / 1e9) == 59

@@ -134,7 +134,7 @@ def requests_table() -> Table:
 
 
 #: What the setting `max_memory` may be.
-MEMORY = {"the default": None, '`"128MB"`': 128 * 10**6, '`"256MB"`': 256 * 10**6, '`"512MiB"`': 512 * MIB}
+MEMORY = {"the default": None, '`"128MiB"`': 128 * MIB, '`"256MB"`': 256 * 10**6, '`"512MiB"`': 512 * MIB}
 
 
 def memory_table() -> Table:

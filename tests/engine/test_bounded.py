@@ -92,7 +92,10 @@ def test_saves_that_come_faster_than_the_line_forever(desk: Desk, on_full: str) 
     assert desk.sidecars() == [sidecar]
 
 
-def test_the_sidecar_needs_little_memory_whatever_it_moves(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("set_bytes", "limit_bytes"), [(None, 150 * 10**6), (16 * MIB, 105 * 10**6)])
+def test_the_sidecar_needs_little_memory_whatever_it_moves(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, set_bytes: int | None, limit_bytes: int
+) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     from sink import Sink
 
@@ -100,7 +103,7 @@ def test_the_sidecar_needs_little_memory_whatever_it_moves(make_desk: MakeDesk, 
         for name, value in access_variables(sink.endpoint_url, "key", "secret").items():
             monkeypatch.setenv(name, value)
         desk = make_desk(StoreAddress("s3://bucket/prefix", ACCESS_SPEC))
-        checkpointer = desk.open()
+        checkpointer = desk.open(max_memory_bytes=set_bytes)
         (sidecar,) = desk.sidecars()
         tree = desk.tree({}, name="large")
         with open(tree / "model", "wb") as file:
@@ -109,5 +112,5 @@ def test_the_sidecar_needs_little_memory_whatever_it_moves(make_desk: MakeDesk, 
         assert reference.state.methods == {"link": 1}
         checkpointer.flush()
         assert sink.stats()["body_bytes"] >= MOVED_BYTES
-        assert memory_bytes(sidecar, "VmHWM") < 150 * 10**6
+        assert memory_bytes(sidecar, "VmHWM") < limit_bytes
         checkpointer.close(timeout_s=DEADLINE_S)

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from ckpt_async.reader import Reader
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
@@ -54,6 +55,30 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 def untouched(target: Path) -> bool:
     """Nothing has appeared, nothing is left."""
     return not target.exists() or list(target.iterdir()) == []
+
+
+def test_a_reader_keeps_to_the_memory_that_it_was_given(objects: MemoryObjects, tmp_path: Path) -> None:
+    files = {f"{number}": b"x" * 1000 for number in range(12)}
+    record = anyio.run(save_whole, SmallMemory(objects), job_of(tmp_path / "spool", files))
+    under_way: set[str] = set()
+    three = anyio.Event()
+
+    class Waiting(SmallMemory):
+        async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
+            if "/artifacts/" in key:
+                under_way.add(key)
+                assert len(under_way) <= 3
+                if len(under_way) == 3:
+                    three.set()
+                with anyio.fail_after(DEADLINE_S):
+                    await three.wait()
+                under_way.discard(key)
+            return await super().get(key, offset=offset, size_bytes=size_bytes, if_match=if_match)
+
+    with Reader(lambda _: Waiting(objects), print, memory_bytes=3000).held_open() as reader:
+        reader.load(record.key, str(tmp_path / "one"))
+        reader.load_record(record, str(tmp_path / "other"))
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "other") == files
 
 
 @pytest.mark.usefixtures("small_ranges")

@@ -212,6 +212,35 @@ async def test_memory_is_bounded_whatever_the_store_does(tmp_path: Path, monkeyp
     assert PART_BYTES <= most <= budget_bytes
 
 
+@pytest.mark.parametrize("parts", [2, 8])
+async def test_memory_that_was_set_is_used_and_no_more_whatever_the_parts(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, parts as large as these would go four at once."""
+    monkeypatch.setattr("ckpt_async.transfer.upload.SMALL_BYTES", 0)
+    monkeypatch.setattr("ckpt_async.transfer.line_speed.PART_BYTES", PART_BYTES - 1)
+    job = job_of(tmp_path / "spool", {"large": b"x" * 9 * PART_BYTES})
+    under_way: set[int] = set()
+    enough = anyio.Event()
+
+    class Waiting(SmallMemory):
+        async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+            under_way.add(number)
+            assert len(under_way) <= parts
+            if len(under_way) == parts:
+                enough.set()
+            await enough.wait()
+            under_way.discard(number)
+            return await super().put_part(key, upload_id, number, offset, body)
+
+    nobody = {"on_progress": lambda _: None, "on_plan": lambda _: None}
+    with anyio.fail_after(DEADLINE_S):
+        await upload(Waiting(), job, ListLog(), memory_bytes=parts * PART_BYTES, **nobody)
+        # Less than a part is one part.
+        enough, parts = anyio.Event(), 1
+        await upload(Waiting(), job, ListLog(), memory_bytes=PART_BYTES // 2, **nobody)
+
+
 async def test_parts_that_must_be_large_go_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ckpt_async.transfer.upload.BUDGET_BYTES", PART_BYTES)
     monkeypatch.setattr("ckpt_async.transfer.upload.SMALL_BYTES", 0)

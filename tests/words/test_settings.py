@@ -43,6 +43,10 @@ from ckpt_async.words.settings import Settings, coerce_settings, read_size, sett
         ("max_lag", "soon"),
         ("max_bandwidth", 0),
         ("max_bandwidth", "fast"),
+        ("max_memory", "15MiB"),
+        ("max_memory", 0),
+        ("max_memory", "much"),
+        ("max_memory", True),
         ("on_full", "drop"),
         ("on_full", "BLOCK"),
         ("on_full", None),
@@ -108,6 +112,11 @@ def test_a_switch_is_never_on_because_its_text_is_not_empty(text: object, meant:
 )
 def test_sizes(value: object, size: int) -> None:
     assert read_size("max_pending_bytes", value) == size
+
+
+@pytest.mark.parametrize(("value", "meant"), [("256MB", 256 * 10**6), (16 * 2**20, 16 * 2**20), ("None", None), (None, None)])
+def test_memory(value: object, meant: int | None) -> None:
+    assert coerce_settings({"max_memory": value}).max_memory_bytes == meant
 
 
 def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
