@@ -132,7 +132,8 @@ async def store_part(
     manifest : Manifest
         Of this node's files.
     patient : bool
-        Whether another node that has decided on the commit may be at it still: it is given the time for that.
+        Whether a node that had decided on the commit before this call may be at it still: it is given the time for that, as is one
+        that decides in the same moment.
 
     Returns
     -------
@@ -149,13 +150,14 @@ async def store_part(
     folder = record.group_folder
     await store.put(part_key(folder, record.node_index), Body.of(text))
     there = {info.key for info in await store.list(folder)}
-    decides, verdict = False, b""
+    decides, verdict, pauses = False, b"", pauses_s(record.num_nodes)
     if verdict_key(folder) in there:
         verdict = await store.get(verdict_key(folder))
+        pauses = pauses if patient else ()
     elif there.issuperset(_part_keys(record)):
         decides, verdict = await _decide(store, verdict_key(folder), COMMITTED)
     if verdict == COMMITTED:
-        whole = None if decides else await _committed(store, identity, record, pauses_s(record.num_nodes) if patient else ())
+        whole = None if decides else await _committed(store, identity, record, pauses)
         return await _make_visible(store, identity, record, whole)
     if verdict == GIVEN_UP:
         await _remove_data(store, record.part(record.node_index).key, [part_key(folder, record.node_index)])
