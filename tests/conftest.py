@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.fixtures_s3"]
+pytest_plugins = ["tests.fixtures_s3", "tests.fixtures_clouds"]
 
 LEAK_DEADLINE_S = float(os.environ.get("CKPT_ASYNC_LEAK_DEADLINE_S", "5"))
 # A shell lets its background jobs ignore SIGINT, and they hand that on to the flows that are to be interrupted.

@@ -13,6 +13,7 @@ from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.testing.store_contract import MakeStore, StoreContract
+from tests.fixtures_clouds import AzurePlace, GcsPlace
 from tests.fixtures_s3 import S3Place
 
 
@@ -47,6 +48,18 @@ class TestS3(StoreContract):
     @pytest.fixture
     def make_store(self, s3_place: S3Place) -> MakeStore:
         return s3_place.store
+
+
+class TestGcs(StoreContract):
+    @pytest.fixture
+    def make_store(self, gcs_place: GcsPlace) -> MakeStore:
+        return gcs_place.store
+
+
+class TestAzure(StoreContract):
+    @pytest.fixture
+    def make_store(self, azure_place: AzurePlace) -> MakeStore:
+        return azure_place.store
 
 
 class TestMemoryWrapped(StoreContract):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
+from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_calls import Caller, Way
@@ -223,7 +223,7 @@ class S3Store(Store):
             failures = [self._refused(item) for item in answer.get("Errors", ())]
             failures = [failure for failure in failures if not isinstance(failure, StoreObjectMissing)]
             if failures:
-                raise _worst(failures)
+                raise worst(failures)
 
     def _refused(self, item: Mapping[str, str]) -> StoreError:
         on = self._on(item.get("Key", "").removeprefix(self._base))
@@ -332,23 +332,5 @@ class S3Store(Store):
             return await self._caller.call(attempted, self._on(key), act)
         except StoreRejected as error:
             if code_of(error.__cause__) in _OTHER_BYTES:
-                raise _damaged(error, body) from error.__cause__
+                raise damaged(error, body) from error.__cause__
             raise
-
-
-def _damaged(error: StoreError, body: Body) -> StoreError:
-    crc = 0
-    for chunk in body.chunks:
-        crc = zlib.crc32(chunk, crc)
-    if crc == body.crc32:
-        return StoreUnavailable(error.attempted, on=error.on, cause=f"the bytes were damaged on the way ({error.cause})")
-    cause = "the checksum is not that of the bytes: they changed in memory, or at their source"
-    return StoreRejected(error.attempted, on=error.on, cause=cause)
-
-
-def _worst(failures: Sequence[StoreError]) -> StoreError:
-    """Return the failure that matters most: a permanent one, since a repetition won't help against it."""
-    first = next((failure for failure in failures if not failure.transient), failures[0])
-    if len(failures) == 1:
-        return first
-    return type(first)(first.attempted, on=first.on, cause=f"{first.cause} (and {len(failures) - 1} others)", hint=first.hint)
