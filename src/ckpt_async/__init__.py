@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         Pending as Pending,
         Stats as Stats,
     )
+    from ckpt_async.stores.azure_access import AzureAccess as AzureAccess
+    from ckpt_async.stores.blobs_access import BlobsAccess as BlobsAccess
+    from ckpt_async.stores.gcs_access import GcsAccess as GcsAccess
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
@@ -73,6 +76,9 @@ _HOMES = {
     "ckpt_async.progress": ("readable_bytes", "saves_words"),
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
+    "ckpt_async.stores.azure_access": ("AzureAccess",),
+    "ckpt_async.stores.blobs_access": ("BlobsAccess",),
+    "ckpt_async.stores.gcs_access": ("GcsAccess",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",

@@ -14,7 +14,7 @@ from azure.core import MatchConditions
 
 from ckpt_async.stores.azure_access import AzureAccess
 from ckpt_async.stores.azure_client import AzureClient, md5_of
-from ckpt_async.stores.azure_errors import code_of, translate_code
+from ckpt_async.stores.azure_errors import code_of, translate_azure, translate_code
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.in_threads import Call, Caller
@@ -67,7 +67,7 @@ class AzureStore(Store):
         self._container = container
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         make_access = (lambda: access) if isinstance(access, AzureAccess) else access
-        self._caller: Caller[AzureClient] = Caller(lambda: AzureClient(container, make_access()), pace)
+        self._caller: Caller[AzureClient] = Caller(lambda: AzureClient(container, make_access()), translate_azure, pace)
         self._marks = UploadMarks(self._put, self._look, self._remove)
         self._traits = StoreTraits(
             url=f"azure://{container}/{self._base}".rstrip("/"),
@@ -257,7 +257,7 @@ class AzureStore(Store):
         check_open_key(key)
         check_open_key(source.key)
         attempted = "copy a part"
-        if not self._traits.copies_parts:
+        if self._traits.copies != "ranges":
             raise StoreRejected(attempted, on=self._on(key), cause="the server does not copy ranges of an object")
         self._marks.check_id(attempted, key, upload_id, self._on(key))
         etag = f"copied--{secrets.token_hex(12)}"
@@ -272,7 +272,7 @@ class AzureStore(Store):
             )
         except StoreRejected as error:
             if getattr(error.__cause__, "status_code", None) in _NOT_KNOWN:
-                self._traits = dataclasses.replace(self._traits, copies_parts=False)
+                self._traits = dataclasses.replace(self._traits, copies="objects")
             raise
         await self._marks.check(attempted, key, upload_id, self._on(key))
         return Part(number, etag, source.size_bytes, source.crc32)
@@ -305,7 +305,8 @@ class AzureStore(Store):
         try:
             return await self._call(attempted, key, act)
         except StoreRejected as error:
-            if code_of(error.__cause__) in _OTHER_BYTES:
+            # Azurite has another code for it.
+            if code_of(error.__cause__) in _OTHER_BYTES or "contentMD5 doesn't match" in error.cause:
                 raise damaged(error, body) from error.__cause__
             raise
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError
 from azure.storage.blob import BlobBlock, BlobServiceClient, ContainerClient
 
+from ckpt_async.stores.access import ask_for_credentials
 from ckpt_async.stores.azure_access import ACCOUNT, CONNECTION_STRING, AzureAccess
 from ckpt_async.stores.azure_errors import translate_azure
 from ckpt_async.stores.contract import Body, Chunk
@@ -74,7 +75,7 @@ class AzureClient:
                     cause="nothing says which storage account it is in",
                     hint=f"Set {ACCOUNT} or {CONNECTION_STRING}.",
                 )
-            self._credential = _default_credential() if access.credential is None else access.credential()
+            self._credential = ask_for_credentials(access.credential or _default_credential, (AzureError,))
             service = BlobServiceClient(access.account_url, credential=self._credential, **settings)
         self._service = service
         self._container: ContainerClient = service.get_container_client(container)

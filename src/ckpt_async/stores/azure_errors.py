@@ -49,7 +49,7 @@ def code_of(error: BaseException | None) -> str:
     return str(getattr(code, "value", code) or "")
 
 
-def translate_azure(error: Exception, attempted: str, on: str, answered: bool) -> StoreError | None:
+def translate_azure(error: Exception, attempted: str, on: str, answered: bool = False) -> StoreError | None:
     """Return the store's error for what a request has raised; None for what no request raises.
 
     Parameters

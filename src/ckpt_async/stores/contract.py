@@ -123,9 +123,9 @@ class StoreTraits:
         Whether sending bytes to it takes longer than an MD5 over them.
     notice : str
         What the user should be told once of the way it is reached; empty where there is nothing.
-    copies_parts : bool
-        Whether `copy_part` copies a range of an object; else only `copy` does, whole ones. A store may learn of that with the first
-        part that it is to copy.
+    copies : str
+        What it copies without being sent it: ``"ranges"`` of objects, by `copy_part`; only whole ``"objects"``, by `copy`;
+        ``"nothing"``. What it can't raises StoreRejected. A store may learn of that with the first part that it is to copy.
     """
 
     url: str
@@ -135,7 +135,7 @@ class StoreTraits:
     conditional_writes: bool = True
     far: bool = True
     notice: str = ""
-    copies_parts: bool = True
+    copies: str = "ranges"
 
 
 class Store(abc.ABC):
@@ -266,7 +266,7 @@ class Store(abc.ABC):
     async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
         """Store one part with bytes of another object; else as `put_part`, and it raises what `copy` and `put_part` do.
 
-        A store that can't (see `StoreTraits.copies_parts`) raises StoreRejected.
+        A store that can't (see `StoreTraits.copies`) raises StoreRejected.
         """
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ import anyio.to_thread
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.stores.gcs_access import GcsAccess
 from ckpt_async.stores.gcs_client import GcsClient, crc32c_of
-from ckpt_async.stores.gcs_errors import HINT_BUCKET, GcsRefusal, translate_status
+from ckpt_async.stores.gcs_errors import HINT_BUCKET, GcsRefusal, translate_gcs, translate_status
 from ckpt_async.stores.in_threads import Call, Caller
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.failures import damaged, worst
@@ -57,7 +57,7 @@ class GcsStore(Store):
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         make_access = (lambda: access) if isinstance(access, GcsAccess) else access
-        self._caller: Caller[GcsClient] = Caller(lambda: GcsClient(bucket, make_access()), pace)
+        self._caller: Caller[GcsClient] = Caller(lambda: GcsClient(bucket, make_access()), translate_gcs, pace)
         self._bucket_seen = False
         self._marks = UploadMarks(self._insert, self._look, self._remove)
         self._traits = StoreTraits(
@@ -66,7 +66,7 @@ class GcsStore(Store):
             max_part_bytes=5 * 1024 * MIB,
             max_parts=10_000,
             # A range of an object can't be copied, in whatever way.
-            copies_parts=False,
+            copies="objects",
         )
 
     @property

@@ -18,11 +18,13 @@ from urllib.parse import quote, urlsplit
 
 import google.auth
 import google.auth.credentials
+import google.auth.exceptions
 import google_crc32c
 import requests
 from google.auth.transport.requests import AuthorizedSession
 from requests.adapters import HTTPAdapter
 
+from ckpt_async.stores.access import ask_for_credentials
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.gcs_access import GcsAccess
 from ckpt_async.stores.gcs_errors import GcsRefusal, translate_gcs
@@ -66,7 +68,7 @@ class GcsClient:
         self._endpoint = (access.endpoint_url or _with_scheme(emulator) or GOOGLE).rstrip("/")
         self._bucket = quote(bucket, safe="")
         if access.credentials is not None:
-            credentials = access.credentials()
+            credentials = ask_for_credentials(access.credentials, (google.auth.exceptions.GoogleAuthError,))
         elif emulator:
             credentials = google.auth.credentials.AnonymousCredentials()
         else:

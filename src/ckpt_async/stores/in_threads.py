@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -151,13 +151,16 @@ class Caller(Generic[C]):
     Parameters
     ----------
     make : callable
-        Returns the client; called in a thread, until it returns once. Raises StoreErrors.
+        Returns the client; called in a thread, until it returns once.
+    translate : callable
+        Returns the store's error for what `make` has raised, given that, what was attempted and on what; None for a mistake of ours.
     pace : Pace
         For the bodies of all calls.
     """
 
-    def __init__(self, make: Callable[[], C], pace: Pace) -> None:
+    def __init__(self, make: Callable[[], C], translate: Callable[[Exception, str, str], StoreError | None], pace: Pace) -> None:
         self._make = make
+        self._translate = translate
         self._pace = pace
         self._lock = anyio.Lock()
         self._client: C | None = None
@@ -167,7 +170,7 @@ class Caller(Generic[C]):
         """Run `act` in a thread: under a deadline that every moved byte pushes on, with its failure translated. Where the credentials
         were refused it is run once more, by then with renewed ones.
         """
-        client, limiter = await self._get()
+        client, limiter = await self._get(on)
         renewed = False
         while True:
             try:
@@ -206,16 +209,28 @@ class Caller(Generic[C]):
                 ticket.give_up()
         raise StoreUnavailable(attempted, on=on, cause=f"nothing moved for {limit_s:.0f} s")
 
-    async def _get(self) -> tuple[C, anyio.CapacityLimiter]:
+    async def _get(self, on: str) -> tuple[C, anyio.CapacityLimiter]:
         if self._client is None or self._limiter is None:
             async with self._lock:
                 if self._client is None or self._limiter is None:
-                    self._client = await _answer_within(OPEN_TIMEOUT_S, "make a client of the store", self._make_in_thread)
+                    self._client = await self._open(on)
                     self._limiter = anyio.CapacityLimiter(self._client.patience.threads_at_once)
         return self._client, self._limiter
 
-    async def _make_in_thread(self) -> C:
-        return await anyio.to_thread.run_sync(self._make, abandon_on_cancel=True)
+    async def _open(self, on: str) -> C:
+        """Make the client, within the time that a request has: what gives out credentials may be silent for ever."""
+        attempted = "make a client of the store"
+        with anyio.CancelScope(deadline=asyncio.get_running_loop().time() + OPEN_TIMEOUT_S):
+            try:
+                return await anyio.to_thread.run_sync(self._make, abandon_on_cancel=True)
+            except StoreError:
+                raise
+            except Exception as error:
+                translated = self._translate(error, attempted, on)
+                if translated is None:
+                    raise
+                raise translated from error
+        raise StoreUnavailable(attempted, on=on, cause=f"no answer for {OPEN_TIMEOUT_S:.0f} s")
 
     async def close(self) -> None:
         """Close the client; another one is made if there is another call."""
@@ -224,10 +239,3 @@ class Caller(Generic[C]):
             # Under a shield, since it also runs on cancellation; with a deadline, since a dead peer must not hold it.
             with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                 await anyio.to_thread.run_sync(client.close, abandon_on_cancel=True)
-
-
-async def _answer_within(limit_s: float, attempted: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """Wait no longer than so: a process or a service that gives out credentials may be silent for ever."""
-    with anyio.CancelScope(deadline=asyncio.get_running_loop().time() + limit_s):
-        return await ask()
-    raise StoreUnavailable(attempted, cause=f"no answer for {limit_s:.0f} s")
