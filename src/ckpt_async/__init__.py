@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ckpt_async.stores.azure_access import AzureAccess as AzureAccess
     from ckpt_async.stores.blobs_access import BlobsAccess as BlobsAccess
     from ckpt_async.stores.gcs_access import GcsAccess as GcsAccess
+    from ckpt_async.stores.opening import check_address as check_address
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
@@ -79,6 +80,7 @@ _HOMES = {
     "ckpt_async.stores.azure_access": ("AzureAccess",),
     "ckpt_async.stores.blobs_access": ("BlobsAccess",),
     "ckpt_async.stores.gcs_access": ("GcsAccess",),
+    "ckpt_async.stores.opening": ("check_address",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",

@@ -132,10 +132,10 @@ class TestArtifactStore:
         assert "s3://b/r" in metadata_fields(ArtifactStore("s3", "s3://b/r")).values()
         spin = SimpleNamespace(TYPE="spin", datastore_root="/apart")
         assert address_of_datastore(spin) == StoreAddress("/apart") and artifact_store_of(spin) is None
-        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "gs", "config": {"root": "gs://x"}}))
+        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "ceph", "config": {"root": "ceph://x"}}))
         with pytest.raises(CheckpointNotPossible) as caught:
             configured_address()
-        assert "'gs'" in caught.value.message
+        assert "'ceph'" in caught.value.message
 
     def test_another_datastore_is_not_reached_with_its_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "s3", "config": {"root": "s3://bucket/root/"}}))

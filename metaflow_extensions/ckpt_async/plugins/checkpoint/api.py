@@ -334,7 +334,8 @@ def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
         if key and url.endswith(f"/{key}"):
             root = url.removesuffix(f"/{key}").removeprefix("file://")
             scheme, separator, _ = root.partition("://")
-            return stored_address(scheme if separator else "local", root)
+            # metaflow-checkpoint writes a container of Azure without a scheme.
+            return stored_address(scheme if separator else "local" if os.path.isabs(root) else "azure", root)
     mine = read_task(os.environ)
     return configured_address() if mine is None else _address_of(mine)
 
