@@ -172,7 +172,8 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         self.temporary.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("METAFLOW_", "AWS_", "AZURE_", "GOOGLE_"))}
+        foreign = ("METAFLOW_", "AWS_", "AZURE_", "GOOGLE_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **kept,
             "HOME": str(self.folder),

@@ -30,4 +30,5 @@ def test_gcs(on_gcs: Place) -> None:
 
 def test_a_datastore_of_another_extension(on_shelf: Place) -> None:
     result = check(on_shelf)
-    assert result.text.count("is reached through its own storage class, in threads") == 1, result.text
+    # Once by each task that lives long enough.
+    assert 2 <= result.text.count("is reached through its own storage class, in threads") <= 3, result.text

@@ -126,7 +126,7 @@ async def test_an_object_that_could_not_be_saved_is_saved_by_a_repetition(
         with pytest.raises(StoreObjectMissing):
             await store.complete_multipart("m/k", upload_id, parts)
     # Nothing of it is left here.
-    assert [path for path in tmp_path.glob("parts/own/**/*") if path.is_file()] == []
+    assert [name for _, _, names in os.walk(tmp_path / "parts") for name in names] == []
 
 
 @pytest.mark.anyio

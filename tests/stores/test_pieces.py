@@ -75,7 +75,8 @@ def test_what_needs_a_package_that_is_missing_says_how_it_is_installed(url: str,
 def test_a_folder_is_opened_without_heavy_imports() -> None:
     code = (
         "import sys; from ckpt_async.stores.opening import open_store; from ckpt_async.words.settings import StoreAddress;"
-        "open_store(StoreAddress('/')); print([name for name in ('aiobotocore', 'botocore', 'aiohttp', 'azure', 'google', 'requests') if name in sys.modules])"
+        "open_store(StoreAddress('/'));"
+        "print([name for name in ('aiobotocore', 'botocore', 'aiohttp', 'azure', 'google', 'requests') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout == b"[]\n"
 

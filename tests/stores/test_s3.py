@@ -11,11 +11,11 @@ import anyio.to_thread
 import pytest
 from botocore import auth, httpchecksum
 
+from ckpt_async.stores.access import load_access
 from ckpt_async.stores.contract import Body, Part, Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.access import load_access
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
 from ckpt_async.stores.s3_aio import AIOBOTOCORE
 from ckpt_async.stores.s3_body import RequestBody

@@ -60,7 +60,9 @@ def ask_for_credentials(source: Callable[[], T], known: tuple[type[Exception], .
     """Return what a configured function returns; raises what it raises of `known`, and StoreUnavailable for anything else."""
     try:
         return source()
-    except (CheckpointError, *known):
+    except CheckpointError:
+        raise
+    except known:
         raise
     except Exception as error:
         # It may pass. Its type alone is told: its text may hold credentials.

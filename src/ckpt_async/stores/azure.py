@@ -66,7 +66,7 @@ class AzureStore(Store):
     def __init__(self, container: str, prefix: str, access: AzureAccess | Callable[[], AzureAccess], pace: Pace = UNPACED) -> None:
         self._container = container
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        make_access = (lambda: access) if isinstance(access, AzureAccess) else access
+        make_access: Callable[[], AzureAccess] = (lambda: access) if isinstance(access, AzureAccess) else access
         self._caller: Caller[AzureClient] = Caller(lambda: AzureClient(container, make_access()), translate_azure, pace)
         self._marks = UploadMarks(self._put, self._look, self._remove)
         self._traits = StoreTraits(
@@ -130,7 +130,7 @@ class AzureStore(Store):
         check_open_key(key)
         check_open_key(source.key)
         attempted = "copy an object"
-        copy_id, state = await self._call(
+        copy_id = await self._call(
             attempted, key, lambda client, _: client.begin_copy(self._base + key, self._base + source.key, source.etag)
         )
         try:
@@ -146,7 +146,9 @@ class AzureStore(Store):
             await self._abort_copy(key, copy_id)
             raise
         if found.copy.id != copy_id or found.copy.status != "success" or found.size != source.size_bytes:
-            cause = f"the copy is {found.copy.status or 'another one'}, with {found.size} bytes; its original has {source.size_bytes}"
+            cause = (
+                f"the copy is {found.copy.status or 'another one'}, with {found.size} bytes; its original has {source.size_bytes}"
+            )
             raise StoreRejected(attempted, on=self._on(key), cause=cause)
         return ObjectInfo(key, found.size, _quoted(found.etag))
 
@@ -202,7 +204,7 @@ class AzureStore(Store):
         if prefix:
             check_open_key(prefix.removesuffix("/"))
         found = []
-        for blob in await self._call("list objects", prefix, lambda client, call: client.list(call, self._base + prefix)):
+        for blob in await self._call("list objects", prefix, lambda client, call: client.below(call, self._base + prefix)):
             key = blob.name.removeprefix(self._base)
             if key and not key.endswith("/") and not key.startswith(f"{HIDDEN_FOLDER}/"):
                 found.append(ObjectInfo(key, blob.size, _quoted(blob.etag)))
@@ -225,7 +227,7 @@ class AzureStore(Store):
         for start in range(0, len(names), DELETE_AT_ONCE):
             batch = names[start : start + DELETE_AT_ONCE]
 
-            def act(client: AzureClient, _: Call, batch: list[str] = batch) -> list[tuple[str, int]]:
+            def act(client: AzureClient, _: Call, batch: Sequence[str] = batch) -> Sequence[tuple[str, int]]:
                 return client.delete_batch(batch)
 
             answers = await self._call("delete objects", "", act)

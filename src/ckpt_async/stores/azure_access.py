@@ -20,11 +20,11 @@ class AzureAccess:
     Attributes
     ----------
     endpoint_url : str, optional
-        Of the storage account, such as ``https://ACCOUNT.blob.core.windows.net``. Left out: what ``AZURE_STORAGE_CONNECTION_STRING``
-        says, else that of ``AZURE_STORAGE_ACCOUNT``.
+        Of the storage account, such as ``https://ACCOUNT.blob.core.windows.net``. Left out: what
+        ``AZURE_STORAGE_CONNECTION_STRING`` says, else that of ``AZURE_STORAGE_ACCOUNT``.
     credential : callable, optional
-        Returns what azure-storage-blob takes as a credential: a token credential, a shared access signature, an account key. Called in
-        a thread, once: a token credential renews its tokens by itself. Left out: that of the connection string,
+        Returns what azure-storage-blob takes as a credential: a token credential, a shared access signature, an account key.
+        Called in a thread, once: a token credential renews its tokens by itself. Left out: that of the connection string,
         ``AZURE_STORAGE_KEY`` or ``AZURE_STORAGE_SAS_TOKEN``, else azure-identity's ``DefaultAzureCredential``.
     verify : bool or str
         Whether certificates are checked; a path names a bundle of authorities (left out: ``REQUESTS_CA_BUNDLE`` does).

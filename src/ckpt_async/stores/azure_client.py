@@ -147,7 +147,7 @@ class AzureClient:
         # A server without ranges sends the whole.
         return content if size_bytes is None else content[:size_bytes]
 
-    def list(self, call: Call, prefix: str) -> list[Any]:
+    def below(self, call: Call, prefix: str) -> Sequence[Any]:
         """Return the properties of all blobs below a prefix."""
         found: list[Any] = []
         # The metadata tell folders, which are blobs where the account has a hierarchical namespace.
@@ -168,13 +168,13 @@ class AzureClient:
         self._answered = True
         return [(str(answer.headers.get("x-ms-error-code") or ""), int(answer.status_code)) for answer in answers]
 
-    def begin_copy(self, name: str, source: str, etag: str) -> tuple[str, str]:
-        """Have a blob copied; return the copy's id and its state."""
+    def begin_copy(self, name: str, source: str, etag: str) -> str:
+        """Have a blob copied; return the copy's id."""
         found = self._blob(name).start_copy_from_url(
             self._blob(source).url, source_etag=etag, source_match_condition=MatchConditions.IfNotModified
         )
         self._answered = True
-        return str(found["copy_id"]), str(found["copy_status"])
+        return str(found["copy_id"])
 
     def abort_copy(self, name: str, copy_id: str) -> None:
         """Give up a copy that goes on."""

@@ -1,8 +1,8 @@
 """A store over a few blocking calls: what works for a store of any kind, with what is missing done on this machine.
 
 Conditions are looked at, not asked for; another writer may come between. The parts of an object are kept in a folder here until
-all are there, then the object is saved from that: so an upload is known on one machine alone. Nothing is copied. What is read by ranges
-is loaded as a whole, once.
+all are there, then the object is saved from that: so an upload is known on one machine alone. Nothing is copied. What is read by
+ranges is loaded as a whole, once.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class BlobsStore(Store):
             far=False,
             copies="nothing",
             notice=(
-                f"{url} is reached through its own storage class, in threads: a large file is put together in {self._folder} before it "
-                "is stored, and what has not changed is sent again."
+                f"{url} is reached through its own storage class, in threads: a large file is put together in {self._folder} "
+                "before it is stored, and what has not changed is sent again."
             ),
         )
 
@@ -179,7 +179,9 @@ class BlobsStore(Store):
                 access.blobs.delete(keys)
             except NotImplementedError as error:
                 cause = f"a storage class of Metaflow can't delete, that of {access.name!r} included"
-                raise StoreRejected("delete objects", on=self._on(keys[0]), cause=cause, hint="Delete them by other means.") from error
+                raise StoreRejected(
+                    "delete objects", on=self._on(keys[0]), cause=cause, hint="Delete them by other means."
+                ) from error
             for key in keys:
                 self._loaded.forget(key)
 

@@ -26,7 +26,9 @@ class Blobs(Protocol):
         """Return the size in bytes; None where there is nothing."""
 
     def entries(self, folder: str) -> Sequence[tuple[str, bool]]:
-        """Return what is directly in a folder (``""``: the root): the key of each entry, and whether it holds content, or is a folder."""
+        """Return what is directly in a folder (``""``: the root): the key of each entry, and whether it holds content, or is a
+        folder.
+        """
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete; what is missing counts as deleted. One that can't delete raises NotImplementedError."""

@@ -39,7 +39,7 @@ class LoadedBlobs:
         """Give the path of the content; None where there is nothing."""
         with self._lock:
             # Put last: the first ones are those that nobody has asked for longest.
-            loaded = self._files[key] = self._files.pop(key, None) or _Loaded()
+            loaded = self._files[key] = self._files.pop(key) if key in self._files else _Loaded()
             loaded.users += 1
         try:
             with loaded.lock:
@@ -55,7 +55,7 @@ class LoadedBlobs:
                     self._drop(key, loaded)
                 unused = [(name, one) for name, one in self._files.items() if not one.users]
                 ended = unused[: max(0, len(unused) - KEPT)]
-                for name, one in ended:
+                for name, _ in ended:
                     del self._files[name]
                 if loaded.is_stale and not loaded.users:
                     ended.append((key, loaded))

@@ -241,8 +241,8 @@ class Store(abc.ABC):
     async def begin_multipart(self, key: str) -> str:
         """Begin an object in parts and return the upload's id. Nothing is visible before `complete_multipart`.
 
-        A store may hold one upload of a key at a time: completing one, or storing an object under the key, then gives the others up,
-        and completing those raises StoreRejected.
+        A store may hold one upload of a key at a time: completing one, or storing an object under the key, then gives the others
+        up, and completing those raises StoreRejected.
         """
 
     @abc.abstractmethod

@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.gcs_access import GcsAccess
 from ckpt_async.stores.gcs_client import GcsClient, crc32c_of
 from ckpt_async.stores.gcs_errors import HINT_BUCKET, GcsRefusal, translate_gcs, translate_status
 from ckpt_async.stores.in_threads import Call, Caller
 from ckpt_async.stores.pacing import UNPACED, Pace
-from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.upload_marks import HIDDEN_FOLDER, UploadMarks, check_open_key
 from ckpt_async.words.errors import (
     StoreAccessDenied,
@@ -32,6 +32,10 @@ DELETE_AT_ONCE = 100
 COMPOSE_AT_ONCE = 32
 #: Names in the metadata of an object the upload that made it.
 UPLOAD = "ckpt-async-upload"
+
+#: Inside the class, the name of a list means the method.
+Infos = list[ObjectInfo]
+Sources = list[tuple[str, str]]
 
 
 class GcsStore(Store):
@@ -56,7 +60,7 @@ class GcsStore(Store):
     def __init__(self, bucket: str, prefix: str, access: GcsAccess | Callable[[], GcsAccess], pace: Pace = UNPACED) -> None:
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        make_access = (lambda: access) if isinstance(access, GcsAccess) else access
+        make_access: Callable[[], GcsAccess] = (lambda: access) if isinstance(access, GcsAccess) else access
         self._caller: Caller[GcsClient] = Caller(lambda: GcsClient(bucket, make_access()), translate_gcs, pace)
         self._bucket_seen = False
         self._marks = UploadMarks(self._insert, self._look, self._remove)
@@ -100,10 +104,14 @@ class GcsStore(Store):
             raise StorePreconditionFailed(attempted, on=self._on(key), cause=f"{etag!r} is the etag of no object here")
         return etag
 
-    async def _insert(self, key: str, body: Body, params: Mapping[str, str] | None = None, attempted: str = "store an object") -> ObjectInfo:
+    async def _insert(
+        self, key: str, body: Body, params: Mapping[str, str] | None = None, attempted: str = "store an object"
+    ) -> ObjectInfo:
         crc32c = await anyio.to_thread.run_sync(crc32c_of, body)
         try:
-            found = await self._call(attempted, key, lambda client, call: client.insert(call, self._base + key, body, crc32c, params or {}))
+            found = await self._call(
+                attempted, key, lambda client, call: client.insert(call, self._base + key, body, crc32c, params or {})
+            )
         except StoreRejected as error:
             refusal = error.__cause__
             if isinstance(refusal, GcsRefusal) and "crc32c" in refusal.message.lower():
@@ -173,13 +181,13 @@ class GcsStore(Store):
         except StoreObjectMissing:
             return None
 
-    async def list(self, prefix: str) -> list[ObjectInfo]:
+    async def list(self, prefix: str) -> Infos:
         if prefix:
             check_open_key(prefix.removesuffix("/"))
         return [info for info in await self._list("list objects", prefix) if not info.key.startswith(f"{HIDDEN_FOLDER}/")]
 
-    async def _list(self, attempted: str, prefix: str) -> list[ObjectInfo]:
-        found: list[ObjectInfo] = []
+    async def _list(self, attempted: str, prefix: str) -> Infos:
+        found: Infos = []
         token: str | None = None
         while True:
 
@@ -204,7 +212,7 @@ class GcsStore(Store):
         for start in range(0, len(names), DELETE_AT_ONCE):
             batch = names[start : start + DELETE_AT_ONCE]
 
-            def act(client: GcsClient, _: Call, batch: list[str] = batch) -> list[GcsRefusal]:
+            def act(client: GcsClient, _: Call, batch: Sequence[str] = batch) -> Sequence[GcsRefusal]:
                 if len(batch) > 1:
                     return client.delete_batch(batch)
                 try:
@@ -215,9 +223,7 @@ class GcsStore(Store):
 
             on = keys[start] if len(batch) == 1 else ""
             refused = await self._call("delete objects", on, act)
-            failures = [
-                translate_status(one.status, one.reason, one.message, "delete an object", self._on(on)) for one in refused
-            ]
+            failures = [translate_status(one.status, one.reason, one.message, "delete an object", self._on(on)) for one in refused]
             failures = [failure for failure in failures if not isinstance(failure, StoreObjectMissing)]
             if failures:
                 raise worst(failures)
@@ -263,7 +269,9 @@ class GcsStore(Store):
             info = await self._join(attempted, key, upload_id, named)
         size_bytes = sum(part.size_bytes for part in parts)
         if info.size_bytes != size_bytes:
-            raise StoreRejected(attempted, on=self._on(key), cause=f"joined it has {info.size_bytes} bytes in place of {size_bytes}")
+            raise StoreRejected(
+                attempted, on=self._on(key), cause=f"joined it has {info.size_bytes} bytes in place of {size_bytes}"
+            )
         await self._forget(upload_id)
         return info
 
@@ -274,16 +282,16 @@ class GcsStore(Store):
             return None
         return self._info(found) if (found.get("metadata") or {}).get(UPLOAD) == upload_id else None
 
-    async def _join(self, attempted: str, key: str, upload_id: str, sources: list[tuple[str, str]]) -> ObjectInfo:
+    async def _join(self, attempted: str, key: str, upload_id: str, sources: Sources) -> ObjectInfo:
         """Join objects, given by key and etag, level by level until so few are left that one call makes the object of them."""
         level = 0
         while len(sources) > COMPOSE_AT_ONCE:
             groups = [sources[start : start + COMPOSE_AT_ONCE] for start in range(0, len(sources), COMPOSE_AT_ONCE)]
-            made: list[tuple[str, str]] = [("", "")] * len(groups)
+            made: Sources = [("", "")] * len(groups)
 
-            async def join(index: int, group: list[tuple[str, str]], level: int = level, made: list[tuple[str, str]] = made) -> None:
+            async def join(index: int, members: Sources, level: int = level, made: Sources = made) -> None:
                 path = self._marks.path(upload_id, f"joined-{level}-{index:05d}")
-                made[index] = path, (await self._compose(attempted, path, group, {})).etag
+                made[index] = path, (await self._compose(attempted, path, members, {})).etag
 
             async with anyio.create_task_group() as group:
                 for index, members in enumerate(groups):
@@ -291,7 +299,7 @@ class GcsStore(Store):
             sources, level = made, level + 1
         return await self._compose(attempted, key, sources, {UPLOAD: upload_id})
 
-    async def _compose(self, attempted: str, key: str, sources: list[tuple[str, str]], metadata: Mapping[str, str]) -> ObjectInfo:
+    async def _compose(self, attempted: str, key: str, sources: Sources, metadata: Mapping[str, str]) -> ObjectInfo:
         named = [(self._base + path, etag) for path, etag in sources]
         try:
             return self._info(await self._call(attempted, key, lambda client, _: client.compose(named, self._base + key, metadata)))
@@ -330,11 +338,15 @@ class GcsStore(Store):
         return result
 
     async def _look_for_bucket(self) -> None:
-        """Raise StoreMissing where there is no bucket of that name. By a listing: to look at the bucket itself needs another role."""
+        """Raise StoreMissing where there is no bucket of that name. By a listing: to look at the bucket itself needs another
+        role.
+        """
         try:
             await self._caller.call("look at the bucket", self._traits.url, lambda client, _: client.page(self._base, None, 1))
         except StoreObjectMissing as error:
-            raise StoreMissing("look at the bucket", on=self._traits.url, cause="there is no such bucket", hint=HINT_BUCKET) from error
+            raise StoreMissing(
+                "look at the bucket", on=self._traits.url, cause="there is no such bucket", hint=HINT_BUCKET
+            ) from error
         except StoreAccessDenied:
             return  # Whoever may not list learns no more than that the object is missing.
         self._bucket_seen = True

@@ -18,8 +18,8 @@ class GcsAccess:
     endpoint_url : str, optional
         Of another server than Google's; left out: what ``STORAGE_EMULATOR_HOST`` says, else Google's.
     credentials : callable, optional
-        Returns a ``google.auth.credentials.Credentials``. Called in a thread, once: such an object renews its tokens by itself. Left
-        out: the application default credentials; with ``STORAGE_EMULATOR_HOST``, none.
+        Returns a ``google.auth.credentials.Credentials``. Called in a thread, once: such an object renews its tokens by itself.
+        Left out: the application default credentials; with ``STORAGE_EMULATOR_HOST``, none.
     verify : bool or str
         Whether certificates are checked; a path names a bundle of authorities (left out: ``REQUESTS_CA_BUNDLE`` does).
     max_connections : int

@@ -1,7 +1,7 @@
 """Requests to Google Cloud Storage, by the session of Google's own library: it signs them and renews tokens.
 
-Objects are sent and read by our own requests of its JSON interface, not by the methods of ``google.cloud.storage``: those join a body
-in memory before they send it, and repeat by themselves. Blocks, so it runs in threads.
+Objects are sent and read by our own requests of its JSON interface, not by the methods of ``google.cloud.storage``: those join a
+body in memory before they send it, and repeat by themselves. Blocks, so it runs in threads.
 """
 
 from __future__ import annotations
@@ -94,7 +94,13 @@ class GcsClient:
         return translate_gcs(error, attempted, on)
 
     def _send(
-        self, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str], body: PacedBody | bytes | None, stream: bool
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: PacedBody | bytes | None,
+        stream: bool,
     ) -> requests.Response:
         # The timeouts are for each connection and each read; what all of it may take is the caller's.
         return self._session.request(
@@ -112,7 +118,7 @@ class GcsClient:
         answer = self._send(method, path, params or {}, headers, data, stream=False)
         if answer.status_code >= 300:
             raise GcsRefusal(answer.status_code, answer.content)
-        return answer.content
+        return bytes(answer.content)
 
     def _object_path(self, name: str) -> str:
         return f"/storage/v1/b/{self._bucket}/o/{quote(name, safe='')}"
@@ -139,7 +145,9 @@ class GcsClient:
         """Return what the server says of an object."""
         return json.loads(self._ask("GET", self._object_path(name), {"fields": FIELDS}))
 
-    def read(self, call: Call, name: str, offset: int, end: int | None, generation: str | None, into: memoryview | None) -> bytes | int:
+    def read(
+        self, call: Call, name: str, offset: int, end: int | None, generation: str | None, into: memoryview | None
+    ) -> bytes | int:
         """Return the bytes from `offset` up to `end`, or put them into memory of the caller's and return their number."""
         params = {"alt": "media"} | ({} if generation is None else {"ifGenerationMatch": generation})
         # As it is stored: an object that somebody marked as gzip must not be unpacked.
@@ -157,7 +165,9 @@ class GcsClient:
                 raise GcsRefusal(412, b"the object is not the expected one")
             skip = offset if answer.status_code == 200 else 0
             promised = answer.headers.get("content-length")
-            return _read_all(call, answer, skip, None if promised is None else int(promised), None if end is None else end - offset, into)
+            return _read_all(
+                call, answer, skip, None if promised is None else int(promised), None if end is None else end - offset, into
+            )
 
     def page(self, prefix: str, token: str | None, count: int = 1000) -> Any:
         """Return one page of a listing."""

@@ -130,9 +130,12 @@ class Call:
     def joined(self, body: Body) -> bytes:
         """Return a small body as it is, at the pace of the others."""
         self._ticket.check()
-        anyio.from_thread.run(self._how.pace, body.size_bytes)
+        anyio.from_thread.run(self._pace, body.size_bytes)
         with self._ticket.hold():
             return b"".join(body.chunks)
+
+    async def _pace(self, size_bytes: int) -> None:
+        await self._how.pace(size_bytes)
 
     def moved(self) -> None:
         """Say that bytes have moved; ends the thread where the call is not wanted any more."""
@@ -153,7 +156,8 @@ class Caller(Generic[C]):
     make : callable
         Returns the client; called in a thread, until it returns once.
     translate : callable
-        Returns the store's error for what `make` has raised, given that, what was attempted and on what; None for a mistake of ours.
+        Returns the store's error for what `make` has raised, given that, what was attempted and on what; None for a mistake of
+        ours.
     pace : Pace
         For the bodies of all calls.
     """
@@ -167,8 +171,8 @@ class Caller(Generic[C]):
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def call(self, attempted: str, on: str, act: Callable[[C, Call], T]) -> T:
-        """Run `act` in a thread: under a deadline that every moved byte pushes on, with its failure translated. Where the credentials
-        were refused it is run once more, by then with renewed ones.
+        """Run `act` in a thread: under a deadline that every moved byte pushes on, with its failure translated. Where the
+        credentials were refused it is run once more, by then with renewed ones.
         """
         client, limiter = await self._get(on)
         renewed = False
@@ -186,9 +190,7 @@ class Caller(Generic[C]):
                     raise
                 raise translated from error
 
-    async def _bounded(
-        self, client: C, limiter: anyio.CapacityLimiter, attempted: str, on: str, act: Callable[[C, Call], T]
-    ) -> T:
+    async def _bounded(self, client: C, limiter: anyio.CapacityLimiter, attempted: str, on: str, act: Callable[[C, Call], T]) -> T:
         limit_s = client.patience.limit_s
         noted_s = time.monotonic()
         ticket = Ticket()

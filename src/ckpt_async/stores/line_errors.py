@@ -46,6 +46,12 @@ def certificate_refused(error: BaseException) -> bool:
             continue
         seen.add(id(inner))
         # They hold what they wrap in their arguments, or under names of their own.
-        held = (*inner.args, inner.__cause__, inner.__context__, getattr(inner, "reason", None), getattr(inner, "inner_exception", None))
+        held = (
+            *inner.args,
+            inner.__cause__,
+            inner.__context__,
+            getattr(inner, "reason", None),
+            getattr(inner, "inner_exception", None),
+        )
         todo += [one for one in held if isinstance(one, BaseException)]
     return False

@@ -105,7 +105,10 @@ def _bucket_and_prefix(scheme: str, url: str) -> tuple[str, str]:
     bucket, _, prefix = url.removeprefix(f"{scheme}://").partition("/")
     if "@" in bucket:
         raise UnsupportedStore(
-            "open a store", on=_shown(url), cause="an address holds no credentials", hint="Put them where Metaflow or the store's own library looks."
+            "open a store",
+            on=_shown(url),
+            cause="an address holds no credentials",
+            hint="Put them where Metaflow or the store's own library looks.",
         )
     if not bucket or "?" in url:
         raise UnsupportedStore("open a store", on=url.partition("?")[0], cause="it names no bucket", hint=SUPPORTED)

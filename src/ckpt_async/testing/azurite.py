@@ -29,6 +29,7 @@ STARTS = 3
 #: Azurite's own, known to everybody.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+TENANT = "ab1f708d-50f6-404c-a006-d71b2ac7a606"
 AUDIENCE = "https://storage.azure.com"
 
 
@@ -63,8 +64,8 @@ class TestToken:
         now_s = int(self._clock())
         expires_s = now_s + int(self._lifetime_s)
         claims = {
-            "aud": AUDIENCE, "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/", "iat": now_s - 60, "nbf": now_s - 60,
-            "exp": expires_s, "tid": "ab1f708d-50f6-404c-a006-d71b2ac7a606", "number": self.given,
+            "aud": AUDIENCE, "iss": f"https://sts.windows.net/{TENANT}/", "tid": TENANT, "iat": now_s - 60, "nbf": now_s - 60,
+            "exp": expires_s, "number": self.given,
         }  # fmt: skip
         parts = ({"alg": "RS256", "typ": "JWT"}, claims)
         text = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
@@ -148,12 +149,17 @@ class AzuriteServer:
     def _start(self) -> None:
         [self.port] = free_ports(1)
         command = [
-            *self._command, "--blobHost", HOST, "--blobPort", str(self.port), "--inMemoryPersistence", "--silent", "--skipApiVersionCheck",
-            "--disableTelemetry", "--oauth", "basic", "--cert", "certificate.pem", "--key", "key.pem",
+            *self._command, "--blobHost", HOST, "--blobPort", str(self.port), "--inMemoryPersistence", "--silent",
+            "--skipApiVersionCheck", "--disableTelemetry", "--oauth", "basic", "--cert", "certificate.pem", "--key", "key.pem",
         ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder.name, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder.name,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
@@ -165,9 +171,11 @@ class AzuriteServer:
     def _answers(self) -> bool:
         context = ssl.create_default_context(cafile=self.authority)
         try:
-            with socket.create_connection((self.host, self.port), timeout=2) as plain:
-                with context.wrap_socket(plain, server_hostname=self.host):
-                    return True
+            with (
+                socket.create_connection((self.host, self.port), timeout=2) as plain,
+                context.wrap_socket(plain, server_hostname=self.host),
+            ):
+                return True
         except OSError:
             return False
 

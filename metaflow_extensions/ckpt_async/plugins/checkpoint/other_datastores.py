@@ -1,4 +1,5 @@
-"""Datastores of kinds that the engine does not know: reached through the storage class that some extension has registered with Metaflow.
+"""Datastores of kinds that the engine does not know: reached through the storage class that some extension has registered with
+Metaflow.
 
 Runs in the process that uploads, the task's own or the sidecar.
 """
@@ -35,7 +36,7 @@ def is_registered(kind: str) -> bool:
     """Whether Metaflow knows a storage class of this kind."""
     from metaflow.plugins import DATASTORES
 
-    return any(storage.TYPE == kind for storage in DATASTORES)
+    return any(kind == storage.TYPE for storage in DATASTORES)
 
 
 def other_datastore_access(url: str) -> BlobsAccess:
@@ -55,7 +56,7 @@ def other_datastore_access(url: str) -> BlobsAccess:
 
     kind, root = kind_and_root(url)
     for storage in DATASTORES:
-        if storage.TYPE == kind:
+        if kind == storage.TYPE:
             return BlobsAccess(StorageBlobs(storage(root)), kind)
     raise UnsupportedStore(
         "reach the datastore",

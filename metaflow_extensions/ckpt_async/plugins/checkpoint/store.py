@@ -48,8 +48,8 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     Parameters
     ----------
     kind : str
-        Metaflow's name of it: ``"local"``, ``"s3"``, ``"azure"``, ``"gs"``, what an extension has registered, or ``"spin"``, which is
-        files too.
+        Metaflow's name of it: ``"local"``, ``"s3"``, ``"azure"``, ``"gs"``, what an extension has registered, or ``"spin"``,
+        which is files too.
     root : str or None
         Its root.
 
