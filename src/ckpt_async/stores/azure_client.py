@@ -143,6 +143,10 @@ class AzureClient:
             if error.status_code == 416:
                 return b""
             raise
+        except ValueError as error:
+            # The library misses what every answer of the store has. Its frames hold on to a connection that nobody has read to its
+            # end.
+            raise ConnectionError(f"that is no answer of the store: {error}") from error.with_traceback(None)
         self._answered = True
         # A server without ranges sends the whole.
         return content if size_bytes is None else content[:size_bytes]

@@ -61,7 +61,7 @@ def translate_azure(error: Exception, attempted: str, on: str, answered: bool = 
     if isinstance(error, (IncompleteReadError, ServiceRequestError, ServiceResponseError)):
         return translate_line(error, attempted, on)
     if isinstance(error, HttpResponseError) and status is not None and not 200 <= status < 300:
-        message = clean((error.message or "").partition("\n")[0])
+        message = (error.message or "").partition("\n")[0]
         return translate_code(code_of(error), status, message, attempted, on)
     cause = clean(f"{type(error).__name__}: {error}".partition("\n")[0])
     if isinstance(error, ClientAuthenticationError):
@@ -81,7 +81,7 @@ def translate_azure(error: Exception, attempted: str, on: str, answered: bool = 
 
 def translate_code(code: str, status: int, message: str, attempted: str, on: str) -> StoreError:
     """Return the store's error for an answer: Azure's code (empty: none), its HTTP status and its message."""
-    cause = f"{code}: {message}" if code and message else code or message or f"HTTP status {status}"
+    cause = clean(f"{code}: {message}" if code and message else code or message or f"HTTP status {status}")
     if code in _NO_CONTAINER:
         return StoreMissing(attempted, on=on, cause=cause, hint=_HINT_CONTAINER)
     if code in _BUSY or status in (429, 503):

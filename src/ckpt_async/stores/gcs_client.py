@@ -131,7 +131,7 @@ class GcsClient:
         head = f"--{boundary}\r\n{kind}\r\n\r\n{meta}\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
         sent = call.stream(body, head.encode(), f"\r\n--{boundary}--\r\n".encode())
         assert isinstance(sent, PacedBody)
-        return json.loads(
+        return _object_in(
             self._ask(
                 "POST",
                 f"/upload/storage/v1/b/{self._bucket}/o",
@@ -143,7 +143,7 @@ class GcsClient:
 
     def look(self, name: str) -> Any:
         """Return what the server says of an object."""
-        return json.loads(self._ask("GET", self._object_path(name), {"fields": FIELDS}))
+        return _object_in(self._ask("GET", self._object_path(name), {"fields": FIELDS}))
 
     def read(
         self, call: Call, name: str, offset: int, end: int | None, generation: str | None, into: memoryview | None
@@ -161,7 +161,9 @@ class GcsClient:
             if answer.status_code >= 300:
                 raise GcsRefusal(answer.status_code, answer.content)
             found = answer.headers.get("x-goog-generation")
-            if generation is not None and found not in (None, generation):
+            if found is None:
+                raise ConnectionError("that is no answer of the store: it names no generation")
+            if generation not in (None, found):
                 raise GcsRefusal(412, b"the object is not the expected one")
             skip = offset if answer.status_code == 200 else 0
             promised = answer.headers.get("content-length")
@@ -174,14 +176,14 @@ class GcsClient:
         params = {"prefix": prefix, "maxResults": str(count), "fields": "items(name,size,generation),nextPageToken"}
         if token:
             params["pageToken"] = token
-        return json.loads(self._ask("GET", f"/storage/v1/b/{self._bucket}/o", params))
+        return _json_in(self._ask("GET", f"/storage/v1/b/{self._bucket}/o", params))
 
     def rewrite(self, call: Call, source: str, name: str, generation: str) -> Any:
         """Copy an object inside the bucket; return what the server says of the copy."""
         path = f"{self._object_path(source)}/rewriteTo/b/{self._bucket}/o/{quote(name, safe='')}"
         params = {"ifSourceGenerationMatch": generation}
         while True:
-            answer = json.loads(self._ask("POST", path, params, {}))
+            answer = _json_in(self._ask("POST", path, params, {}))
             call.moved()
             if answer.get("done", True):
                 return answer["resource"]
@@ -195,7 +197,7 @@ class GcsClient:
         ]
         destination = {"contentType": "application/octet-stream", "metadata": dict(metadata)}
         content = {"kind": "storage#composeRequest", "sourceObjects": parts, "destination": destination}
-        return json.loads(self._ask("POST", f"{self._object_path(name)}/compose", {}, content))
+        return _object_in(self._ask("POST", f"{self._object_path(name)}/compose", {}, content))
 
     def delete(self, name: str) -> None:
         """Delete an object; raises GcsRefusal where there is none."""
@@ -218,6 +220,24 @@ class GcsClient:
         if len(answers) != len(names):
             raise ConnectionError(f"{len(answers)} answers to a batch of {len(names)}")
         return [GcsRefusal(status, content) for status, content in answers if status >= 300]
+
+
+def _json_in(content: bytes) -> Any:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        # A proxy, or the network of a hotel, says that all is well.
+        raise ConnectionError(f"that is no answer of the store: {content[:40]!r}")
+    return found
+
+
+def _object_in(content: bytes) -> Any:
+    found = _json_in(content)
+    if "generation" not in found or "name" not in found:
+        raise ConnectionError(f"that is no answer of the store: {content[:40]!r}")
+    return found
 
 
 def _with_scheme(host: str | None) -> str | None:

@@ -59,7 +59,7 @@ def _said(content: bytes) -> tuple[str, str]:
 def translate_gcs(error: Exception, attempted: str, on: str) -> StoreError | None:
     """Return the store's error for what a request has raised; None for what no request raises."""
     if isinstance(error, GcsRefusal):
-        return translate_status(error.status, error.reason, clean(error.message), attempted, on)
+        return translate_status(error.status, error.reason, error.message, attempted, on)
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
         cause = clean(f"{type(error).__name__}: {error}")
         # The service that gives out tokens did not answer, or says itself that this passes.
@@ -73,7 +73,7 @@ def translate_gcs(error: Exception, attempted: str, on: str) -> StoreError | Non
 
 def translate_status(status: int, reason: str, message: str, attempted: str, on: str) -> StoreError:
     """Return the store's error for an answer: its HTTP status, Google's reason and its message."""
-    cause = f"{reason or f'HTTP status {status}'}: {message}" if message else reason or f"HTTP status {status}"
+    cause = clean(f"{reason or f'HTTP status {status}'}: {message}" if message else reason or f"HTTP status {status}")
     if status in (429, 503) or (status == 403 and reason in _TOO_FAST):
         return StoreBusy(attempted, on=on, cause=cause)
     if status == 408 or (status >= 500 and status != 501):
