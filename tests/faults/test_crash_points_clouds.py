@@ -1,5 +1,5 @@
-"""A few of the crash points with the store on Azure and on Google Cloud Storage: the death of all, and answers that get lost, at calls
-that these stores carry out in several requests or with conditions of their own.
+"""A few of the crash points with the store on Azure and on Google Cloud Storage: the death of all, and answers that get lost, at
+calls that these stores carry out in several requests or with conditions of their own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _is_at(point: Point, at: str) -> bool:
 
 @pytest.fixture(scope="module")
 def of_azure(azurite: AzuriteServer) -> Iterator[CrashPoints]:
-    yield from _harness(azure_access_variables(azurite.endpoint_url, azurite.authority), lambda url: f"azure://{url}", AZURE_ACCESS_SPEC)
+    yield from _harness(
+        azure_access_variables(azurite.endpoint_url, azurite.authority), lambda url: f"azure://{url}", AZURE_ACCESS_SPEC
+    )
 
 
 @pytest.fixture(scope="module")

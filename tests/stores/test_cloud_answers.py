@@ -215,7 +215,9 @@ async def test_a_hiccup_is_repeated_by_the_wrapper(kind: str, store_at: MakeStor
     assert len(server.requests) == 4 and all(b"content" in request.body for request in server.requests)
 
 
-@pytest.mark.parametrize(("code", "status", "text"), [("Md5Mismatch", 400, "x"), ("invalid", 400, "Provided CRC32C \"x\" does not match")])
+@pytest.mark.parametrize(
+    ("code", "status", "text"), [("Md5Mismatch", 400, "x"), ("invalid", 400, 'Provided CRC32C "x" does not match')]
+)
 async def test_damage_on_the_way_is_transient_and_damage_before_it_is_not(
     kind: str, store_at: MakeStore, code: str, status: int, text: str
 ) -> None:
@@ -274,7 +276,9 @@ class Refreshed(Credentials):  # type: ignore[misc]
 async def test_an_expired_token_is_renewed_in_the_middle_of_an_upload(
     kind: str, store_at: MakeStore, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts go out with the token that is valid at the moment; one that the server refuses is replaced once, then it is an error."""
+    """Parts go out with the token that is valid at the moment; one that the server refuses is replaced once, then it is an
+    error.
+    """
     expired = [f"Bearer token-{number}" for number in range(1, refused + 1)]
     begun: list[str] = []
     marks: set[str] = set()

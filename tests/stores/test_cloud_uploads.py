@@ -206,6 +206,6 @@ async def test_the_mark_of_an_upload_says_of_which_key_it_is(place: CloudPlace) 
             with client._send("GET", f"/download{client._object_path(mark)}", {"alt": "media"}, {}, None, False) as answer:
                 said = answer.content
         else:
-            said = client.read(mark, 0, None, {})
+            said = client._blob(mark).download_blob().readall()
         assert json.loads(said) == {"key": "a/k"} and upload_id in mark
         await store.abort_multipart("a/k", upload_id)

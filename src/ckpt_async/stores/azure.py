@@ -174,20 +174,21 @@ class AzureStore(Store):
         condition: dict[str, Any] = {}
         if if_match is not None:
             condition = {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
-        return await self._call(attempted, key, lambda client, _: client.read(self._base + key, offset, size_bytes, condition))
+        content = await self._call(
+            attempted, key, lambda client, call: client.read(call, self._base + key, offset, size_bytes, condition, None)
+        )
+        assert isinstance(content, bytes)
+        return content
 
     async def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
         if not buffer:
             return await super().get_into(key, buffer, offset=offset)
         check_open_key(key)
-
-        def act(client: AzureClient, call: Call) -> int:
-            # The library joins what it reads in memory of its own.
-            content = client.read(self._base + key, offset, len(buffer), {})
-            call.fill(buffer, content)
-            return len(content)
-
-        return await self._call("read an object", key, act)
+        count = await self._call(
+            "read an object", key, lambda client, call: client.read(call, self._base + key, offset, len(buffer), {}, buffer)
+        )
+        assert isinstance(count, int)
+        return count
 
     async def head(self, key: str) -> ObjectInfo | None:
         check_open_key(key)
