@@ -6,7 +6,9 @@ Rules that hold for every method:
   ``..`` raises `InvalidArgument` before anything is touched.
 - Every method but `settle` may be repeated after any failure: the effect of a repetition is that of one call.
 - What fails raises a `StoreError`. `StoreUnavailable` is the one transient kind: the caller may repeat. All others are permanent.
-- A method that is cancelled leaves either the old state or the new one, never half of it; it may leave unseen temporary data.
+- A method that is cancelled leaves either the old state or the new one, never half of it; it may leave unseen temporary data. A
+  server may do what was asked of it a moment after the cancellation: who writes under the same key next uses a condition, or writes
+  the same bytes.
 - Nothing blocks the event loop.
 """
 
