@@ -188,6 +188,8 @@ class AzureClient:
         """Delete up to 256 blobs by one request; return code and status of each."""
         answers = list(self._container.delete_blobs(*names, delete_snapshots="include", raise_on_any_failure=False))
         self._answered = True
+        if len(answers) != len(names):
+            raise ConnectionError(f"{len(answers)} answers to a batch of {len(names)}")
         return [(str(answer.headers.get("x-ms-error-code") or ""), int(answer.status_code)) for answer in answers]
 
     def begin_copy(self, name: str, source: str, etag: str) -> str:
