@@ -412,6 +412,19 @@ async def test_ranges_of_azure_are_copied_with_the_token_as_proof_for_the_source
     assert "comp=block" in copy.path and copy.body == b""
 
 
+async def test_ranges_of_azure_are_not_asked_for_where_nothing_proves_that_one_may() -> None:
+    """The key of an account signs requests, and is shown to nobody."""
+    with ScriptedServer([Answer(201, b"", {"ETag": '"0x1"'})]) as server:
+        key = {"account_name": "me", "account_key": SECRET}
+        async with azure_at(server.endpoint_url, credential=lambda: key) as store:
+            upload_id = await store.begin_multipart("new")
+            for _ in range(2):
+                with pytest.raises(StoreRejected):
+                    await store.copy_part("new", upload_id, 3, 100, CopySource("old", '"0x7"', 50, 10, 77))
+                assert store.traits.copies == "objects"
+    assert len(server.requests) == 1
+
+
 async def test_a_copy_of_azure_that_takes_long_is_waited_for_and_given_up_with_the_call() -> None:
     looked = threading.Event()
     states = ["pending", "pending", "success"]

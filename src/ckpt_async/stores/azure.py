@@ -13,7 +13,7 @@ import anyio.to_thread
 from azure.core import MatchConditions
 
 from ckpt_async.stores.azure_access import AzureAccess
-from ckpt_async.stores.azure_client import AzureClient, md5_of
+from ckpt_async.stores.azure_client import AzureClient, NoRanges, md5_of
 from ckpt_async.stores.azure_errors import code_of, translate_azure, translate_code
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.stores.failures import damaged, worst
@@ -274,7 +274,7 @@ class AzureStore(Store):
                 ),
             )
         except StoreRejected as error:
-            if getattr(error.__cause__, "status_code", None) in _NOT_KNOWN:
+            if isinstance(error.__cause__, NoRanges) or getattr(error.__cause__, "status_code", None) in _NOT_KNOWN:
                 self._traits = dataclasses.replace(self._traits, copies="objects")
             raise
         await self._marks.check(attempted, key, upload_id, self._on(key))

@@ -22,7 +22,7 @@ from ckpt_async.stores.contract import Body, Chunk
 from ckpt_async.stores.in_threads import Call, Patience
 from ckpt_async.words.errors import StoreError, UnsupportedStore
 
-__all__ = ["AzureClient", "md5_of"]
+__all__ = ["AzureClient", "NoRanges", "md5_of"]
 
 SCOPE = "https://storage.azure.com/.default"
 #: What is asked for at once comes in one answer, and what is sent goes in one request.
@@ -30,6 +30,10 @@ IN_ONE_BYTES = 5 << 30
 PIECE_BYTES = 4 << 20
 BLOCK_BYTES = 256 * 1024
 RENEW_BEFORE_S = 300.0
+
+
+class NoRanges(AzureError):
+    """Ranges of a blob can't be copied with this kind of credential."""
 
 
 def md5_of(chunks: Sequence[Chunk]) -> bytes:
@@ -113,12 +117,13 @@ class AzureClient:
     def stage_copy(self, name: str, block_id: str, source: str, etag: str, offset: int, size_bytes: int) -> None:
         """Store a block with bytes of another blob of this account."""
         more: dict[str, Any] = {}
+        url = self._blob(source).url
         if (token := self._bearer()) is not None:
             more["source_authorization"] = f"Bearer {token}"
-        # Of a shared access signature the URL has it; with an account key there is nothing that a source would take.
-        self._blob(name).stage_block_from_url(
-            block_id, self._blob(source).url, offset, size_bytes, headers={"x-ms-source-if-match": etag}, **more
-        )
+        elif "sig=" not in url:
+            # A source takes a token, or a signature in its URL: not the key of the account, which signs requests.
+            raise NoRanges("with the key of the account, ranges can't be copied")
+        self._blob(name).stage_block_from_url(block_id, url, offset, size_bytes, headers={"x-ms-source-if-match": etag}, **more)
         self._answered = True
 
     def commit(self, name: str, block_ids: Sequence[str], condition: Mapping[str, Any]) -> str:

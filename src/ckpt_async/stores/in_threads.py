@@ -135,7 +135,12 @@ class Call:
             return b"".join(body.chunks)
 
     async def _pace(self, size_bytes: int) -> None:
-        await self._how.pace(size_bytes)
+        # In pieces: under a low cap, the time that one body takes is longer than a call waits.
+        while size_bytes > 0:
+            piece_bytes = min(PIECE_BYTES, self._how.piece_bytes, size_bytes)
+            await self._how.pace(piece_bytes)
+            self._how.moved()
+            size_bytes -= piece_bytes
 
     def moved(self) -> None:
         """Say that bytes have moved; ends the thread where the call is not wanted any more."""
