@@ -147,15 +147,19 @@ async def test_more_parts_than_are_joined_at_once(gcs_place: GcsPlace, monkeypat
         assert await hidden(store) == []
 
 
-async def test_large_objects_that_have_not_changed_are_copied_as_a_whole(place: CloudPlace) -> None:
-    content = os.urandom(5 << 20)
+async def test_a_large_object_is_copied_as_a_whole_and_read_in_any_pieces(place: CloudPlace) -> None:
+    content = os.urandom(8 << 20)
     async with place.store() as store:
         info = await store.put("old", Body.of(content))
         copied = await store.copy("new", CopySource("old", info.etag, 0, len(content), zlib.crc32(content)))
         assert copied.size_bytes == len(content)
-        room = memoryview(bytearray(1 << 20))
-        assert await store.get_into("new", room, offset=4 << 20) == 1 << 20
-        assert bytes(room) == content[4 << 20 :]
+        assert await store.get("new") == content
+        for offset, size_bytes in ((0, len(content)), (1, 6 << 20), (4 << 20, 4 << 20), (4 << 20, 1 << 20), (8 << 20, 10)):
+            room = memoryview(bytearray(size_bytes))
+            expected = content[offset : offset + size_bytes]
+            assert await store.get_into("new", room, offset=offset) == len(expected)
+            assert bytes(room[: len(expected)]) == expected
+            assert await store.get("new", offset=offset, size_bytes=size_bytes) == expected
 
 
 async def test_a_place_that_is_not_there(place: CloudPlace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_async.stores import azure_client, gcs_client
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.local import LocalStore
@@ -51,14 +52,20 @@ class TestS3(StoreContract):
 
 
 class TestGcs(StoreContract):
+    many = 130
+
     @pytest.fixture
-    def make_store(self, gcs_place: GcsPlace) -> MakeStore:
+    def make_store(self, gcs_place: GcsPlace, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+        monkeypatch.setattr(gcs_client, "PAGE_KEYS", 50)
         return gcs_place.store
 
 
 class TestAzure(StoreContract):
+    many = 300
+
     @pytest.fixture
-    def make_store(self, azure_place: AzurePlace) -> MakeStore:
+    def make_store(self, azure_place: AzurePlace, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+        monkeypatch.setattr(azure_client, "PAGE_KEYS", 50)
         return azure_place.store
 
 

@@ -28,11 +28,12 @@ SCOPE = "https://storage.azure.com/.default"
 #: What is asked for at once comes in one answer, and what is sent goes in one request.
 IN_ONE_BYTES = 5 << 30
 PIECE_BYTES = 4 << 20
+PAGE_KEYS = 5000
 BLOCK_BYTES = 256 * 1024
 RENEW_BEFORE_S = 300.0
 
 
-class NoRanges(AzureError):
+class NoRanges(AzureError):  # type: ignore[misc]
     """Ranges of a blob can't be copied with this kind of credential."""
 
 
@@ -167,7 +168,7 @@ class AzureClient:
                 call.fill(into[done:], content)
             done += len(content)
             condition = {"etag": found.properties.etag, "match_condition": MatchConditions.IfNotModified}
-            if len(content) < length or offset + done >= found.properties.size:
+            if len(content) < length:
                 break
         self._answered = True
         if into is not None:
@@ -178,7 +179,7 @@ class AzureClient:
         """Return the properties of all blobs below a prefix."""
         found: list[Any] = []
         # The metadata tell folders, which are blobs where the account has a hierarchical namespace.
-        for page in self._container.list_blobs(name_starts_with=prefix, include=["metadata"], results_per_page=5000).by_page():
+        for page in self._container.list_blobs(name_starts_with=prefix, include=["metadata"], results_per_page=PAGE_KEYS).by_page():
             found += [blob for blob in page if (blob.metadata or {}).get("hdi_isfolder") != "true"]
             call.moved()
         self._answered = True

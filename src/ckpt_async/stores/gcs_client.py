@@ -37,6 +37,7 @@ GOOGLE = "https://storage.googleapis.com"
 EMULATOR = "STORAGE_EMULATOR_HOST"
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 READ_BYTES = 1 << 18
+PAGE_KEYS = 1000
 #: What is asked for of an object.
 FIELDS = "name,size,generation,crc32c,metadata"
 
@@ -171,9 +172,9 @@ class GcsClient:
                 call, answer, skip, None if promised is None else int(promised), None if end is None else end - offset, into
             )
 
-    def page(self, prefix: str, token: str | None, count: int = 1000) -> Any:
+    def page(self, prefix: str, token: str | None, count: int | None = None) -> Any:
         """Return one page of a listing."""
-        params = {"prefix": prefix, "maxResults": str(count), "fields": "items(name,size,generation),nextPageToken"}
+        params = {"prefix": prefix, "maxResults": str(count or PAGE_KEYS), "fields": "items(name,size,generation),nextPageToken"}
         if token:
             params["pageToken"] = token
         return _json_in(self._ask("GET", f"/storage/v1/b/{self._bucket}/o", params))
