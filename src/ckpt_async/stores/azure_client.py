@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -57,8 +56,6 @@ class AzureClient:
     """
 
     def __init__(self, container: str, access: AzureAccess) -> None:
-        # It logs each request, and each failure with a trace: both are told elsewhere, where anybody wants to know.
-        logging.getLogger("azure").setLevel(logging.ERROR)
         settings: dict[str, Any] = {
             # Repeating is left to `Retrying`.
             "retry_total": 0,
