@@ -130,6 +130,19 @@ async def test_an_object_that_could_not_be_saved_is_saved_by_a_repetition(
 
 
 @pytest.mark.anyio
+async def test_a_listing_fails_like_any_call(make_store: MakeStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with make_store() as store:
+        await store.put("k", Body.of(b"x"))
+
+        def away(key: str) -> int:
+            raise TimeoutError("away")
+
+        monkeypatch.setattr(shelf, "size", away)
+        with pytest.raises(StoreUnavailable, match="TimeoutError: away"):
+            await store.list("")
+
+
+@pytest.mark.anyio
 async def test_what_can_not_delete_says_so(make_store: MakeStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(keys: Sequence[str]) -> None:
         raise NotImplementedError

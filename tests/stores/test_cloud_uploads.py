@@ -145,6 +145,22 @@ async def test_more_parts_than_are_joined_at_once(gcs_place: GcsPlace, monkeypat
         info = await store.complete_multipart("k", upload_id, parts)
         assert info == await store.head("k") and await store.get("k") == b"".join(contents)
         assert await hidden(store) == []
+        # A failure of one of them is that of the call.
+        upload_id = await store.begin_multipart("k")
+        parts = await parts_of(store, "k", upload_id, contents)
+        compose = store._compose
+
+        async def fail(attempted: str, key: str, *more: Any) -> Any:
+            if key.endswith("joined-0-00002"):
+                raise StoreUnavailable(attempted, cause="away")
+            return await compose(attempted, key, *more)
+
+        monkeypatch.setattr(store, "_compose", fail)
+        with pytest.raises(StoreUnavailable, match="away"):
+            await store.complete_multipart("k", upload_id, parts)
+        monkeypatch.setattr(store, "_compose", compose)
+        await store.complete_multipart("k", upload_id, parts)
+        assert await hidden(store) == []
 
 
 async def test_a_large_object_is_copied_as_a_whole_and_read_in_any_pieces(place: CloudPlace) -> None:

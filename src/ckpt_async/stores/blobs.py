@@ -26,6 +26,7 @@ from ckpt_async.disk.digests import crc32
 from ckpt_async.stores.blobs_access import BlobsAccess
 from ckpt_async.stores.blobs_loaded import LoadedBlobs
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.secrecy import clean
@@ -165,7 +166,7 @@ class BlobsStore(Store):
                 if info is not None:
                     found.append(info)
 
-        async with anyio.create_task_group() as group:
+        async with plain_task_group() as group:
             for _ in range(THREADS):
                 group.start_soon(look)
         return sorted(found, key=lambda info: info.key)

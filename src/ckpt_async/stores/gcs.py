@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
@@ -14,6 +13,7 @@ from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.gcs_access import GcsAccess
 from ckpt_async.stores.gcs_client import GcsClient, crc32c_of
 from ckpt_async.stores.gcs_errors import HINT_BUCKET, GcsRefusal, translate_gcs, translate_status
+from ckpt_async.stores.gcs_joining import Sources, joined_to_few
 from ckpt_async.stores.in_threads import Call, Caller
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.upload_marks import HIDDEN_FOLDER, UploadMarks, check_open_key
@@ -35,7 +35,6 @@ UPLOAD = "ckpt-async-upload"
 
 #: Inside the class, the name of a list means the method.
 Infos = list[ObjectInfo]
-Sources = list[tuple[str, str]]
 
 
 class GcsStore(Store):
@@ -283,21 +282,12 @@ class GcsStore(Store):
         return self._info(found) if (found.get("metadata") or {}).get(UPLOAD) == upload_id else None
 
     async def _join(self, attempted: str, key: str, upload_id: str, sources: Sources) -> ObjectInfo:
-        """Join objects, given by key and etag, level by level until so few are left that one call makes the object of them."""
-        level = 0
-        while len(sources) > COMPOSE_AT_ONCE:
-            groups = [sources[start : start + COMPOSE_AT_ONCE] for start in range(0, len(sources), COMPOSE_AT_ONCE)]
-            made: Sources = [("", "")] * len(groups)
+        async def join(name: str, members: Sources) -> tuple[str, str]:
+            path = self._marks.path(upload_id, name)
+            return path, (await self._compose(attempted, path, members, {})).etag
 
-            async def join(index: int, members: Sources, level: int = level, made: Sources = made) -> None:
-                path = self._marks.path(upload_id, f"joined-{level}-{index:05d}")
-                made[index] = path, (await self._compose(attempted, path, members, {})).etag
-
-            async with anyio.create_task_group() as group:
-                for index, members in enumerate(groups):
-                    group.start_soon(join, index, members)
-            sources, level = made, level + 1
-        return await self._compose(attempted, key, sources, {UPLOAD: upload_id})
+        few = await joined_to_few(sources, COMPOSE_AT_ONCE, join)
+        return await self._compose(attempted, key, few, {UPLOAD: upload_id})
 
     async def _compose(self, attempted: str, key: str, sources: Sources, metadata: Mapping[str, str]) -> ObjectInfo:
         named = [(self._base + path, etag) for path, etag in sources]
