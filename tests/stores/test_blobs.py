@@ -6,10 +6,13 @@ import contextlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from ckpt_async.stores.blobs import BlobsStore
@@ -127,6 +130,25 @@ async def test_an_object_that_could_not_be_saved_is_saved_by_a_repetition(
             await store.complete_multipart("m/k", upload_id, parts)
     # Nothing of it is left here.
     assert [name for _, _, names in os.walk(tmp_path / "parts") for name in names] == []
+
+
+@pytest.mark.anyio
+async def test_a_class_that_never_returns_holds_nobody(make_store: MakeStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def stand_still(key: str, content: BinaryIO) -> None:
+        begun.set()
+        let_go.wait(60)
+
+    monkeypatch.setattr(shelf, "save", stand_still)
+    try:
+        with anyio.fail_after(30):
+            async with make_store() as store, anyio.create_task_group() as group:
+                group.start_soon(store.put, "k", Body.of(b"x"))
+                assert await anyio.to_thread.run_sync(begun.wait, 20)
+                group.cancel_scope.cancel()
+    finally:
+        let_go.set()
 
 
 @pytest.mark.anyio

@@ -30,6 +30,7 @@ from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.secrecy import clean
+from ckpt_async.stores.tickets import Ticket
 from ckpt_async.words.errors import (
     CheckpointError,
     StoreObjectMissing,
@@ -109,19 +110,26 @@ class BlobsStore(Store):
     ) -> ObjectInfo:
         check_key(key)
         attempted = "store an object"
+        ticket = Ticket()
 
         def store(access: BlobsAccess) -> ObjectInfo:
+            with ticket.hold():
+                # A copy: this thread may outlive the call.
+                content = b"".join(body.chunks)
             if if_match is not None or if_absent:
                 found = _look(access, key)
                 if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
                     raise StorePreconditionFailed(attempted, on=self._on(key), cause="the object there is not the expected one")
-            with io.BytesIO(b"".join(body.chunks)) as content:
-                access.blobs.save(key, content)
+            with io.BytesIO(content) as file:
+                access.blobs.save(key, file)
             self._loaded.forget(key)
             return ObjectInfo(key, body.size_bytes, _etag(body.size_bytes, body.crc32))
 
         await self._pace.take(body.size_bytes)
-        return await self._run(attempted, key, store)
+        try:
+            return await self._run(attempted, key, store)
+        finally:
+            ticket.give_up()
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         check_key(key)
@@ -262,8 +270,8 @@ class BlobsStore(Store):
                 cause = clean(f"{type(error).__name__}: {error}")
                 raise StoreUnavailable(attempted, on=self._on(key), cause=cause) from error
 
-        # Not abandoned on cancellation: the memory of the body has its owner until the end.
-        return await anyio.to_thread.run_sync(translated, limiter=self._threads)
+        # Given up where the caller is cancelled: nobody knows how long a class of somebody else takes.
+        return await anyio.to_thread.run_sync(translated, limiter=self._threads, abandon_on_cancel=True)
 
 
 def _look(access: BlobsAccess, key: str) -> ObjectInfo | None:
