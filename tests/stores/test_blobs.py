@@ -133,7 +133,7 @@ async def test_an_object_that_could_not_be_saved_is_saved_by_a_repetition(
 
 
 @pytest.mark.anyio
-async def test_a_class_that_never_returns_holds_nobody(make_store: MakeStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_never_returns_holds_nobody(make_store: MakeStore, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, let_go = threading.Event(), threading.Event()
 
     def stand_still(key: str, content: BinaryIO) -> None:
