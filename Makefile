@@ -6,14 +6,15 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 # Two tests at once: most of their time is waiting for processes, servers and slow lines. On a quiet machine -n 3 is quicker.
 TEST_FLAGS ?= -n 2
-# With torch, `torch.save` is among the writers that the tests try; its wheel is large, so that only CI asks for it.
+# CI asks for torch and frameworks too, whose wheels are large: with torch, `torch.save` is among the writers that the tests try; with
+# frameworks, the integrations are tested.
 EXTRAS ?= test,lint
 BENCH_FLAGS ?=
 FAULTS_FLAGS ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test azurite lint bench faults soak docs-check clean
+.PHONY: help demo test azurite lint bench scale faults soak docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +44,9 @@ bench-all: .venv-bench/stamp .venv-peer/stamp ## Every other benchmark, one afte
 	.venv-bench/bin/python benchmarks/training.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/overhead.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/scaling.py --plots docs/plots --peer-python .venv-peer/bin/python
+
+scale: .venv-bench/stamp ## Simulate thousands of tasks, and write the tables and plots of docs/scale.md (a minute)
+	.venv-bench/bin/python benchmarks/scale_sim.py --write-docs
 
 faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
 	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["CheckpointReference", "Pending", "SaveState", "Stats", "Status"]
+__all__ = ["AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"]
 
 
 #: A wait is woken by news. That it looks now and then all the same is for a wake-up that a signal's handler has swallowed.
@@ -27,6 +28,7 @@ class Status:
     to see. ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
     ``incomplete``: of a group save, this node's part is in the store, and those of other nodes were not all when it was looked.
     ``dropped``: given up for a later save, because the spool was full and ``on_full="drop_oldest"`` allows it.
+    ``deleted``: it was in the store, and has been deleted from there, by ``delete()`` or by the rules that say what is kept.
     """
 
     QUEUED = "queued"
@@ -35,6 +37,7 @@ class Status:
     INCOMPLETE = "incomplete"
     FAILED = "failed"
     DROPPED = "dropped"
+    DELETED = "deleted"
 
 
 @dataclass
@@ -51,6 +54,9 @@ class SaveState:
         Whether its failure has been raised.
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
+    saved_unix_s, started_unix_s, ended_unix_s : float
+        When ``save()`` was called, when its upload was begun or taken up again, and when it was settled, in seconds since 1970; 0
+        as long as it has not happened.
     sent_bytes, copied_bytes : int
         What went over the line, and what did not: the store copied it, for it had not changed since an earlier save.
     durable : bool
@@ -61,6 +67,8 @@ class SaveState:
         How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
     waiters : list of SimpleQueue
         One for each thread that waits for this save.
+    on_waited : callable or None
+        Told how long the training waited for it.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
@@ -82,6 +90,10 @@ class SaveState:
     not_durable: CheckpointError | None = None
     methods: dict[str, int] = field(default_factory=dict)
     taken_s: float = field(default_factory=time.monotonic, compare=False)
+    saved_unix_s: float = field(default_factory=time.time, compare=False)
+    started_unix_s: float = field(default=0.0, compare=False)
+    ended_unix_s: float = field(default=0.0, compare=False)
+    on_waited: Callable[[float], None] | None = field(default=None, repr=False, compare=False)
     waiters: list[SimpleQueue[None]] = field(default_factory=list, repr=False, compare=False)
 
     def wake(self) -> None:
@@ -96,8 +108,8 @@ class SaveState:
 
     @property
     def stored(self) -> bool:
-        """Whether all that this process has saved of it is in the store."""
-        return self.status in (Status.COMMITTED, Status.INCOMPLETE)
+        """Whether all that this process has saved of it is in the store, or was."""
+        return self.status in (Status.COMMITTED, Status.INCOMPLETE, Status.DELETED)
 
     @property
     def passed_by(self) -> bool:
@@ -114,8 +126,8 @@ class CheckpointReference(dict[str, Any]):
     """A saved checkpoint: its record as a dict, and how far it is.
 
     Kept in an artifact it is stored as a plain dict with the same content, readable without this package. A save that has not
-    reached the store when it is pickled becomes a plain dict of another kind (``type`` is ``"checkpoint-not-stored"``, without a
-    ``key``): an artifact never names a checkpoint that does not exist.
+    reached the store when it is pickled, or that is deleted from there by then, becomes a plain dict of another kind (``type`` is
+    ``"checkpoint-not-stored"``, without a ``key``): an artifact never names a checkpoint that does not exist.
     """
 
     def __init__(self, record: CheckpointRecord, state: SaveState) -> None:
@@ -145,13 +157,14 @@ class CheckpointReference(dict[str, Any]):
 
     @property
     def durable(self) -> bool:
-        """Whether this save survives a crash of the machine: it is in the store, or, with ``durability="machine"``, on the disk
+        """Whether this save survives a crash of the machine: it has reached the store, or, with ``durability="machine"``, the disk
         itself. Every save survives the death of its processes.
         """
         return self._state.stored or self._state.durable
 
     def wait(self, timeout: float | None = None) -> CheckpointReference:
-        """Wait until the checkpoint is in the store; of a group save, the part of this node. Returns the reference itself.
+        """Wait until the checkpoint is in the store; of a group save, the part of this node. Returns the reference itself, also
+        where the checkpoint has been deleted since: `status` tells.
 
         Parameters
         ----------
@@ -165,7 +178,8 @@ class CheckpointReference(dict[str, Any]):
         CheckpointNotStored
             It was dropped, or the store refuses it, or its task ended before it was stored; the cause says which.
         """
-        limit_s = None if timeout is None else time.monotonic() + timeout
+        started_s = time.monotonic()
+        limit_s = None if timeout is None else started_s + timeout
         # No lock is held, so that the exception of a signal's handler, which may come between any two lines, leaves none taken.
         news: SimpleQueue[None] = SimpleQueue()
         self._state.waiters.append(news)
@@ -183,6 +197,9 @@ class CheckpointReference(dict[str, Any]):
                     news.get(timeout=left_s)
         finally:
             self._state.waiters.remove(news)
+            # What other threads wait for holds no training up.
+            if self._state.on_waited is not None and threading.current_thread() is threading.main_thread():
+                self._state.on_waited(time.monotonic() - started_s)
         if not self._state.stored:
             raise CheckpointNotStored("store a checkpoint", on=self["key"], cause=self.reason) from self._state.error
         return self
@@ -193,8 +210,10 @@ class CheckpointReference(dict[str, Any]):
         state = self._state
         if state.status == Status.COMMITTED:
             return ""
+        if state.status == Status.DELETED:
+            return state.reason
         if state.status == Status.INCOMPLETE:
-            return "the parts of other nodes were not all in the store when this was written"
+            return "the parts of other nodes were not all in the store when this was written, or it was deleted since"
         if state.error is not None and not state.reason:
             return str(state.error)
         return state.reason or state.given_up or f"it was {state.status} when this was written"
@@ -233,6 +252,42 @@ class CheckpointReference(dict[str, Any]):
 
 
 @dataclass(frozen=True)
+class AdoptedSave:
+    """A save that an earlier attempt, or a child process, left, and that this attempt's worker uploads.
+
+    Attributes
+    ----------
+    name : str
+        Of the save.
+    attempt, version : int
+        Of the save.
+    state : SaveState
+        A view that changes.
+    """
+
+    name: str
+    attempt: int
+    version: int
+    state: SaveState
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A time in which the training waited for uploads outside of ``save()``.
+
+    Attributes
+    ----------
+    unix_s : float
+        When it began, in seconds since 1970.
+    seconds : float
+        How long it took.
+    """
+
+    unix_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Pending:
     """What is on local disk and not yet in the store.
 
@@ -242,10 +297,14 @@ class Pending:
         How many.
     size_bytes : int
         The bytes of them that the store does not have yet.
+    lag_s : float
+        How long ago the oldest save was taken whose progress is not in the store, in seconds: so much, and what has come since,
+        goes with a machine that is lost now. 0 where all of it is stored.
     """
 
     saves: int
     size_bytes: int
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -255,13 +314,20 @@ class Stats:
     Attributes
     ----------
     saves, committed, dropped, failed : int
-        Saves taken; in the store; given up; refused by the store.
+        Saves taken; stored; given up; refused by the store.
+    deleted : int
+        Of those that were stored: deleted since, by ``delete()`` or by the rules that say what is kept.
+    incomplete : int
+        Parts of group saves that are stored, while those of other nodes were not all when it was looked.
     saved_bytes, sent_bytes, copied_bytes : int
         Taken by ``save()``; sent over the line; not sent again, because the store had them from an earlier save.
     blocked_s : float
         Seconds that the training was held up by ``save()``: snapshots and waiting.
     waited_s : float
-        The part of `blocked_s` that was spent waiting for room in the spool.
+        The part of `blocked_s` that was spent waiting for uploads: for room in the spool, or, without ``async_upload``, for that of
+        the save itself.
+    flush_s : float
+        Seconds that ``flush()``, ``wait()`` in the main thread, and the end of the task waited for uploads.
     upload_s : float
         Seconds of uploading, which is what waiting for each upload would have cost.
     """
@@ -275,4 +341,7 @@ class Stats:
     copied_bytes: int = 0
     blocked_s: float = 0.0
     waited_s: float = 0.0
+    flush_s: float = 0.0
     upload_s: float = 0.0
+    deleted: int = 0
+    incomplete: int = 0

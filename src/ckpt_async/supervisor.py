@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_async.ledger import Ledger, Outstanding
 from ckpt_async.listeners import Listeners
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, standstill_line, waiting_line
 from ckpt_async.spool.neighbours import child_spools, remove_dead_spool, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
@@ -23,6 +23,7 @@ from ckpt_async.words.events import (
     Event,
     Notice,
     Press,
+    Trouble,
     WorkerReady,
 )
 from ckpt_async.worker.handle import WorkerHandle
@@ -39,6 +40,12 @@ MAX_DEATHS = 5
 
 #: How long a worker with nothing left to do may take to end.
 END_TIMEOUT_S = 15.0
+
+#: How much longer where it may have checkpoints to delete that the rules don't keep.
+PRUNE_TIMEOUT_S = 60.0
+
+#: Likewise where a deadline presses.
+PRESSED_PRUNE_TIMEOUT_S = 5.0
 
 
 class Supervisor:
@@ -74,6 +81,7 @@ class Supervisor:
         self._deaths = 0
         self._pressed = False
         self._told_lost: set[str] = set()
+        self._stands_still = False
         self._notices: set[str] = set()
         self._fatal: CheckpointError | None = None
 
@@ -109,6 +117,9 @@ class Supervisor:
 
     def _on_event(self, event: Event) -> None:
         self._ledger.apply(event)
+        if isinstance(event, WorkerReady):
+            # What the worker before it could not do, this one tries anew, and tells anew.
+            self._stands_still = False
         if isinstance(event, EntryCommitted):
             self._deaths = 0
         elif isinstance(event, WorkerReady) and (children := self._ledger.children):
@@ -118,6 +129,8 @@ class Supervisor:
             self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
             self._say_lost(event)
+        elif isinstance(event, Trouble):
+            self._say_standstill(event)
         elif isinstance(event, Notice) and event.text not in self._notices:
             self._notices.add(event.text)
             self._say(event.text)
@@ -129,6 +142,15 @@ class Supervisor:
         if isinstance(error, SnapshotFailed) and event.entry not in self._told_lost:
             self._told_lost.add(event.entry)
             self._say(f"A save is lost: {error}")
+
+    def _say_standstill(self, event: Trouble) -> None:
+        """A store that fails once is none of the user's business. One that goes on failing is told of, once until that is over."""
+        if event.failures > 1 and not self._stands_still:
+            self._stands_still = True
+            self._say(standstill_line(str(from_wire(event.error)), self.where_it_lies()))
+        elif not event.failures and self._stands_still:
+            self._stands_still = False
+            self._say("The uploads go on: the store answers again.")
 
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""
@@ -216,6 +238,25 @@ class Supervisor:
         """Return a sentence on where what was saved is kept."""
         return f"What was saved is kept in {self._spool.folder}."
 
+    @property
+    def _prune_timeout_s(self) -> float:
+        settings = self._header.settings
+        longest_s = PRESSED_PRUNE_TIMEOUT_S if self._pressed else PRUNE_TIMEOUT_S
+        return min(longest_s, settings.flush_timeout_s) if settings.keep_rules else 0.0
+
+    def _join(self) -> bool:
+        """Wait for the end of a worker that has stored everything; returns whether it has ended."""
+        if not self._prune_timeout_s:
+            return self._worker.join(END_TIMEOUT_S)
+        if self._worker.join(FIRST_LINE_S):
+            return True
+        self._say(
+            f"Everything is stored. Checkpoints that {self._header.settings.keep_rules} does not keep are being deleted, for "
+            f"{readable_seconds(self._prune_timeout_s)} at most."
+        )
+        # What it has to say when the time is over comes before its end.
+        return self._worker.join(self._prune_timeout_s + 2 * END_TIMEOUT_S)
+
     # Waiting
 
     def wait_guarded(self, timeout_s: float) -> None:
@@ -235,7 +276,7 @@ class Supervisor:
         WorkerDied
             There is no worker any more that could reach it.
         """
-        next_line_s = time.monotonic() + FIRST_LINE_S
+        next_line_s, told = time.monotonic() + FIRST_LINE_S, ""
         rate = Rate(self._ledger.outstanding().size_bytes, time.monotonic())
         while True:
             now_s = time.monotonic()
@@ -248,16 +289,18 @@ class Supervisor:
                 return False
             if now_s >= next_line_s:
                 next_line_s = now_s + LINE_EVERY_S
-                self._say(self._line(self._ledger.outstanding(), rate, now_s))
+                trouble = str(self._ledger.trouble or "")
+                self._say(self._line(self._ledger.outstanding(), rate, now_s, trouble, told))
+                told = trouble
 
-    def _line(self, outstanding: Outstanding, rate: Rate, now_s: float) -> str:
-        trouble = self._ledger.trouble
+    def _line(self, outstanding: Outstanding, rate: Rate, now_s: float, trouble: str, told: str) -> str:
         return waiting_line(
             outstanding.saves,
             outstanding.size_bytes,
             rate.bytes_per_s(outstanding.size_bytes, now_s),
             store=self._header.address.url,
-            trouble=str(trouble) if trouble is not None else "",
+            trouble=trouble,
+            told=told,
             adopting=len(outstanding.adopting),
         )
 
@@ -278,8 +321,8 @@ class Supervisor:
             if finished and self._found_nothing and not self._ledger.references():
                 # It may still be starting, and a task that never saves need not wait for that.
                 self._worker.stop()
-            self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
-            if not finished or not self._worker.join(END_TIMEOUT_S):
+            self.send(Close(self._prune_timeout_s + END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
+            if not finished or not self._join():
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckpt_async.stores.contract import Store
     from ckpt_async.stores.pacing import Pace
 
-__all__ = ["check_address", "open_store"]
+__all__ = ["check_address", "local_folder", "open_store"]
 
 SUPPORTED = "Supported: s3://bucket/prefix, azure://container/prefix, gs://bucket/prefix, and folders as a path or as file:///path."
 
@@ -56,6 +56,12 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         return False  # Not even the package that it is in.
+
+
+def local_folder(address: StoreAddress) -> str | None:
+    """Return the folder that a store is; None where it is none of this machine. Raises UnsupportedStore, as `check_address`."""
+    scheme, separator, _ = address.url.partition("://")
+    return None if separator and scheme in _OPEN else _folder_of(address.url)
 
 
 def open_store(address: StoreAddress, pace: Pace | None = None) -> Store:

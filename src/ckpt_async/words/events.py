@@ -10,9 +10,11 @@ from typing import Any, Union, get_args
 __all__ = [
     "Adopt",
     "AdoptionEnded",
+    "CheckpointPruned",
     "Close",
     "Command",
     "EntryCommitted",
+    "EntryDropped",
     "EntryDurable",
     "EntryFailed",
     "EntryProgress",
@@ -23,6 +25,7 @@ __all__ = [
     "Notice",
     "Press",
     "Retry",
+    "SaveReturned",
     "Trouble",
     "Wake",
     "WorkerReady",
@@ -61,6 +64,28 @@ class EntrySaved:
 
 
 @dataclass(frozen=True)
+class SaveReturned:
+    """A ``save()`` is about to return. Told by the task itself, to its own listeners, after `EntrySaved`.
+
+    Attributes
+    ----------
+    blocked_s : float
+        Seconds that it took: the snapshot, waiting for room, and, without ``async_upload``, the upload.
+    """
+
+    entry: str
+    blocked_s: float
+
+
+@dataclass(frozen=True)
+class EntryDropped:
+    """A save was given up for a later one, because the spool was full. Told by the task itself, to its own listeners."""
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EntryDurable:
     """The entry is on the disk itself and survives a crash of the machine. `error`, in the wire form: that could not be done."""
 
@@ -70,10 +95,24 @@ class EntryDurable:
 
 @dataclass(frozen=True)
 class EntryStarted:
-    """The upload of an entry began (or was taken up again)."""
+    """The upload of an entry began (or was taken up again).
+
+    Attributes
+    ----------
+    total_bytes : int
+        Of the upload.
+    name, attempt, version
+        Of the save: for who has not made it, as of what an earlier attempt left.
+    unix_s : float
+        When, in seconds since 1970; 0 where that is not known.
+    """
 
     entry: str
     total_bytes: int
+    name: str = ""
+    attempt: int = 0
+    version: int = 0
+    unix_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +137,8 @@ class EntryCommitted:
         What the store copied from an earlier checkpoint, because it had not changed.
     visible : bool
         False of a part of a group save that waits for those of other nodes.
+    unix_s : float
+        When, in seconds since 1970; 0 where that is not known.
     """
 
     entry: str
@@ -105,14 +146,35 @@ class EntryCommitted:
     seconds: float
     copied_bytes: int = 0
     visible: bool = True
+    unix_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointPruned:
+    """A checkpoint is being deleted from the store by the rules that say what is kept. From now on it is not to be relied on.
+
+    Attributes
+    ----------
+    key : str
+        Of the checkpoint.
+    rules : str
+        That don't keep it, such as ``"keep_last=3"``.
+    deleted : bool
+        False: take that back. The store refuses the deletion, and all of the checkpoint is there.
+    """
+
+    key: str
+    rules: str
+    deleted: bool = True
 
 
 @dataclass(frozen=True)
 class EntryFailed:
-    """The entry can't be stored as things are; it stays in the spool. `error` is in the wire form."""
+    """The entry can't be stored as things are; it stays in the spool. `error` is in the wire form; `unix_s` says when."""
 
     entry: str
     error: dict[str, str]
+    unix_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,11 +259,14 @@ class Close:
 Event = Union[
     WorkerReady,
     EntrySaved,
+    SaveReturned,
+    EntryDropped,
     EntryDurable,
     EntryStarted,
     EntryProgress,
     EntryCommitted,
     EntryFailed,
+    CheckpointPruned,
     Trouble,
     LinksGuarded,
     AdoptionEnded,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.identity import TaskIdentity, check_pathspec
 from ckpt_async.words.names import decode_name, encode_name
 
 __all__ = [
@@ -15,8 +15,11 @@ __all__ = [
     "check_pathspec",
     "data_key",
     "deletion_key",
+    "deletions_prefix_of",
     "manifest_key",
     "parse_data_key",
+    "pin_key",
+    "pins_prefix_of",
     "record_key",
     "scope_latest_key",
     "scope_records_prefix",
@@ -76,6 +79,21 @@ def deletion_key(key: str) -> str:
     return f"{ROOT}/deletions/{key.removeprefix(_DATA)}.json"
 
 
+def deletions_prefix_of(key: str) -> str:
+    """The prefix of the marks of the scope and task identifier that the data key `key` belongs to."""
+    return deletion_key(key).rpartition("/")[0] + "/"
+
+
+def pin_key(key: str) -> str:
+    """The key of the pin of the checkpoint with the data key `key`: while it stands, no rule deletes that checkpoint."""
+    return f"{ROOT}/pins/{key.removeprefix(_DATA)}.json"
+
+
+def pins_prefix_of(key: str) -> str:
+    """The prefix of the pins of the scope and task identifier that the data key `key` belongs to."""
+    return pin_key(key).rpartition("/")[0] + "/"
+
+
 def record_key(key: str) -> str:
     """The key of the record by key that belongs to the data key `key`."""
     return f"{ROOT}/artifact_metadata/{key.removeprefix(_DATA)}{RECORD_SUFFIX}"
@@ -115,20 +133,6 @@ def task_record_key_of(key: str, pathspec: str) -> str:
 def task_latest_key(pathspec: str) -> str:
     """The key of the pointer to the newest checkpoint of the task."""
     return task_records_prefix(pathspec) + LATEST
-
-
-def check_pathspec(pathspec: str) -> str:
-    """Return `pathspec` where it is one of a task.
-
-    Raises
-    ------
-    InvalidArgument
-        It is not ``FLOW/RUN/STEP/TASK``.
-    """
-    parts = pathspec.split("/")
-    if len(parts) != 4 or not all(parts) or {".", ".."} & set(parts) or "\0" in pathspec:
-        raise InvalidArgument("read a task's pathspec", on=repr(pathspec), cause="it has not the form FLOW/RUN/STEP/TASK")
-    return pathspec
 
 
 def parse_data_key(key: str) -> DataKey:

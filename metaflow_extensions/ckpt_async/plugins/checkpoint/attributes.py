@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt_async import InvalidArgument, Settings, coerce_settings
+from ckpt_async import InvalidArgument, Settings, WatchRules, coerce_settings, read_watch_rules
 
+from .callbacks import read_callback_name
 from .errors import WrongCheckpointAttribute
 from .names import DEFAULTS
 
@@ -16,7 +17,10 @@ __all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event", "watch")
+
+_WATCH_NUMBERS = ("watch_quiet", "watch_max_wait")
+_WATCH_PATTERNS = ("watch_marker", "watch_ignore", "watch_temporary")
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,30 @@ class CheckpointAttributes:
         The folder in which the checkpoint directory is made; None: the system's folder for temporary files.
     show_card : bool
         Whether a card shows the checkpoints.
+    on_event : str or None
+        ``"module:function"``, which hears what the engine tells.
     settings : Settings
         What the engine is told.
+    watch : bool
+        Whether what is written into the checkpoint directory is saved by itself.
+    watched_path : str or None
+        Where the writer finds the checkpoint directory, as typed; None: where `current.checkpoint.directory` says.
+    watch_patterns : dict of str to (str or None)
+        Those of the attributes with patterns, as text.
+    watch_rules : WatchRules
+        When it is complete.
     """
 
     load_policy: str
     strict: bool
     temp_dir_root: str | None
     show_card: bool
+    on_event: str | None
     settings: Settings
+    watch: bool
+    watched_path: str | None
+    watch_patterns: dict[str, str | None]
+    watch_rules: WatchRules
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the decorator's attributes in a form that survives Metaflow's command line.
@@ -54,6 +73,7 @@ class CheckpointAttributes:
             "strict": self.strict,
             "temp_dir_root": self.temp_dir_root,
             "show_card": self.show_card,
+            "on_event": self.on_event,
             "async_upload": self.settings.async_upload,
             "worker": self.settings.worker,
             "snapshot": self.settings.snapshot,
@@ -66,6 +86,13 @@ class CheckpointAttributes:
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,
             "keep_local": self.settings.keep_local,
+            "keep_last": self.settings.keep_last,
+            "keep_best": self.settings.keep_best,
+            "keep_every": self.settings.keep_every,
+            "watch": self.watched_path or self.watch,
+            "watch_quiet": self.watch_rules.quiet_s,
+            "watch_max_wait": self.watch_rules.max_wait_s,
+            **self.watch_patterns,
         }
 
 
@@ -102,6 +129,24 @@ def _read_switch(name: str, value: object) -> bool:
     raise _refuse(name, value, "True or False")
 
 
+def _read_watch(value: object) -> tuple[bool, str | None]:
+    """Return whether to watch, and the path by which the writer finds the folder, if it needs one of its own."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and "/" in text and "\0" not in text:
+        return True, text
+    try:
+        return _read_switch("watch", False if value is None or value == "None" else value), None
+    except WrongCheckpointAttribute:
+        raise _refuse("watch", value, "True, False, or a path with a / in it") from None
+
+
+def _pattern_text(value: Any) -> str | None:
+    """Return patterns, which have been checked, as the text that Metaflow's command line can carry."""
+    if value is None or value in ("None", ""):
+        return None
+    return " ".join(value.replace(",", " ").split() if isinstance(value, str) else value)
+
+
 def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
     """Check and read all attributes.
 
@@ -122,14 +167,20 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
             )
     every = {**DEFAULTS, **values}
     engine: dict[str, object] = {}
+    watching: dict[str, object] = {}
     for name, value in every.items():
         if name in _OWN:
             continue
+        of_watch = name in (*_WATCH_NUMBERS, *_WATCH_PATTERNS)
         try:
-            coerce_settings({name: value})
+            read_watch_rules({name: value}) if of_watch else coerce_settings({name: value})
         except InvalidArgument as error:
             raise _refuse(name, value, error.hint.removeprefix("Allowed: ").rstrip(".")) from error
-        engine[name] = value
+        (watching if of_watch else engine)[name] = value
+    watch, watched_path = _read_watch(every["watch"])
+    if watch:
+        # Saves that nobody has called for have nobody who could wait for them.
+        engine["async_upload"] = True
     try:
         settings = coerce_settings(engine)
     except InvalidArgument as error:
@@ -139,5 +190,10 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         strict=_read_switch("strict", every["strict"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
+        on_event=read_callback_name(every["on_event"]),
         settings=settings,
+        watch=watch,
+        watched_path=watched_path,
+        watch_patterns={name: _pattern_text(watching[name]) for name in _WATCH_PATTERNS},
+        watch_rules=read_watch_rules(watching),
     )

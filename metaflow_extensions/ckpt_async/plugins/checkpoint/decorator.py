@@ -84,6 +84,31 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     keep_local : int, default 0
         How many of the newest stored saves also stay on local disk, so that a retry on the same machine need not load them from the
         datastore. They take the room of as many checkpoints until the task has ended well, or `save()` needs it.
+    keep_last : int, optional, default None
+        How many of the newest checkpoints stay in the datastore, of each name. Without any of the `keep_` rules all stay.
+        What any of them keeps stays, and so do the one that a retry begins with and what is pinned.
+    keep_best : str, optional, default None
+        Those with the best values of a number in their metadata: "loss:min", "accuracy:max:3", several separated by commas.
+    keep_every : int or str, optional, default None
+        Every so manieth save, for example 10, or the first of each period, for example "1h".
+    on_event : str or function, optional, default None
+        "module:function", or a function of the flow's file: called with each event of the engine, in a thread of it.
+    watch : bool or str, default False
+        Whether what is written into the checkpoint directory becomes a checkpoint by itself each time that it is complete; implies
+        `async_upload`. A path, such as "/opt/ml/checkpoints", is where a writer that can't be told of the directory finds it: it
+        must be missing or an empty folder, and is a symbolic link while the step runs.
+    watch_quiet : float, default 2
+        How many seconds nothing may have changed there, so that it counts as complete.
+    watch_max_wait : float, default 60
+        How many seconds something may stay incomplete before that is said; how long a missing marker is waited for, and, at the end
+        of the step, what is still being written.
+    watch_marker : str or list of str, optional, default None
+        Patterns of the files that say that their folder is complete. Without one it is so only after `watch_max_wait` then.
+        Default: the usual ones (".metadata", "_SUCCESS", "*.done", ...) are honoured where they are.
+    watch_ignore : str or list of str, optional, default None
+        Patterns of what makes no checkpoint and keeps none back, such as a log; it is saved along. Beside those that are known.
+    watch_temporary : str or list of str, optional, default None
+        Patterns of what is never saved, beside the usual ones ("*.tmp", "*.part", ...).
 
     MF Add To Current
     -----------------
@@ -93,7 +118,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         @@ Returns
         -------
         CurrentCheckpoint
-            `directory`, `is_loaded`, `info`, `save()`, `list()`, `load()`, `flush()`, `pending`, `stats`
+            `directory`, `is_loaded`, `info`, `save()`, `list()`, `load()`, `delete()`, `pin()`, `flush()`, `pending`, `stats`
     """
 
     name = "checkpoint"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["CARD_ID", "DEFAULTS", "LATEST", "TASK_CHECKPOINTS"]
 
-#: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings`; a test compares them.
+#: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings` and
+#: `ckpt_async.WatchRules`; a test compares them.
 DEFAULTS: dict[str, object] = {
     "load_policy": "fresh",
     "strict": False,
@@ -22,6 +23,16 @@ DEFAULTS: dict[str, object] = {
     "spool_dir": None,
     "durability": "process",
     "keep_local": 0,
+    "keep_last": None,
+    "keep_best": None,
+    "keep_every": None,
+    "on_event": None,
+    "watch": False,
+    "watch_quiet": 2.0,
+    "watch_max_wait": 60.0,
+    "watch_marker": None,
+    "watch_ignore": None,
+    "watch_temporary": None,
 }
 
 #: Artifacts of a task.
