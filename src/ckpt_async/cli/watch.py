@@ -117,7 +117,7 @@ def watch(
         typer.Option(
             "--access",
             metavar="MODULE:FUNCTION",
-            help="What tells how that store is reached. Default: the environment and profiles of AWS.",
+            help="What tells how that store is reached. Default: what its client library finds by itself.",
             show_default=False,
         ),
     ] = "",
