@@ -30,7 +30,7 @@ from ckpt_async import (
 from ckpt_async.reference import SaveState
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
-from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
+from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import check_environment, read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.callbacks import import_callback, read_callback_name
 from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo
 from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
@@ -123,8 +123,16 @@ class TestAttributes:
     def test_what_a_task_is_given_says_the_same(self) -> None:
         """Metaflow leaves out None and writes the rest as text."""
         found = read_attributes(
-            {"load_policy": None, "flush_timeout": 2.5, "on_full": "raise", "show_card": 0, "spool_dir": "/spool"}
+            {
+                "load_policy": None,
+                "flush_timeout": 2.5,
+                "on_full": "raise",
+                "show_card": 0,
+                "spool_dir": "/spool",
+                "s3_options": {"requester_pays": True, "sse_kms_key_id": "arn:aws:kms:eu-west-1:1:key/x"},
+            }
         )
+        assert found.s3_options == "requester_pays:true,sse_kms_key_id:arn:aws:kms:eu-west-1:1:key/x"
         text = {name: str(value) for name, value in found.to_attributes().items() if value is not None}
         assert read_attributes(text) == found
 
@@ -137,12 +145,23 @@ class TestAttributes:
             ("worker", "fork", "'process' or 'thread'"),
             ("flush_timeout", "inf", "a number of seconds above 0, up to 2592000 (30 days)"),
             ("async_upload", "yes", "True or False"),
+            ("s3_options", 3, "a dict, or text such as 'checksums:md5,requester_pays:true'"),
         ],
     )
     def test_a_wrong_value_is_named(self, attribute: str, value: object, allowed: str) -> None:
         with pytest.raises(WrongCheckpointAttribute) as caught:
             read_attributes({attribute: value})
         assert caught.value.message == f"@checkpoint({attribute}={value!r}): the value is not allowed. Allowed: {allowed}."
+
+    @pytest.mark.parametrize("value", [{"checksum": "md5"}, "checksum:md5"])
+    def test_a_wrong_option_of_s3_is_named(self, value: object) -> None:
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            read_attributes({"s3_options": value})
+        assert "checksum: there is none of that name. There are: addressing_style, " in caught.value.message
+        check_environment({})
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            check_environment({"METAFLOW_CHECKPOINT_S3_OPTIONS": "checksum:md5"})
+        assert caught.value.message.startswith("METAFLOW_CHECKPOINT_S3_OPTIONS=checksum:md5: checksum: there is none of that name")
 
 
 class TestScope:

@@ -84,9 +84,11 @@ class BlobsStore(Store):
             conditional_writes=False,
             far=False,
             copies="nothing",
-            notice=(
-                f"{url} is reached through its own storage class, in threads: a large file is put together in {self._folder} "
-                "before it is stored, and what has not changed is sent again."
+            notices=(
+                (
+                    f"{url} is reached through its own storage class, in threads: a large file is put together in {self._folder} "
+                    "before it is stored, and what has not changed is sent again."
+                ),
             ),
         )
 

@@ -104,7 +104,7 @@ class Uploader:
         self._wake = anyio.Event()
         self._closing = False
         self._newest_first = False
-        self._told_of_store = False
+        self._told_of_store: set[str] = set()
         #: Whether what earlier attempts left of groups is deleted.
         self._cleaned = False
         self._before = StoredBefore(lambda text: emit(Notice(text)))
@@ -237,9 +237,9 @@ class Uploader:
             await anyio.to_thread.run_sync(check_links, entry, folder)
             visible = await self._commit(entry, result.manifest)
             self._before.remember(job.record, result.stored, result.part_bytes)
-            self._tell_of_store()
         finally:
             log.close()
+            self._tell_of_store()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._retire, entry)
             if self._on_removed is not None:
@@ -286,15 +286,18 @@ class Uploader:
             self._spool.finish(entry.id)
 
     def _tell_of_store(self) -> None:
+        """Tell, once, what the store can't do; some of it is found out by its answers."""
         traits = self._store.traits
-        if not traits.conditional_writes and not self._told_of_store:
-            self._told_of_store = True
-            self._emit(
-                Notice(
-                    f"{traits.url} does not know conditional writes: where two attempts, or two runs of one scope, store "
-                    "checkpoints in the same moment, the older one may remain the latest."
-                )
+        found = list(traits.notices)
+        if not traits.conditional_writes:
+            found.append(
+                f"{traits.url} does not know conditional writes: where two attempts, or two runs of one scope, store "
+                "checkpoints in the same moment, the older one may remain the latest."
             )
+        for text in found:
+            if text not in self._told_of_store:
+                self._told_of_store.add(text)
+                self._emit(Notice(text))
 
 
 class _Progress:

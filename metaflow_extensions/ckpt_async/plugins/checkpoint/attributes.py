@@ -11,13 +11,13 @@ from ckpt_async import InvalidArgument, Settings, WatchRules, coerce_settings, r
 
 from .callbacks import read_callback_name
 from .errors import WrongCheckpointAttribute
-from .names import DEFAULTS
+from .names import DEFAULTS, S3_OPTIONS
 
-__all__ = ["CheckpointAttributes", "read_attributes"]
+__all__ = ["CheckpointAttributes", "check_environment", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event", "watch")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event", "watch", "s3_options")
 
 _WATCH_NUMBERS = ("watch_quiet", "watch_max_wait")
 _WATCH_PATTERNS = ("watch_marker", "watch_ignore", "watch_temporary")
@@ -49,6 +49,8 @@ class CheckpointAttributes:
         Those of the attributes with patterns, as text.
     watch_rules : WatchRules
         When it is complete.
+    s3_options : str or None
+        What is said of the server where the datastore is S3, as text; None: nothing.
     """
 
     load_policy: str
@@ -61,6 +63,7 @@ class CheckpointAttributes:
     watched_path: str | None
     watch_patterns: dict[str, str | None]
     watch_rules: WatchRules
+    s3_options: str | None = None
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the decorator's attributes in a form that survives Metaflow's command line.
@@ -93,6 +96,7 @@ class CheckpointAttributes:
             "watch_quiet": self.watch_rules.quiet_s,
             "watch_max_wait": self.watch_rules.max_wait_s,
             **self.watch_patterns,
+            "s3_options": self.s3_options,
         }
 
 
@@ -147,6 +151,25 @@ def _pattern_text(value: Any) -> str | None:
     return " ".join(value.replace(",", " ").split() if isinstance(value, str) else value)
 
 
+def _read_s3_options(value: object, given_as: str = "@checkpoint(s3_options={!r})") -> str | None:
+    if value is None or value in ("None", ""):
+        return None
+    from ckpt_async import S3Access
+
+    if not isinstance(value, (str, Mapping)):
+        raise _refuse("s3_options", value, "a dict, or text such as 'checksums:md5,requester_pays:true'")
+    try:
+        return S3Access.check_options(value) or None
+    except InvalidArgument as error:
+        text = f"{given_as.format(value)}: {error.on}: {error.cause}. {error.hint}"
+        raise WrongCheckpointAttribute(text.strip()) from error
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Check what a variable says in place of an attribute; raises like `read_attributes`."""
+    _read_s3_options(environment.get(S3_OPTIONS), f"{S3_OPTIONS}={{}}")
+
+
 def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
     """Check and read all attributes.
 
@@ -196,4 +219,5 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         watched_path=watched_path,
         watch_patterns={name: _pattern_text(watching[name]) for name in _WATCH_PATTERNS},
         watch_rules=read_watch_rules(watching),
+        s3_options=_read_s3_options(every["s3_options"]),
     )

@@ -7,13 +7,14 @@ is imported here but inside functions.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
 
-from .names import CARD_ID, DEFAULTS, LATEST, TASK_CHECKPOINTS
+from .names import CARD_ID, DEFAULTS, LATEST, S3_OPTIONS, TASK_CHECKPOINTS
 
 if TYPE_CHECKING:
     from .attributes import CheckpointAttributes
@@ -109,6 +110,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         Patterns of what makes no checkpoint and keeps none back, such as a log; it is saved along. Beside those that are known.
     watch_temporary : str or list of str, optional, default None
         Patterns of what is never saved, beside the usual ones ("*.tmp", "*.part", ...).
+    s3_options : dict or str, optional, default None
+        What the server is asked for where the datastore is S3, for example "checksums:md5,requester_pays:true". Default: what it
+        can do is found out.
 
     MF Add To Current
     -----------------
@@ -136,8 +140,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
 
     def init(self) -> None:
         """Check the attributes: once, before any hook, in the launching process and in the task."""
-        from .attributes import read_attributes
+        from .attributes import check_environment, read_attributes
 
+        check_environment(os.environ)
         self._checked = read_attributes({**self.attributes, **self._unknown})
         self.attributes = self._checked.to_attributes()
 
@@ -189,6 +194,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from .session import TaskSession
         from .store import address_of_datastore, artifact_store_of, scratch_root
 
+        if self._attributes.s3_options is not None:
+            # For the process that uploads, and for child processes of the step.
+            os.environ[S3_OPTIONS] = self._attributes.s3_options
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)
