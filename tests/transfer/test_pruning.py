@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -19,7 +20,7 @@ from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.deletion import delete_checkpoint, delete_unless_wanted
 from ckpt_async.transfer.group_catalog import mark_damaged
 from ckpt_async.transfer.pins import pin, pinned_keys_of, unpin
-from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune_all
+from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune, prune_all
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, StoreUnavailable
@@ -229,6 +230,18 @@ async def test_what_a_retry_could_begin_with_instead_of_what_is_damaged_stays(tm
     # It is whole, and a retry does not begin with it.
     await save(store, tmp_path / "s", 3, latest=False)
     assert (await prune_task(store, KeepRules(last=1))).deleted == (saved[0],)
+
+
+async def test_what_somebody_else_deletes_in_this_moment_is_not_called_damaged(tmp_path: Path) -> None:
+    store = MemoryStore()
+    saved = [await save(store, tmp_path / "s", number) for number in range(2)]
+    decision = await plan_prune(store, (await list_task(store, saved[0].pathspec)).records, KeepRules(last=1))
+    # In the middle of it, and when it is over.
+    for other in (FaultyStore(store, [Fault("delete", key="*/artifact_metadata/*")]), store):
+        with contextlib.suppress(StoreUnavailable):
+            await delete_checkpoint(other, saved[1])
+        assert await check_shape(store, saved[1])
+        assert await prune(store, decision) == PruneResult(spared=(saved[0],))
 
 
 async def test_what_another_task_has_saved_stays_also_where_its_record_is_in_the_list(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_of_task", "is_visible", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_leaving", "is_of_task", "is_visible", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -129,6 +129,16 @@ async def is_visible(store: Store, record: CheckpointRecord) -> bool:
         # With the word that it is deleted, a node that commits it once more would have it deleted.
         verdict = verdict_key(record.group_folder)
         return await store.head(verdict) is None or await store.get(verdict) != DELETED
+    return True
+
+
+async def is_leaving(store: Store, record: CheckpointRecord) -> bool:
+    """Return whether a checkpoint is being deleted, or has been."""
+    if await store.head(keys.deletion_key(record.key)) is not None:
+        return True
+    for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
+        if await store.head(stored) is not None:
+            return False
     return True
 
 

@@ -13,7 +13,7 @@ import anyio
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.catalog import latest_keys_of
-from ckpt_async.transfer.deletion import delete_unless_wanted, is_of_task, is_visible
+from ckpt_async.transfer.deletion import delete_unless_wanted, is_leaving, is_of_task, is_visible
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.pins import pinned_keys_of
 from ckpt_async.transfer.shape import check_shape
@@ -53,16 +53,21 @@ class PruneResult:
 
 @dataclass
 class _Looks:
-    """Which checkpoints were looked at: those that have all they consist of, and what the others lack."""
+    """Which checkpoints were looked at: those that have all they consist of, those that don't, and what these lack. What somebody
+    else is deleting in this moment lacks nothing.
+    """
 
     whole: set[str] = field(default_factory=set)
-    problems: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
 
     async def is_whole(self, store: Store, record: CheckpointRecord) -> bool:
-        if record.key not in self.whole and record.key not in self.problems:
+        if record.key not in self.whole and record.key not in self.damaged:
             found = await check_shape(store, record)
             if found:
-                self.problems[record.key] = f"{record.key}: {'; '.join(found[:3])}{'; …' if len(found) > 3 else ''}"
+                self.damaged.add(record.key)
+                if not await is_leaving(store, record):
+                    self.problems.append(f"{record.key}: {'; '.join(found[:3])}{'; …' if len(found) > 3 else ''}")
             else:
                 self.whole.add(record.key)
         return record.key in self.whole
@@ -109,14 +114,14 @@ async def plan_prune(
     begun: set[str] | None = None
     looks = _Looks(set(trusted))
     while True:
-        known = len(looks.problems)
+        known = len(looks.damaged)
         decision = decide_retention(
             listed,
             rules,
             latest_keys=latest,
             pinned_keys=pinned,
             begun_keys=begun or (),
-            damaged_keys=frozenset(looks.problems),
+            damaged_keys=frozenset(looks.damaged),
         )
         if begun is None and any(record.group for record in decision.doomed):
             from ckpt_async.transfer.group_catalog import begun_with  # only gangs have groups
@@ -125,7 +130,7 @@ async def plan_prune(
             continue
         await looks.families_without(store, decision)
         await looks.look_at_resumed(store, decision)
-        if len(looks.problems) == known:
+        if len(looks.damaged) == known:
             return decision
 
 
@@ -171,7 +176,7 @@ async def prune(
     return PruneResult(
         tuple(record for record in doomed if record.key in deleted),
         tuple(record for record in doomed if record.key not in deleted),
-        problems=tuple(looks.problems.values()),
+        problems=tuple(looks.problems),
     )
 
 
