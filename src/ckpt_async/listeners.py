@@ -49,9 +49,10 @@ class Listeners:
             self._ready = None
 
     def _tell(self, event: Event, listeners: list[Listener]) -> None:
-        """A listener that raises is told of and left out from then on: saving must not depend on it. In a thread of the engine that
-        holds of ``SystemExit`` too, which would end that thread, and nobody would hear of a stored save any more. In the main thread
-        such an exception may be that of a signal's handler, and is the task's.
+        """A listener that raises is told of and left out from then on: saving must not depend on it.
+
+        In a thread of the engine that holds of ``SystemExit`` too: it would end the thread, and nobody would hear of a stored save
+        any more. In the main thread such an exception may be that of a signal's handler, and is the task's.
         """
         for listener in listeners:
             try:

@@ -364,7 +364,7 @@ async def test_what_a_pass_costs(tmp_path: Path) -> None:
     assert await costs(0) == ["list", "list", "get"]
     assert await costs(1) == ["list", "get"]
     deleting = await costs(2, of_another=3)
-    # Two pointers and the pins to decide, a look at what a retry begins with, for another process has saved that; then a mark, looks
+    # Two pointers and the pins to decide, a look at what a retry begins with, which another process has saved; then a mark, looks
     # behind it, and what any deletion asks for.
     assert deleting[:6] == ["list", "get", "get", "get", "get", "list"] and len(deleting) < 35
     assert [event.key for event in told if isinstance(event, CheckpointPruned)] == [record_of(0).key]

@@ -4,8 +4,9 @@ A mark, that the rest may be finished by whoever calls again; of a group save, t
 the task's record, the record by key, the manifest and the data go; the mark goes. Each step may be repeated. Without record and
 mark nothing is touched: data alone may be of a save that is on its way.
 
-Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so. Who pins
-looks for a mark behind the pin. One of two that do it at once sees the other, so that nothing is deleted whose pin was confirmed.
+Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so and it is
+its own: one that was there may be that of another who is past that look. Who pins looks for a mark behind the pin. One of two that do
+it at once sees the other, so that nothing is deleted whose pin was confirmed.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ async def is_leaving(store: Store, record: CheckpointRecord) -> bool:
 
 
 def is_of_task(record: CheckpointRecord, pathspec: str) -> bool:
-    """Return whether a checkpoint is a task's own, by its record and by its key: a list may hold the copy of another one's record."""
+    """Return whether a checkpoint is a task's own, by its record and by its key. A list may hold copies of other tasks' records."""
     if record.pathspec != pathspec:
         return False
     parsed = keys.parse_data_key(record.key)
