@@ -113,8 +113,8 @@ def decide_retention(
     """Decide which checkpoints are kept, and why.
 
     Whatever the rules say, these are kept: what a `latest` pointer names; of each node of a task, the newest that a retry may begin
-    with, and what one has decided to begin with; what is pinned; what does not verify, which counts for no rule either; and at least
-    one of each task, name and node.
+    with, and what one has decided to begin with; what is pinned; what does not verify, which counts for no rule either; and one of
+    each task, name and node.
 
     Parameters
     ----------
