@@ -4,9 +4,9 @@ A mark, that the rest may be finished by whoever calls again; of a group save, t
 the task's record, the record by key, the manifest and the data go; the mark goes. Each step may be repeated. Without record and
 mark nothing is touched: data alone may be of a save that is on its way.
 
-Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so, unless it
-was there before: it may be that of another one who is past this look. Who pins looks for a mark behind the pin. One of two that do it
-at once sees the other, so that nothing is deleted whose pin was confirmed.
+Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so, unless
+it was there before: another one, past this look, may rely on it. Who pins looks for a mark behind the pin. One of two that do
+it at once sees the other, so that nothing is deleted whose pin was confirmed.
 """
 
 from __future__ import annotations
