@@ -240,7 +240,7 @@ def test_a_killed_sidecar_leaves_nothing_half(local_address: StoreAddress, make_
 
 
 def test_a_store_that_lets_nothing_be_deleted_fails_no_save(thread_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckpt_async.stores.local import LocalStore
+    from ckpt_async.stores.local.store import LocalStore
     from ckpt_async.words.errors import StoreAccessDenied
 
     async def refuse(self: object, keys_to_delete: list[str]) -> None:
