@@ -182,16 +182,12 @@ class Reader:
         return self.run(act)
 
     def agreed_group(
-        self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None], *, node_index: int
+        self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None]
     ) -> CheckpointRecord | None:
         """Return the group save that all nodes of this attempt go on from; see `group_catalog.agreed_group`."""
         from ckpt_async.transfer import group_catalog
 
-        return self.run(
-            functools.partial(
-                group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by, node_index=node_index
-            )
-        )
+        return self.run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
 
     def mark_damaged(self, record: CheckpointRecord) -> None:
         """Have later attempts pass a group save by; see `group_catalog.mark_damaged`."""

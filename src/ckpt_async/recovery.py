@@ -130,7 +130,7 @@ def resume(
                 sources += [_Source(_of_scope(identity, held, damages, kind), _resumable(others)) for kind in kinds]
             group, passed_by = None, list[CheckpointDamaged]()
             if num_nodes > 1:
-                group = held.agreed_group(identity, policy, passed_by.append, node_index=node_index)
+                group = held.agreed_group(identity, policy, passed_by.append)
             for damage in passed_by:
                 damages.note("A group save is damaged and is passed by", damage)
             try:

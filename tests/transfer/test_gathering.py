@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,7 +15,7 @@ from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_task, resolve
 from ckpt_async.transfer.download import download
-from ckpt_async.transfer.gathering import PATIENCE_S, give_up_earlier, pauses_s, store_part
+from ckpt_async.transfer.gathering import give_up_earlier, store_part
 from ckpt_async.transfer.group_catalog import agreed_group, mark_damaged, part_of
 from ckpt_async.transfer.upload import UploadJob
 from ckpt_async.words import keys
@@ -102,7 +101,6 @@ async def test_a_group_is_visible_with_its_last_part_and_loaded_whole_or_by_node
         part_of(alone, 1)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_failure_at_any_step_leaves_nothing_half_and_can_be_repeated(tmp_path: Path, after: bool) -> None:
     nodes = gang(tmp_path)
@@ -133,41 +131,26 @@ def race_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return SmallMemory() if request.param == "memory" else LocalStore(str(tmp_path / "store"))
 
 
-async def all_at_once(stores: Sequence[FaultyStore], nodes: Sequence[Node]) -> list[bool | None]:
-    """Have all nodes look at the parts when all have noted theirs; returns whether the whole is visible, None after a failure."""
-    gate = anyio.Event()
-    looks = [Fault("list", key="*/groups/*", error=None, gate=gate) for _ in nodes]
-    outcomes: list[bool | None] = [None for _ in nodes]
-
-    async def run(index: int) -> None:
-        stores[index].faults.insert(0, looks[index])
-        with contextlib.suppress(StoreUnavailable):
-            outcomes[index] = await nodes[index].store(stores[index])
-
-    with anyio.fail_after(DEADLINE_S):
-        async with anyio.create_task_group() as group:
-            for index in range(len(nodes)):
-                group.start_soon(run, index)
-            for look in looks:
-                await look.reached.wait()
-            gate.set()
-    return outcomes
-
-
-def reads_of_parts(store: FaultyStore) -> int:
-    return sum(operation == "get" and "/groups/" in key and key.endswith(".json") for operation, key in store.calls)
-
-
-@pytest.mark.usefixtures("patient")
 async def test_nodes_that_complete_it_in_the_same_moment_commit_the_same(race_store: Store, tmp_path: Path) -> None:
     (tmp_path / "nodes").mkdir()
     nodes = gang(tmp_path / "nodes")
-    stores = [FaultyStore(race_store) for _ in nodes]
+    # Each looks at the parts only when all have noted theirs.
+    gate = anyio.Event()
+    looks = [Fault("list", key="*/groups/*", error=None, gate=gate) for _ in nodes]
+    outcomes: list[bool] = []
+
+    async def run(node: Node, look: Fault) -> None:
+        outcomes.append(await node.store(FaultyStore(race_store, [look])))
+
     async with race_store:
-        assert await all_at_once(stores, nodes) == [True] * NODES
-        # One reads all parts, and writes; the others wait for it.
-        assert sorted(map(reads_of_parts, stores)) == [0, 0, NODES]
-        assert sum(operation == "put" and "/manifests/" in key for store in stores for operation, key in store.calls) == 1
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as group:
+                for node, look in zip(nodes, looks, strict=True):
+                    group.start_soon(run, node, look)
+                for look in looks:
+                    await look.reached.wait()
+                gate.set()
+        assert outcomes == [True] * NODES
         assert await check(race_store, nodes, tmp_path / "nodes") is not None
         # And whoever comes again, because it died before it could note that, changes nothing.
         before = {info.key: info.etag for info in await race_store.list("")}
@@ -175,7 +158,6 @@ async def test_nodes_that_complete_it_in_the_same_moment_commit_the_same(race_st
         assert {info.key for info in await race_store.list("")} == set(before)
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_what_never_became_whole_is_deleted_by_the_next_attempt_and_stays_so(tmp_path: Path) -> None:
     store = SmallMemory()
     old, lost, newer = gang(tmp_path), gang(tmp_path, version=2 * GROUP_STRIDE), gang(tmp_path, attempt=1)
@@ -204,34 +186,6 @@ async def test_what_never_became_whole_is_deleted_by_the_next_attempt_and_stays_
     assert await committing[2].store_part(store)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_where_the_one_that_has_decided_is_lost_the_others_commit(tmp_path: Path) -> None:
-    nodes, store = gang(tmp_path), SmallMemory()
-    # Whoever has decided begins to read the parts, and does not get far.
-    lost = Fault("get", key="*/groups/*.json", calls={1})
-    outcomes = await all_at_once([FaultyStore(store, [lost]) for _ in nodes], nodes)
-    assert outcomes.count(None) == 1 and outcomes.count(True) == NODES - 1
-    assert await latest_of(store, POINTER) == await check(store, nodes, tmp_path) is not None
-
-
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("pointer", [POINTER, keys.scope_latest_key(identity())])
-async def test_nobody_relies_on_the_pointers_that_another_node_is_to_move(pointer: str, tmp_path: Path) -> None:
-    nodes, store = gang(tmp_path), SmallMemory()
-    lost = Fault("put", key=pointer, calls={1})
-    stores = [FaultyStore(store, [lost]) for _ in nodes]
-    outcomes = await all_at_once(stores, nodes)
-    assert outcomes.count(None) == 1 and outcomes.count(True) == NODES - 1
-    assert sorted(map(reads_of_parts, stores)) == [0, 0, NODES]
-    assert await latest_of(store, pointer) == await check(store, nodes, tmp_path) is not None
-
-
-def test_patience_is_bounded_and_grows_with_the_nodes() -> None:
-    for nodes, looks, most_s in ((2, 4, 4.0), (64, 5, 8.0), (1000, 8, 64.0)):
-        assert len(pauses_s(nodes)) == looks and PATIENCE_S <= sum(pauses_s(nodes)) < most_s
-
-
-@pytest.mark.usefixtures("impatient")
 async def test_what_is_whole_or_still_to_come_is_not_given_up_also_where_a_store_ignores_conditions(tmp_path: Path) -> None:
     store = Careless()
     old, lost, newer = gang(tmp_path), gang(tmp_path, version=2 * GROUP_STRIDE), gang(tmp_path, attempt=1)

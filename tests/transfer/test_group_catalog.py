@@ -121,51 +121,6 @@ async def test_what_is_being_deleted_or_is_damaged_is_not_finished(tmp_path: Pat
     assert await agreed(store, 2) == (None, [strange])
 
 
-async def ask_at_once(store: Store, nodes: int, run: str) -> tuple[set[str | None], list[list[tuple[str, str]]]]:
-    """All nodes of a gang ask in one moment, none of them has asked before: what they agree on, and what each has asked for."""
-    gate, agreed_on = anyio.Event(), list[str | None]()
-    looks = [Fault("head", key="*.resume", calls={1}, error=None, gate=gate, after=True) for _ in range(nodes)]
-    stores = [FaultyStore(store, [look]) for look in looks]
-
-    async def ask(node_index: int) -> None:
-        group = await agreed_group(stores[node_index], identity(run=run), "eager", node_index=node_index)
-        agreed_on.append(group.key if group is not None else None)
-
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as group:
-            for node_index in range(nodes):
-                group.start_soon(ask, node_index)
-            for look in looks:
-                await look.reached.wait()
-            gate.set()
-    return set(agreed_on), [asked.calls for asked in stores]
-
-
-@pytest.mark.usefixtures("patient")
-async def test_what_a_gang_asks_for_does_not_grow_with_the_checkpoints_of_its_scope(tmp_path: Path) -> None:
-    store, groups = SmallMemory(), [gang(tmp_path, version=number * GROUP_STRIDE) for number in range(1, 6)]
-    newest = [await store_all(store, nodes) for nodes in groups][-1]
-    agreed_on, asked = await ask_at_once(store, 4, "2")
-    assert agreed_on == {newest}
-    # The look, three lists of the task's own, the pointer, the record, its mark of damage, and the agreement.
-    assert max(map(len, asked)) <= 8
-    # Where a node has saved by itself after it, `latest` does not say; then node 0 reads all, and the others wait for it.
-    await save_whole(store, job_of(tmp_path / "alone", run="3", now_unix_ns=10**6))
-    agreed_on, asked = await ask_at_once(store, 4, "4")
-    assert agreed_on == {newest}
-    reads = [sum(operation == "get" and key.endswith(".metadata") for operation, key in calls) for calls in asked]
-    assert reads == [len(groups), 0, 0, 0]
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_where_node_0_does_not_come_the_others_read_themselves(tmp_path: Path) -> None:
-    store = SmallMemory()
-    newest = await store_all(store, gang(tmp_path))
-    await save_whole(store, job_of(tmp_path / "alone", run="3", now_unix_ns=10**6))
-    found = await agreed_group(store, identity(run="4"), "eager", node_index=1)
-    assert found is not None and found.key == newest
-
-
 async def test_eager_takes_another_run_s_group_only_where_the_task_has_nothing(tmp_path: Path) -> None:
     store = SmallMemory()
     key = await store_all(store, gang(tmp_path))

@@ -18,7 +18,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from tests.transfer.parts import ListLog, SmallMemory, send
 from tests.transfer.test_gathering import DEADLINE_S, Node, check, gang
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("impatient")]
+pytestmark = pytest.mark.anyio
 
 
 async def check_deleted(store: Store, nodes: Sequence[Node]) -> None:

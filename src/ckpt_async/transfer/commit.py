@@ -15,7 +15,7 @@ from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord, supersedes
 
-__all__ = ["advance_pointer", "advance_pointers", "commit"]
+__all__ = ["advance_pointer", "commit"]
 
 #: How often a pointer is tried again after other writers were faster: each time one of them has moved it forward.
 POINTER_TRIES = 100
@@ -37,13 +37,8 @@ async def commit(store: Store, identity: TaskIdentity, record: CheckpointRecord,
     await store.put(keys.record_key(record.key), text)
     await store.put(keys.task_record_key(identity, record.name, record.version_id), text)
     if latest:
-        await advance_pointers(store, identity, record)
-
-
-async def advance_pointers(store: Store, identity: TaskIdentity, record: CheckpointRecord) -> None:
-    """Let the pointers of a task and of its scope name a checkpoint, unless they name a later one; see `advance_pointer`."""
-    await advance_pointer(store, keys.task_latest_key(identity.pathspec), record)
-    await advance_pointer(store, keys.scope_latest_key(identity), record)
+        await advance_pointer(store, keys.task_latest_key(identity.pathspec), record)
+        await advance_pointer(store, keys.scope_latest_key(identity), record)
 
 
 async def advance_pointer(store: Store, key: str, record: CheckpointRecord) -> bool:

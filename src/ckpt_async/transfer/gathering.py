@@ -4,10 +4,6 @@ A node uploads its files, then notes its part, then looks which parts are there:
 for a store shows at once what was written. Two nodes may see that in the same moment: what they commit is made of the parts alone,
 so both write the same. Before that, the commit is decided on, by a conditional write: an attempt that cleans up after an earlier
 one decides against it under the same key, and so does a deletion, so that what is being deleted can't become visible again.
-
-Who finds it decided on gives the one that has decided it some time: a commit reads the parts of all nodes, and if each of them did
-that, their requests would grow with the square of their number. When the record is there, the pointers are moved by each node, so
-that none of them relies on what another one still has to do.
 """
 
 from __future__ import annotations
@@ -15,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.transfer.commit import advance_pointers, commit
+from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.deletion import delete_all_of
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
@@ -44,15 +39,9 @@ from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["GroupPart", "agree", "give_up", "give_up_earlier", "looks", "merge", "pauses_s", "store_part"]
+__all__ = ["GroupPart", "agree", "commit_whole", "give_up", "give_up_earlier", "merge", "store_part"]
 
 READS_AT_ONCE = 32
-
-#: Before what another node does is looked at for the first time, in seconds; doubled from look to look.
-FIRST_PAUSE_S = 0.25
-#: How long it is given at least, and how much longer for each node whose part it reads.
-PATIENCE_S = 2.0
-PATIENCE_OF_A_NODE_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -105,24 +94,7 @@ def merge(parts: Sequence[GroupPart]) -> tuple[CheckpointRecord, Manifest]:
     return record, Manifest(record.key, record.storage_format, tuple(files), tuple(sorted(directories)))
 
 
-def pauses_s(num_nodes: int) -> tuple[float, ...]:
-    """Return how long to wait before each look at what another node does for so many, until one does it oneself."""
-    pauses = [FIRST_PAUSE_S]
-    while sum(pauses) < PATIENCE_S + num_nodes * PATIENCE_OF_A_NODE_S:
-        pauses.append(2 * pauses[-1])
-    return tuple(pauses)
-
-
-async def looks(pauses: Sequence[float]) -> AsyncIterator[None]:
-    """Yield after each of these pauses. They differ from node to node, lest all of them lose their patience in one moment."""
-    for pause_s in pauses:
-        await anyio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - not for secrets
-        yield
-
-
-async def store_part(
-    store: Store, identity: TaskIdentity, record: CheckpointRecord, manifest: Manifest, *, patient: bool = True
-) -> CheckpointRecord | None:
+async def store_part(store: Store, identity: TaskIdentity, record: CheckpointRecord, manifest: Manifest) -> CheckpointRecord | None:
     """Note a part whose data are all in the store, and make the whole visible where it is the last one. May be repeated.
 
     Parameters
@@ -131,9 +103,6 @@ async def store_part(
         Of this node's ``save()``.
     manifest : Manifest
         Of this node's files.
-    patient : bool
-        Whether a node that had decided on the commit before this call may be at it still: it is given the time for that, as is one
-        that decides in the same moment.
 
     Returns
     -------
@@ -150,15 +119,11 @@ async def store_part(
     folder = record.group_folder
     await store.put(part_key(folder, record.node_index), Body.of(text))
     there = {info.key for info in await store.list(folder)}
-    decides, verdict, pauses = False, b"", pauses_s(record.num_nodes)
-    if verdict_key(folder) in there:
-        verdict = await store.get(verdict_key(folder))
-        pauses = pauses if patient else ()
-    elif there.issuperset(_part_keys(record)):
-        decides, verdict = await _decide(store, verdict_key(folder), COMMITTED)
+    verdict = await store.get(verdict_key(folder)) if verdict_key(folder) in there else b""
+    if not verdict and there.issuperset(_part_keys(record)):
+        verdict = await _decide(store, verdict_key(folder), COMMITTED)
     if verdict == COMMITTED:
-        whole = None if decides else await _committed(store, identity, record, pauses)
-        return await _make_visible(store, identity, record, whole)
+        return await commit_whole(store, identity, record)
     if verdict == GIVEN_UP:
         await _remove_data(store, record.part(record.node_index).key, [part_key(folder, record.node_index)])
     elif verdict == DELETED:
@@ -169,25 +134,7 @@ async def store_part(
     return None
 
 
-async def _committed(
-    store: Store, identity: TaskIdentity, record: CheckpointRecord, pauses: Sequence[float]
-) -> CheckpointRecord | None:
-    """Return the whole as another node has committed it, but for the pointers perhaps; None where that is not to be seen after
-    these pauses.
-    """
-    source = keys.task_record_key(identity, record.name, record.version_id)
-    async for _ in looks((0.0, *pauses)):
-        # What is damaged is written anew.
-        with contextlib.suppress(StoreObjectMissing, CheckpointDamaged):
-            whole = CheckpointRecord.from_json(await store.get(source), source=source)
-            if whole.key == record.key:
-                return whole
-    return None
-
-
-async def _make_visible(
-    store: Store, identity: TaskIdentity, record: CheckpointRecord, committed: CheckpointRecord | None
-) -> CheckpointRecord | None:
+async def commit_whole(store: Store, identity: TaskIdentity, record: CheckpointRecord) -> CheckpointRecord | None:
     """Make visible a group save on which the verdict is `COMMITTED`; returns the whole. May be repeated, and by several at once.
 
     Returns None where it was deleted meanwhile; what this call has written after that is deleted too.
@@ -195,18 +142,12 @@ async def _make_visible(
     Parameters
     ----------
     record : CheckpointRecord
-        Of any node's ``save()``.
-    committed : CheckpointRecord, optional
-        The whole, if the task's record is there: of a commit it is the last thing but for the pointers.
+        Of any node's ``save()``, or of the whole.
     """
-    whole, gone = committed, None
+    whole, gone = None, None
     try:
-        if whole is None:
-            merged, manifest = await anyio.to_thread.run_sync(merge, await _read_parts(store, record))
-            await commit(store, identity, merged, manifest, latest=merged.latest)
-            whole = merged
-        elif whole.latest:
-            await advance_pointers(store, identity, whole)
+        whole, manifest = await anyio.to_thread.run_sync(merge, await _read_parts(store, record))
+        await commit(store, identity, whole, manifest, latest=whole.latest)
     except StoreObjectMissing as error:
         gone = error
     # Another node may have committed the same before, and somebody deleted it: the verdict is the first thing that a deletion
@@ -244,29 +185,19 @@ async def _read_parts(store: Store, record: CheckpointRecord) -> list[GroupPart]
     return [parts[node_index] for node_index in sorted(parts)]
 
 
-async def _decide(store: Store, key: str, wish: bytes) -> tuple[bool, bytes]:
-    """Decide once and for all, together with whoever else asks; returns whether this call has written it, and the decision."""
-    try:
+async def _decide(store: Store, key: str, wish: bytes) -> bytes:
+    """Decide once and for all, together with whoever else asks; returns the decision."""
+    with contextlib.suppress(StorePreconditionFailed):
         await store.put(key, Body.of(wish), if_absent=True)
-        decides = True
-    except StorePreconditionFailed:
-        decides = False
     # Also after a success: a store that ignores the condition says so to whoever asks.
-    return decides, await store.get(key)
+    return await store.get(key)
 
 
-async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes | None]]) -> bytes:
-    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile.
-
-    Parameters
-    ----------
-    propose : callable
-        Makes what this node would go by; None where it has seen meanwhile that another one has proposed.
-    """
+async def agree(store: Store, key: str, propose: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return what all nodes of an attempt go by: what the first of them has proposed, whatever becomes visible meanwhile."""
     if await store.head(key) is not None:
         return await store.get(key)
-    proposed = await propose()
-    return await store.get(key) if proposed is None else (await _decide(store, key, proposed))[1]
+    return await _decide(store, key, await propose())
 
 
 async def give_up_earlier(store: Store, identity: TaskIdentity) -> None:
@@ -303,7 +234,7 @@ async def give_up(store: Store, identity: TaskIdentity, name: str, version: int,
     """
     key = verdict_key(f"{groups_folder(identity.pathspec)}{group_leaf(identity.attempt, name, version)}/")
     # What is decided on is only looked at: a store that ignores conditions would let it be overwritten.
-    verdict = await store.get(key) if key in there else (await _decide(store, key, GIVEN_UP))[1]
+    verdict = await store.get(key) if key in there else await _decide(store, key, GIVEN_UP)
     if verdict == GIVEN_UP:
         # From the name of the folder, not from what stands in it: nothing else can be deleted, whoever wrote the parts.
         await _remove_data(store, keys.data_key(identity, name, version), sorted(set(there) - {key}))

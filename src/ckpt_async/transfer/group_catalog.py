@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import anyio
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.transfer.catalog import READS_AT_ONCE, latest_of, list_scope, list_task, record_of_key
-from ckpt_async.transfer.gathering import GroupPart, agree, looks, pauses_s, store_part
+from ckpt_async.transfer.catalog import READS_AT_ONCE, list_scope, list_task
+from ckpt_async.transfer.gathering import GroupPart, agree, store_part
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing, from_wire
@@ -24,19 +24,11 @@ __all__ = ["agreed_group", "begun_with", "mark_damaged", "part_of", "visible"]
 #: So many attempts behind that of the newest group save may have decided what they begin with. A task has a handful of attempts.
 LATER_ATTEMPTS = 5
 
-#: For the reading of so many records node 0 is given time, and ten times as many on a line that is not slow.
-NODE_0_READS = 256
-
 BY_HAND = "Load one by hand: load_policy='none', and load(reference, path, node=...). Or delete it."
 
 
 async def agreed_group(
-    store: Store,
-    identity: TaskIdentity,
-    policy: str,
-    passed_by: Callable[[CheckpointDamaged], None] = lambda _: None,
-    *,
-    node_index: int = 0,
+    store: Store, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None] = lambda _: None
 ) -> CheckpointRecord | None:
     """Return the group save that all nodes of an attempt go on from: the newest one that was visible to the node that asked first,
     of the task, with ``"eager"`` and where the task has nothing to resume from, of its scope; None where there was none.
@@ -48,28 +40,22 @@ async def agreed_group(
     ----------
     passed_by : callable
         Gets, on every node, each damaged group that the first one has found and that is not gone on from.
-    node_index : int
-        Of the node that asks: where all records of a scope must be read, the others give node 0 the time to do it for them.
 
     Raises
     ------
     CheckpointDamaged
         What was agreed on can't be read.
     """
-    key = resume_key(identity.pathspec, identity.attempt)
 
-    async def propose() -> bytes | None:
+    async def propose() -> bytes:
         damages: list[CheckpointDamaged] = []
         record = await _newest_group_of_task(store, identity, damages)
         if record is None and policy == "eager" and not await _has_other_saves(store, identity, damages):
-            record = await _group_that_scope_points_to(store, identity)
-            if record is None:
-                if node_index and await _is_agreed(store, key):
-                    return None
-                record = await _newest_group_of_scope(store, identity, damages)
+            record = await _newest_group_of_scope(store, identity, damages)
         said = json.loads(record.to_json()) if record is not None else None
         return json.dumps({"record": said, "passed_by": [damage.to_wire() for damage in damages]}).encode()
 
+    key = resume_key(identity.pathspec, identity.attempt)
     text = await agree(store, key, propose)
     try:
         agreed = json.loads(text)
@@ -130,29 +116,6 @@ async def _has_other_saves(store: Store, identity: TaskIdentity, damages: list[C
     return any(record.latest and not record.group for record in listing.records)
 
 
-async def _group_that_scope_points_to(store: Store, identity: TaskIdentity) -> CheckpointRecord | None:
-    """Return what `latest` of the scope names, if it is a group that can be gone on from: then it is the newest one, and no list is
-    read. None says nothing.
-    """
-    try:
-        newest = await latest_of(store, keys.scope_latest_key(identity))
-        if newest is None or not newest.group or newest.pathspec == identity.pathspec:
-            return None
-        record = await record_of_key(store, newest.key)
-    except (CheckpointDamaged, InvalidArgument):
-        return None  # The list tells of it.
-    # Nor of a mark that one of its parts is damaged: who reads the list finds that too, and names it.
-    return record if record is not None and await _may_go_on_from(store, record, []) else None
-
-
-async def _is_agreed(store: Store, key: str) -> bool:
-    """Return whether another node has said under this key what all go by; it is given some time for that."""
-    async for _ in looks(pauses_s(NODE_0_READS)):
-        if await store.head(key) is not None:
-            return True
-    return False
-
-
 async def _newest_group_of_scope(store: Store, identity: TaskIdentity, damages: list[CheckpointDamaged]) -> CheckpointRecord | None:
     listing = await list_scope(store, keys.scope_records_prefix(identity), groups_only=True)
     damages += listing.damaged
@@ -205,7 +168,7 @@ async def _finish_commit(store: Store, identity: TaskIdentity, folder: str, ther
         return
     # A deletion that was interrupted has taken the records first: that one is finished by whoever calls it again.
     if await store.head(keys.deletion_key(record.key)) is None:
-        await store_part(store, of_attempt, record, part.manifest, patient=False)
+        await store_part(store, of_attempt, record, part.manifest)
 
 
 async def begun_with(store: Store, records: Iterable[CheckpointRecord]) -> set[str]:

@@ -130,7 +130,7 @@ async def _end_group(store: Store, folder: str) -> bool:
         await delete_all_of(store, record)
     elif verdict != GIVEN_UP and there.issuperset(part_key(folder, node) for node in range(record.num_nodes)):
         # As the node would have done it that noted the last part.
-        await store_part(store, identity, record, part.manifest, patient=False)
+        await store_part(store, identity, record, part.manifest)
     elif verdict == COMMITTED:
         return False  # It has parts no more, and a deletion that is under way, or was interrupted, sees to it.
     else:
