@@ -68,8 +68,8 @@ class Gate:
         self._worker.raise_fatal()
         self._flusher.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
 
-    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> None:
-        """Return when a save of this size may enter the spool.
+    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> float:
+        """Return when a save of this size may enter the spool: how many seconds it had to wait for that.
 
         Raises
         ------
@@ -98,8 +98,7 @@ class Gate:
                 waited = True
                 self._say(f"save() waits: {decision.reason}.")
             self._wait(decision, load.saves, started_s + self._timeout_s)
-        if waited:
-            self._ledger.charge_wait(time.monotonic() - started_s)
+        return time.monotonic() - started_s if waited else 0.0
 
     def _load(self, size_bytes: int, superseded: Iterable[Queued], tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()

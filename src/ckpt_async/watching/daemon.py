@@ -9,6 +9,7 @@ import fcntl
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -248,9 +249,11 @@ def _wait(checkpointer: Checkpointer, stopped: threading.Event, say: Say) -> Non
 
 def _end(plan: WatchPlan, checkpointer: Checkpointer, watcher: Watcher, stopped: threading.Event, say: Say) -> bool:
     # Told to stop: who writes goes on writing, and is not waited for.
-    not_saved = watcher.stop(failed=stopped.is_set(), timeout_s=plan.settings.flush_timeout_s if plan.once else plan.grace_s)
+    timeout_s = plan.settings.flush_timeout_s if plan.once else plan.grace_s
+    deadline_s = time.monotonic() + timeout_s
+    not_saved = watcher.stop(failed=stopped.is_set(), timeout_s=timeout_s)
     try:
-        checkpointer.close(timeout_s=plan.settings.flush_timeout_s if plan.once else plan.grace_s, retried=True)
+        checkpointer.close(timeout_s=max(0.0, deadline_s - time.monotonic()), retried=True)
     except FlushTimeout as error:
         say(f"{error} Another `ckpt-async watch` of this folder goes on with it.")
         return False
