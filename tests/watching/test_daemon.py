@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ckpt_async import CheckpointRecord, StoreAddress, open_reader
+from ckpt_async import CheckpointError, CheckpointRecord, StoreAddress, Watcher, open_reader
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.watching import daemon as daemon_module
 from tests.engine.desk import DEADLINE_S, alive, paused, read_tree, wait_for
@@ -275,6 +275,20 @@ def test_a_signal_that_strikes_inside_a_wait_ends_it(monkeypatch: pytest.MonkeyP
         striking.join(DEADLINE_S / 2)
         assert not striking.is_alive()
     assert stopped.wait(DEADLINE_S)
+
+
+def test_a_daemon_whose_watcher_has_broken_down_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_address: StoreAddress
+) -> None:
+    """Else it would look alive, and save nothing."""
+    monkeypatch.setattr(daemon_module, "RETRY_EVERY_S", 0.05)
+    monkeypatch.setattr(Watcher, "_step", lambda self, now_s: 1 / 0)
+    said: list[str] = []
+    plan = daemon_module.WatchPlan(str(tmp_path / "watched"), local_address, PATHSPEC)
+    with pytest.raises(CheckpointError, match="could not watch a folder"):
+        daemon_module.run_daemon(plan, threading.Event(), say=said.append)
+    assert any("nothing is saved by itself any more" in line and "ZeroDivisionError" in line for line in said)
+    assert not any("told to stop" in line for line in said)
 
 
 def test_the_grace_is_one_for_what_is_saved_last_and_for_the_uploads(monkeypatch: pytest.MonkeyPatch) -> None:

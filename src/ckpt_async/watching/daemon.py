@@ -143,7 +143,8 @@ def run_daemon(
                 checkpointer.close(timeout_s=0.0, retried=True)
             raise
         if not plan.once:
-            _wait(checkpointer, stopped, say)
+            _wait(checkpointer, watcher, stopped, say)
+        if stopped.is_set():
             say("told to stop: what is complete is saved and stored; a second Ctrl-C leaves at once.")
         return _end(plan, checkpointer, watcher, stopped, say)
 
@@ -232,9 +233,10 @@ def _files_of_newest(checkpointer: Checkpointer, newest: CheckpointRecord | None
     return [(file.path, file.size_bytes, file.mtime_ns) for file in manifest.files]
 
 
-def _wait(checkpointer: Checkpointer, stopped: threading.Event, say: Say) -> None:
+def _wait(checkpointer: Checkpointer, watcher: Watcher, stopped: threading.Event, say: Say) -> None:
     told = ""
-    while not stopped.wait(RETRY_EVERY_S):
+    # A watcher that has broken down watches nothing any more: the end tells that to whoever can start another daemon.
+    while not stopped.wait(RETRY_EVERY_S) and not watcher.broken:
         if not checkpointer.stats.failed:
             continue
         try:

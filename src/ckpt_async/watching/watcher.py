@@ -130,6 +130,11 @@ class Watcher:
 
     # For other threads
 
+    @property
+    def broken(self) -> bool:
+        """Whether the watching has ended by itself, because of something that should not have happened; `stop` tells of what."""
+        return self._broken is not None
+
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
         """What is written into the folder inside this block comes from a checkpoint, and makes none."""
