@@ -235,6 +235,14 @@ def test_at_a_good_end_a_writer_is_not_waited_for_when_time_is_short(watching: W
     assert "is not complete and is not saved: model is open for writing" in watching.said[-1]
 
 
+@pytest.mark.slow
+def test_what_was_written_last_is_saved_also_where_the_quiet_period_is_most_of_the_time(watching: Watching) -> None:
+    watcher = watching.watch(quiet_s=3.0)
+    (watching.folder / "model").write_bytes(whole("model"))
+    assert watcher.stop(failed=False, timeout_s=5.9) is None
+    assert watching.stored() == [{"model": whole("model")}]
+
+
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_load_that_is_under_way_does_not_hold_up_the_end(watching: Watching, failed: bool) -> None:
     watcher = watching.watch()

@@ -163,7 +163,8 @@ class Watcher:
         ----------
         failed : bool
             Whether those who write were interrupted: then only what was complete in this moment is. Otherwise what is still being
-            written is waited for, for `WatchRules.max_wait_s` at most, and for half of `timeout_s`: the rest is for saving.
+            written is waited for, for `WatchRules.max_wait_s` at most, and for half of `timeout_s`, but for the quiet
+            period in any case: the rest is for saving.
         timeout_s : float
             For all of it, a save that waits for room included.
         pressed : callable
@@ -175,7 +176,7 @@ class Watcher:
         CheckpointError or None
             Why something that was complete could not be saved.
         """
-        self._give_up_at_s = time.monotonic() + min(self._rules.max_wait_s, timeout_s / 2)
+        self._give_up_at_s = time.monotonic() + min(self._rules.max_wait_s, max(timeout_s / 2, self._rules.quiet_s))
         self._pressed = pressed
         self._ending = Ending.FAILED if failed else Ending.WELL
         self._wake()
