@@ -18,6 +18,7 @@ __all__ = [
     "decode_name",
     "encode_name",
     "is_being_written",
+    "readable_folder",
 ]
 
 DEFAULT_NAME = "mfchckpt"
@@ -85,3 +86,8 @@ def check_name(name: object) -> str:
             hint="Put what it tells into metadata={...} and use a shorter name.",
         )
     return name
+
+
+def readable_folder(pathspec: str) -> str:
+    """Return a name for a folder of a task, by which people know it; other tasks may have the same."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", pathspec.replace("/", "-"))[:120]
