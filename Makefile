@@ -13,7 +13,7 @@ FAULTS_FLAGS ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench faults soak docs docs-check clean
+.PHONY: help demo test lint bench scale faults soak docs docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ bench-all: .venv-bench/stamp .venv-peer/stamp ## Every other benchmark, one afte
 	.venv-bench/bin/python benchmarks/training.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/overhead.py --peer-python .venv-peer/bin/python
 	.venv-bench/bin/python benchmarks/scaling.py --plots docs/plots --peer-python .venv-peer/bin/python
+
+scale: .venv-bench/stamp ## Simulate thousands of tasks, and write the tables and plots of docs/scale.md (a minute)
+	.venv-bench/bin/python benchmarks/scale_sim.py --write-docs
 
 faults: .venv/stamp ## Let something go wrong at every step of the engine, and print what survived (about an hour)
 	.venv/bin/python -m ckpt_async.testing.faults $(FAULTS_FLAGS)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Stats as Stats,
     )
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
+    from ckpt_async.transfer.pruning import PruneResult as PruneResult
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
         CheckpointError as CheckpointError,
@@ -52,16 +53,31 @@ if TYPE_CHECKING:
         WorkerDied as WorkerDied,
     )
     from ckpt_async.words.events import (
+        AdoptionEnded as AdoptionEnded,
+        CheckpointPruned as CheckpointPruned,
         EntryCommitted as EntryCommitted,
+        EntryDropped as EntryDropped,
+        EntryDurable as EntryDurable,
         EntryFailed as EntryFailed,
         EntryProgress as EntryProgress,
         EntrySaved as EntrySaved,
         EntryStarted as EntryStarted,
+        LinksGuarded as LinksGuarded,
+        Notice as Notice,
+        SaveReturned as SaveReturned,
+        Trouble as Trouble,
+        WorkerReady as WorkerReady,
     )
     from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
+    from ckpt_async.words.keep_rules import BestRule as BestRule, KeepRules as KeepRules
     from ckpt_async.words.keys import data_key as data_key, scope_records_prefix as scope_records_prefix
     from ckpt_async.words.names import check_name as check_name
     from ckpt_async.words.records import CheckpointRecord as CheckpointRecord
+    from ckpt_async.words.retention import (
+        JudgedCheckpoint as JudgedCheckpoint,
+        RetentionDecision as RetentionDecision,
+        decide_retention as decide_retention,
+    )
     from ckpt_async.words.settings import Settings as Settings, StoreAddress as StoreAddress, coerce_settings as coerce_settings
 
 __version__ = "0.1.0"
@@ -74,6 +90,7 @@ _HOMES = {
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
+    "ckpt_async.transfer.pruning": ("PruneResult",),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",
         "CheckpointError",
@@ -97,11 +114,28 @@ _HOMES = {
         "UnsupportedStore",
         "WorkerDied",
     ),
-    "ckpt_async.words.events": ("EntryCommitted", "EntryFailed", "EntryProgress", "EntrySaved", "EntryStarted"),
+    "ckpt_async.words.events": (
+        "AdoptionEnded",
+        "CheckpointPruned",
+        "EntryCommitted",
+        "EntryDropped",
+        "EntryDurable",
+        "EntryFailed",
+        "EntryProgress",
+        "EntrySaved",
+        "EntryStarted",
+        "LinksGuarded",
+        "Notice",
+        "SaveReturned",
+        "Trouble",
+        "WorkerReady",
+    ),
     "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
+    "ckpt_async.words.keep_rules": ("BestRule", "KeepRules"),
     "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),
     "ckpt_async.words.names": ("check_name",),
     "ckpt_async.words.records": ("CheckpointRecord",),
+    "ckpt_async.words.retention": ("JudgedCheckpoint", "RetentionDecision", "decide_retention"),
     "ckpt_async.words.settings": ("Settings", "StoreAddress", "coerce_settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -116,6 +116,7 @@ def open_checkpointer(
         The same attempt is open already, in another process or in this one.
     """
     check_address(address)
+    _ = settings.keep_rules  # Wrong ones are refused here, and not by the worker.
     durable.make_private_folder(scratch_root)
     header = SpoolHeader(address, settings, version_start=node_index, version_step=num_nodes, node_index=node_index)
     return _open(spool_folder(scratch_root, address, identity, node_index), header, identity, say)
@@ -174,6 +175,9 @@ def open_for_child(
         worker="thread",
         max_bandwidth_bytes_per_s=of_parent.max_bandwidth_bytes_per_s,
         flush_timeout_s=of_parent.flush_timeout_s,
+        keep_last=of_parent.keep_last,
+        keep_best=of_parent.keep_best,
+        keep_every=of_parent.keep_every,
     )
     header = SpoolHeader(address, settings, version_start=version, version_step=num_nodes, node_index=node_index)
     return _open(child_spool_folder(of_task, version), header, identity, say)

@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ckpt_async.flushing import Flusher
@@ -21,7 +21,7 @@ from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
 from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.events import EntrySaved, Wake
+from ckpt_async.words.events import EntrySaved, SaveReturned, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
 from ckpt_async.words.records import CheckpointRecord
@@ -179,7 +179,9 @@ class Checkpointer:
         self._worker.send(Wake())
         if not self.settings.async_upload:
             self._wait_stored(reference)
-        self._ledger.charge(reference, time.monotonic() - started_s)
+        blocked_s = time.monotonic() - started_s
+        self._ledger.charge(reference, blocked_s)
+        self._worker.listeners.tell(SaveReturned(reference.state.entry, blocked_s))
         return reference
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
@@ -258,12 +260,33 @@ class Checkpointer:
         if own is not None:
             # A retry would begin with what was kept of it.
             drop_kept(self._spool, own.state.entry)
+            # Whatever comes in between: nothing may rely on it any more.
+            self._ledger.settle_deleted(own.record.key, "delete() has deleted it")
         self.reader.delete(reference)
+
+    def pin(self, reference: object) -> None:
+        """Keep the rules away from a checkpoint; see `ckpt_async.Reader.pin`. One that this task has saved and is still uploading
+        is waited for.
+        """
+        self._check_usable("pin a checkpoint")
+        self._wait_own(reference)
+        self.reader.pin(reference)
+
+    def unpin(self, reference: object) -> None:
+        """Take a pin away; see `ckpt_async.Reader.unpin`."""
+        self._check_usable("unpin a checkpoint")
+        self.reader.unpin(reference)
+
+    def settle_missing(self, stored: Collection[str], reason: str) -> None:
+        """Learn from a list of the keys that the store has: of the saves of this attempt that were stored, those that are not among
+        them have been deleted since, which their references tell from now on.
+        """
+        self._ledger.settle_missing(stored, reason)
 
     def _wait_own(self, reference: object) -> CheckpointReference | None:
         """Wait until a save of this task is in the store; return it, or None where the reference names another."""
         key = reference.get("key") if isinstance(reference, dict) else reference
-        own = next((one for one in self._ledger.references() if one["key"] == key), None)
+        own = self._ledger.by_key(key) if isinstance(key, str) else None
         if own is not None and not own.done():
             own.wait(self.settings.flush_timeout_s)
         return own

@@ -15,6 +15,7 @@ from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.states import version_of
 from ckpt_async.supervisor import Supervisor
 from ckpt_async.words.errors import InvalidArgument, SaveRefused, SpoolDamaged
+from ckpt_async.words.events import EntryDropped
 from ckpt_async.words.settings import Settings
 
 __all__ = ["Gate"]
@@ -129,6 +130,7 @@ class Gate:
                 self._ledger.settle_dropped(decision.entry, f"given up for a later save: {decision.reason}")
         if dropped:
             self._worker.sweep()
+            self._worker.listeners.tell(EntryDropped(decision.entry, decision.reason))
             self._say(f"Save {version_of(decision.entry)} was dropped before its upload began: {decision.reason}.")
 
     def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from ckpt_async.reference import CheckpointReference, Pending, SaveState, Stats, Status
@@ -12,6 +12,7 @@ from ckpt_async.spool.admission import Queued
 from ckpt_async.words.errors import CheckpointError, from_wire
 from ckpt_async.words.events import (
     AdoptionEnded,
+    CheckpointPruned,
     EntryCommitted,
     EntryDurable,
     EntryFailed,
@@ -68,6 +69,8 @@ class Ledger:
         #: costs must not grow with the number of those before it.
         self._references: dict[str, CheckpointReference] = {}
         self._live: dict[str, CheckpointReference] = {}
+        #: The entries by the keys of their checkpoints.
+        self._entries: dict[str, str] = {}
         self._newest_stored = ""
         self._adopting = set(adopting)
         self._unguarded = set(unguarded)
@@ -88,12 +91,15 @@ class Ledger:
         with self.lock:
             state.given_up = self._given_up
             self._references[entry] = self._live[entry] = reference
+            self._entries[record.key] = entry
         return reference
 
     def cancel(self, entry: str) -> None:
         """Take a save back that could not be published."""
         with self.lock:
-            self._references.pop(entry, None)
+            cancelled = self._references.pop(entry, None)
+            if cancelled is not None:
+                self._entries.pop(cancelled.record.key, None)
             self._live.pop(entry, None)
             self._changed.notify_all()
 
@@ -105,6 +111,30 @@ class Ledger:
             self._let_go()
             state.wake()
             self._changed.notify_all()
+
+    def settle_deleted(self, key: str, reason: str) -> None:
+        """A checkpoint is not in the store any more; one that is none of these saves is passed by."""
+        with self.lock:
+            state = self._references[self._entries[key]].state if key in self._entries else None
+            if state is not None and state.stored:
+                state.status, state.reason = Status.DELETED, reason
+
+    def _settle_there(self, key: str) -> None:
+        state = self._references[self._entries[key]].state if key in self._entries else None
+        if state is not None and state.status == Status.DELETED:
+            state.status, state.reason = Status.COMMITTED, ""
+
+    def settle_missing(self, stored: Collection[str], reason: str) -> None:
+        """Only the checkpoints with these keys are in the store."""
+        with self.lock:
+            for reference in self._references.values():
+                if reference.status == Status.COMMITTED and reference.record.key not in stored:
+                    self.settle_deleted(reference.record.key, reason)
+
+    def by_key(self, key: str) -> CheckpointReference | None:
+        """Return the save with this key; None where it is none of these."""
+        with self.lock:
+            return self._references.get(self._entries.get(key, ""))
 
     def charge(self, reference: CheckpointReference, blocked_s: float) -> None:
         """Note how long a ``save()`` held the training up."""
@@ -136,6 +166,11 @@ class Ledger:
                 self.adoption_errors.pop(event.attempt, None)
                 if event.left:
                     self.adoption_errors[event.attempt] = from_wire(event.error)
+            elif isinstance(event, CheckpointPruned):
+                if event.deleted:
+                    self.settle_deleted(event.key, f"{event.rules} does not keep it: it was deleted")
+                else:
+                    self._settle_there(event.key)
             elif isinstance(event, EntryDurable):
                 if event.entry in self._references:
                     state = self._references[event.entry].state
@@ -143,7 +178,7 @@ class Ledger:
                     state.not_durable = from_wire(event.error) if event.error else None
             elif isinstance(event, (EntryStarted, EntryProgress, EntryCommitted, EntryFailed)):
                 reference = self._references.get(event.entry)
-                if reference is not None and reference.status != Status.DROPPED:
+                if reference is not None and reference.status not in (Status.DROPPED, Status.DELETED):
                     _apply_to(reference.state, event)
                     if reference.state.stored:
                         self._newest_stored = max(self._newest_stored, event.entry)
@@ -312,7 +347,8 @@ class Ledger:
         """What is not in the store yet."""
         with self.lock:
             states = self._kept()
-            return Pending(len(states), sum(max(0, state.total_bytes - state.done_bytes) for state in states))
+            left_bytes = sum(max(0, state.total_bytes - state.done_bytes) for state in states)
+            return Pending(len(states), left_bytes, self.lag_s)
 
     @property
     def stats(self) -> Stats:
@@ -322,7 +358,7 @@ class Ledger:
             states = [reference.state for reference in references]
             return Stats(
                 saves=len(states),
-                committed=sum(state.status == Status.COMMITTED for state in states),
+                committed=sum(state.status in (Status.COMMITTED, Status.DELETED) for state in states),
                 dropped=sum(state.status == Status.DROPPED for state in states),
                 failed=sum(state.status == Status.FAILED for state in states),
                 saved_bytes=sum(state.size_bytes for state in states),
@@ -331,6 +367,8 @@ class Ledger:
                 blocked_s=sum(state.blocked_s for state in states),
                 waited_s=self._waited_s,
                 upload_s=sum(state.upload_s for state in states),
+                deleted=sum(state.status == Status.DELETED for state in states),
+                incomplete=sum(state.status == Status.INCOMPLETE for state in states),
             )
 
 

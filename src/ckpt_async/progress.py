@@ -90,8 +90,9 @@ def summary_line(stats: Stats) -> str:
     if not stats.committed:
         return ""
     copied = f", {readable_bytes(stats.copied_bytes)} of it not sent again" if stats.copied_bytes else ""
+    where = f"stored, {stats.deleted} of them deleted since" if stats.deleted else "in the store"
     return (
-        f"{saves_words(stats.committed)} with {readable_bytes(stats.saved_bytes)} in the store{copied}; "
+        f"{saves_words(stats.committed)} with {readable_bytes(stats.saved_bytes)} {where}{copied}; "
         "save() held the training up for "
         f"{readable_seconds(stats.blocked_s)}, waiting for the uploads would have taken "
         f"{readable_seconds(stats.blocked_s - stats.waited_s + stats.upload_s)}."

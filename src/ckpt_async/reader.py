@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import functools
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ckpt_async.words.errors import CheckpointDamaged, StoreError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from ckpt_async.stores.contract import Store
     from ckpt_async.transfer.catalog import Listing
+    from ckpt_async.transfer.pruning import PruneResult
     from ckpt_async.words.identity import TaskIdentity
+    from ckpt_async.words.keep_rules import KeepRules
+    from ckpt_async.words.retention import RetentionDecision
 
 __all__ = ["Reader"]
 
@@ -223,6 +226,86 @@ class Reader:
         from ckpt_async.transfer.deletion import delete_checkpoint
 
         self._run(functools.partial(delete_checkpoint, reference=reference))
+
+    def pin(self, reference: object) -> None:
+        """Pin a checkpoint: when this returns, no rule deletes it, until `unpin`. `delete` deletes it all the same.
+
+        Parameters
+        ----------
+        reference : str, mapping or object
+            As `load` takes it.
+
+        Raises
+        ------
+        InvalidArgument, CheckpointNotFound
+            The reference is malformed, or names nothing, or what is being deleted.
+        """
+        from ckpt_async.transfer import pins
+
+        self._run(functools.partial(pins.pin, reference=reference))
+
+    def unpin(self, reference: object) -> None:
+        """Take the pin of a checkpoint away; where there is none, nothing is done. Raises InvalidArgument."""
+        from ckpt_async.transfer import pins
+
+        self._run(functools.partial(pins.unpin, reference=reference))
+
+    def pinned(self, records: Iterable[CheckpointRecord]) -> set[str]:
+        """Return the keys of those of these checkpoints that are pinned."""
+        from ckpt_async.transfer import pins
+
+        return self._run(functools.partial(pins.pinned_keys_of, records=tuple(records)))
+
+    def check_shape(self, record: CheckpointRecord) -> builtins.list[str]:
+        """Return what a stored checkpoint lacks, a sentence each, without reading its data; see
+        `ckpt_async.transfer.shape.check_shape`.
+        """
+        from ckpt_async.transfer import shape
+
+        return self._run(functools.partial(shape.check_shape, record=record))
+
+    def plan_prune(self, pathspec: str, rules: KeepRules, *, name: str | None = None) -> RetentionDecision:
+        """Decide which checkpoints of a task rules would delete. Deletes nothing; see `ckpt_async.transfer.pruning.plan_prune`.
+
+        Parameters
+        ----------
+        pathspec : str
+            Of the task.
+        rules : KeepRules
+            What is kept.
+        name : str, optional
+            Only the checkpoints of that name.
+
+        Raises
+        ------
+        InvalidArgument
+            `pathspec` is none.
+        StoreError, CheckpointDamaged
+            The store can't tell, or a `latest` pointer can't be read.
+        """
+        from ckpt_async.transfer import catalog, pruning
+
+        async def act(store: Store) -> RetentionDecision:
+            # All names: what a retry begins with is the newest of any.
+            listing = await catalog.list_task(store, pathspec)
+            self._told(listing, strict=False)
+            decision = await pruning.plan_prune(store, listing.records, rules)
+            return decision if name is None else decision.only(name)
+
+        return self._run(act)
+
+    def prune(self, decision: RetentionDecision) -> PruneResult:
+        """Delete what a decision dooms, the oldest first. What is pinned or the latest by now is spared, and so is all of a task,
+        name and node of which nothing that is kept verifies. What an interrupted call has left of these tasks is deleted too.
+
+        Raises
+        ------
+        StoreError, CheckpointDamaged
+            Some of it may be deleted; another call deletes the rest.
+        """
+        from ckpt_async.transfer import pruning
+
+        return self._run(functools.partial(pruning.prune_all, decision=decision))
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""

@@ -289,7 +289,8 @@ def _of_task(
     except CheckpointDamaged as damage:
         damages.note("The pointer to the task's latest checkpoint is damaged, the list is searched", damage)
     for record in reader.list(identity.pathspec, strict=damages.strict):
-        if record.latest and wanted(record) and (first is None or record.order < first.order):
+        # A newer one than the pointer named may have come meanwhile, and taken its place: rules may keep the last one alone.
+        if record.latest and wanted(record) and (first is None or record.key != first.key):
             yield record
 
 

@@ -27,6 +27,7 @@ class Status:
     to see. ``failed``: the store refuses it as things are; it stays on local disk and is tried again at the next flush.
     ``incomplete``: of a group save, this node's part is in the store, and those of other nodes were not all when it was looked.
     ``dropped``: given up for a later save, because the spool was full and ``on_full="drop_oldest"`` allows it.
+    ``deleted``: it was in the store, and has been deleted from there, by ``delete()`` or by the rules that say what is kept.
     """
 
     QUEUED = "queued"
@@ -35,6 +36,7 @@ class Status:
     INCOMPLETE = "incomplete"
     FAILED = "failed"
     DROPPED = "dropped"
+    DELETED = "deleted"
 
 
 @dataclass
@@ -96,8 +98,8 @@ class SaveState:
 
     @property
     def stored(self) -> bool:
-        """Whether all that this process has saved of it is in the store."""
-        return self.status in (Status.COMMITTED, Status.INCOMPLETE)
+        """Whether all that this process has saved of it is in the store, or was."""
+        return self.status in (Status.COMMITTED, Status.INCOMPLETE, Status.DELETED)
 
     @property
     def passed_by(self) -> bool:
@@ -114,8 +116,8 @@ class CheckpointReference(dict[str, Any]):
     """A saved checkpoint: its record as a dict, and how far it is.
 
     Kept in an artifact it is stored as a plain dict with the same content, readable without this package. A save that has not
-    reached the store when it is pickled becomes a plain dict of another kind (``type`` is ``"checkpoint-not-stored"``, without a
-    ``key``): an artifact never names a checkpoint that does not exist.
+    reached the store when it is pickled, or that is deleted from there by then, becomes a plain dict of another kind (``type`` is
+    ``"checkpoint-not-stored"``, without a ``key``): an artifact never names a checkpoint that does not exist.
     """
 
     def __init__(self, record: CheckpointRecord, state: SaveState) -> None:
@@ -145,13 +147,14 @@ class CheckpointReference(dict[str, Any]):
 
     @property
     def durable(self) -> bool:
-        """Whether this save survives a crash of the machine: it is in the store, or, with ``durability="machine"``, on the disk
+        """Whether this save survives a crash of the machine: it has reached the store, or, with ``durability="machine"``, the disk
         itself. Every save survives the death of its processes.
         """
         return self._state.stored or self._state.durable
 
     def wait(self, timeout: float | None = None) -> CheckpointReference:
-        """Wait until the checkpoint is in the store; of a group save, the part of this node. Returns the reference itself.
+        """Wait until the checkpoint is in the store; of a group save, the part of this node. Returns the reference itself, also
+        where the checkpoint has been deleted since: `status` tells.
 
         Parameters
         ----------
@@ -193,8 +196,10 @@ class CheckpointReference(dict[str, Any]):
         state = self._state
         if state.status == Status.COMMITTED:
             return ""
+        if state.status == Status.DELETED:
+            return state.reason
         if state.status == Status.INCOMPLETE:
-            return "the parts of other nodes were not all in the store when this was written"
+            return "the parts of other nodes were not all in the store when this was written, or it was deleted since"
         if state.error is not None and not state.reason:
             return str(state.error)
         return state.reason or state.given_up or f"it was {state.status} when this was written"
@@ -242,10 +247,14 @@ class Pending:
         How many.
     size_bytes : int
         The bytes of them that the store does not have yet.
+    lag_s : float
+        How long ago the oldest save was taken whose progress is not in the store, in seconds: so much, and what has come since,
+        goes with a machine that is lost now. 0 where all of it is stored.
     """
 
     saves: int
     size_bytes: int
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -255,7 +264,11 @@ class Stats:
     Attributes
     ----------
     saves, committed, dropped, failed : int
-        Saves taken; in the store; given up; refused by the store.
+        Saves taken; stored; given up; refused by the store.
+    deleted : int
+        Of those that were stored: deleted since, by ``delete()`` or by the rules that say what is kept.
+    incomplete : int
+        Parts of group saves that are stored, while those of other nodes were not all when it was looked.
     saved_bytes, sent_bytes, copied_bytes : int
         Taken by ``save()``; sent over the line; not sent again, because the store had them from an earlier save.
     blocked_s : float
@@ -276,3 +289,5 @@ class Stats:
     blocked_s: float = 0.0
     waited_s: float = 0.0
     upload_s: float = 0.0
+    deleted: int = 0
+    incomplete: int = 0

@@ -40,6 +40,12 @@ MAX_DEATHS = 5
 #: How long a worker with nothing left to do may take to end.
 END_TIMEOUT_S = 15.0
 
+#: How much longer where it may have checkpoints to delete that the rules don't keep.
+PRUNE_TIMEOUT_S = 60.0
+
+#: Likewise where a deadline presses.
+PRESSED_PRUNE_TIMEOUT_S = 5.0
+
 
 class Supervisor:
     """Owns the worker of a task.
@@ -216,6 +222,25 @@ class Supervisor:
         """Return a sentence on where what was saved is kept."""
         return f"What was saved is kept in {self._spool.folder}."
 
+    @property
+    def _prune_timeout_s(self) -> float:
+        settings = self._header.settings
+        longest_s = PRESSED_PRUNE_TIMEOUT_S if self._pressed else PRUNE_TIMEOUT_S
+        return min(longest_s, settings.flush_timeout_s) if settings.keep_rules else 0.0
+
+    def _join(self) -> bool:
+        """Wait for the end of a worker that has stored everything; returns whether it has ended."""
+        if not self._prune_timeout_s:
+            return self._worker.join(END_TIMEOUT_S)
+        if self._worker.join(FIRST_LINE_S):
+            return True
+        self._say(
+            f"Everything is stored. Checkpoints that {self._header.settings.keep_rules} does not keep are being deleted, for "
+            f"{readable_seconds(self._prune_timeout_s)} at most."
+        )
+        # What it has to say when the time is over comes before its end.
+        return self._worker.join(self._prune_timeout_s + 2 * END_TIMEOUT_S)
+
     # Waiting
 
     def wait_guarded(self, timeout_s: float) -> None:
@@ -278,8 +303,8 @@ class Supervisor:
             if finished and self._found_nothing and not self._ledger.references():
                 # It may still be starting, and a task that never saves need not wait for that.
                 self._worker.stop()
-            self.send(Close(END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
-            if not finished or not self._worker.join(END_TIMEOUT_S):
+            self.send(Close(self._prune_timeout_s + END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
+            if not finished or not self._join():
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")
                 return

@@ -51,6 +51,16 @@ def test_nothing_is_lost_and_nothing_is_half_there(harness: CrashPoints, worker:
     assert sum(outcome.struck for outcome in outcomes) > 0.8 * len({outcome.point for outcome in outcomes})
 
 
+@pytest.mark.parametrize("worker", ["thread", "process"])
+def test_what_stays_is_whole_while_others_are_deleted(harness: CrashPoints, worker: str) -> None:
+    points = harness.points(worker, "pruning")
+    assert {point.plan.step.split(" ")[1] for point in points} >= {"delete", "unlink", "put"}
+    outcomes = harness.run(sample(points, 25))
+    broken = [f"{outcome.point}\n" + "\n".join(outcome.violations) for outcome in outcomes if outcome.violations]
+    assert not broken, "\n\n".join(broken)
+    assert any(outcome.struck for outcome in outcomes)
+
+
 # The harness must find what it looks for: each of these is a promise that somebody has broken on purpose.
 
 

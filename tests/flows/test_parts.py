@@ -20,13 +20,23 @@ import pytest
 from metaflow import current
 
 import ckpt_async
-from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, InvalidArgument, Settings, StoreAddress, TaskIdentity
+from ckpt_async import (
+    Checkpointer,
+    CheckpointRecord,
+    CheckpointReference,
+    InvalidArgument,
+    Reader,
+    Settings,
+    StoreAddress,
+    TaskIdentity,
+)
 from ckpt_async.reference import SaveState
 from ckpt_async.words.events import WorkerReady
 from metaflow_extensions.ckpt_async.plugins.checkpoint import card
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
+from metaflow_extensions.ckpt_async.plugins.checkpoint.callbacks import import_callback, read_callback_name
 from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text, time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo
 from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
@@ -61,6 +71,38 @@ class TestAttributes:
         assert found.settings == Settings()
         assert (found.load_policy, found.temp_dir_root, found.show_card) == ("fresh", None, True)
         assert found.to_attributes() == DEFAULTS
+
+    def test_rules_and_callbacks_survive_the_command_line(self) -> None:
+        values = {"keep_last": "3", "keep_best": "loss:min, acc:max:2", "keep_every": "1h", "on_event": read_callback_name}
+        found = read_attributes(values)
+        given = found.to_attributes()
+        assert (given["keep_last"], given["keep_best"], given["keep_every"]) == (3, "loss:min:1,acc:max:2", "3600s")
+        assert given["on_event"] == f"{read_callback_name.__module__}:read_callback_name"
+        assert read_attributes({name: str(value) for name, value in given.items()}) == found
+        assert import_callback(given["on_event"]) is read_callback_name
+        assert import_callback("ckpt_async:Reader.list") is Reader.list
+
+    @pytest.mark.parametrize(
+        ("name", "value", "allowed"),
+        [
+            ("keep_last", 0, "a whole number, 1 or more"),
+            ("keep_best", "loss", "'METRIC:min' or 'METRIC:max'"),
+            ("keep_every", "often", "a period such as '30min'"),
+            ("on_event", "hear", "'module:function'"),
+            ("on_event", lambda _: None, "current.checkpoint.add_listener()"),
+            ("on_event", 5, "'module:function'"),
+        ],
+    )
+    def test_wrong_rules_and_callbacks_are_refused(self, name: str, value: object, allowed: str) -> None:
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            read_attributes({name: value})
+        assert f"@checkpoint({name}=" in str(caught.value) and allowed in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["no_such_module_here:f", "os:no_such_name", "os:sep"])
+    def test_a_callback_that_is_not_there_is_named(self, text: str) -> None:
+        assert read_callback_name(text) == text
+        with pytest.raises(WrongCheckpointAttribute, match=text):
+            import_callback(text)
 
     def test_text_is_read_as_what_it_stands_for(self) -> None:
         found = read_attributes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -36,6 +37,28 @@ def told_by(place: Place, program: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+def test_rules_keep_what_they_say_through_a_kill_and_a_retry(local: Place) -> None:
+    place = dataclasses.replace(local, variables={**local.variables, "EVENTS": str(local.folder / "events")})
+    run = place.run("retention.py")
+    assert run.code == 0, run.text
+    start = place.look("RetentionFlow")["start/0"]
+    killed, retried = start["attempts"]
+    # It went on from the newest that was stored; 7 and 6 are the last, 1 is the best, of the attempt before, 4 was pinned.
+    assert retried["first"] == 4 and "first" not in killed
+    assert [record["metadata"]["number"] for record in start["listed"]] == [7, 6, 4]
+    assert [record["metadata"]["number"] for record in retried["_task_checkpoints"]] == [7, 6, 4] and start["loaded"] == [3, 2, 0]
+    assert retried["_task_latest_checkpoint"]["metadata"]["number"] == 7
+    # What the user has kept in an artifact names what is there, and nothing else.
+    assert [saved["type"] for saved in retried["saved"]] == ["checkpoint", "checkpoint-not-stored", "checkpoint", "checkpoint"]
+    assert retried["saved"][1]["status"] == "deleted"
+    heard = (local.folder / "events").read_text().split()
+    assert heard.count("EntrySaved") == 8 and "CheckpointPruned" in heard and "EntryCommitted" in retried["heard"]
+
+    pruned = ast.literal_eval(told_by(place, "prune.py", retried["_task_latest_checkpoint"]["pathspec"]))
+    assert pruned == {"plan": [6, 4, 1], "left": [(0, 1), (1, 0), (1, 2), (1, 3)], "deleted": [1, 6], "stay": [(1, 0), (1, 3)]}
+
+
 KEY = "mf.checkpoints/checkpoints/artifacts/F/s/aaaaaaaaaaaa/bbbbbbbbbbbb/abcdef12.0.x.1"
 
 
@@ -59,7 +82,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["a"], InvalidArgument, "list"),
         ({}, InvalidArgument, "what save"),
         ({"key": 5}, InvalidArgument, "what save"),
-        ({"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"}, InvalidArgument, "never reached"),
+        (
+            {"type": "checkpoint-not-stored", "name": "n", "version_id": 3, "reason": "dropped"},
+            InvalidArgument,
+            "not in the store: dropped",
+        ),
         ("", InvalidArgument, "has not the form"),
         ("../../etc/passwd", InvalidArgument, "has not the form"),
         (f"{KEY}/../../x", InvalidArgument, "has not the form"),

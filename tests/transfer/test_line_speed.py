@@ -9,7 +9,7 @@ import pytest
 from ckpt_async.stores.contract import StoreTraits
 from ckpt_async.stores.memory import TRAITS, MemoryObjects, MemoryStore
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
-from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_bytes_for
+from ckpt_async.transfer.line_speed import LineSpeed, most_bytes_for, part_bytes_for, window_bytes_for
 from ckpt_async.transfer.notes import unfinished_uploads
 from ckpt_async.transfer.upload import upload
 from ckpt_async.words.errors import StoreAccessDenied, StoreError, StoreUnavailable
@@ -31,6 +31,12 @@ MIB = 1 << 20
 def test_what_follows_from_the_speed(bytes_per_s: float | None, part_bytes: int, window_bytes: int) -> None:
     assert part_bytes_for(bytes_per_s) == part_bytes
     assert window_bytes_for(bytes_per_s, 64 * MIB) == window_bytes
+
+
+def test_large_parts_are_not_sent_one_by_one() -> None:
+    """An object above 150 GB has larger parts, since a store takes 10,000 of them."""
+    usual = 64 * MIB
+    assert [most_bytes_for(part * MIB, usual) // MIB for part in (5, 16, 17, 106, 200, 600)] == [64, 64, 68, 424, 512, 512]
 
 
 def test_the_time_between_uploads_does_not_count() -> None:

@@ -212,6 +212,28 @@ async def test_memory_is_bounded_whatever_the_store_does(tmp_path: Path, monkeyp
     assert PART_BYTES <= most <= budget_bytes
 
 
+async def test_parts_that_must_be_large_go_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckpt_async.transfer.upload.BUDGET_BYTES", PART_BYTES)
+    monkeypatch.setattr("ckpt_async.transfer.upload.SMALL_BYTES", 0)
+    monkeypatch.setattr("ckpt_async.transfer.line_speed.PART_BYTES", PART_BYTES - 1)
+    job = job_of(tmp_path / "spool", {"large": b"x" * 9 * PART_BYTES})
+    under_way: set[int] = set()
+    four = anyio.Event()
+
+    class Waiting(SmallMemory):
+        async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+            under_way.add(number)
+            assert len(under_way) <= 4
+            if len(under_way) == 4:
+                four.set()
+            await four.wait()
+            under_way.discard(number)
+            return await super().put_part(key, upload_id, number, offset, body)
+
+    with anyio.fail_after(30):
+        await send(Waiting(), job)
+
+
 async def test_nothing_to_send_is_fine(store: Store, tmp_path: Path) -> None:
     async with store:
         for storage_format in ("files", "tar"):

@@ -52,6 +52,9 @@ def test_an_error_of_a_later_version_is_still_an_error() -> None:
 MESSAGES: list[events.Event | events.Command] = [
     events.WorkerReady(7),
     events.EntrySaved("0001", 5),
+    events.SaveReturned("0001", 0.5),
+    events.EntryDropped("0001", "full"),
+    events.CheckpointPruned("a/b", "keep_last=3"),
     events.EntryDurable("0001"),
     events.EntryStarted("0001", 5),
     events.EntryProgress("0000/0001", 3),

@@ -91,7 +91,7 @@ def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
 
 
 def _place(request: dict[str, Any]) -> Place:
-    return Place(request["folder"], StoreAddress(**request["address"]))
+    return Place(request["folder"], StoreAddress(**request["address"]), request.get("keep_last"))
 
 
 def _be_task(request: dict[str, Any], nursery: Nursery) -> None:

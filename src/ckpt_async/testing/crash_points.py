@@ -34,6 +34,10 @@ __all__ = ["CrashPoints", "Outcome", "Point", "sample"]
 DEATH_BEFORE_RETRY = f"worker put_part store:{DYING_KEY} #2"
 
 
+#: How many checkpoints stay in the store in a run in which others are deleted.
+KEEP_LAST = 2
+
+
 @dataclass(frozen=True)
 class Point:
     """One thing to try.
@@ -43,7 +47,8 @@ class Point:
     worker : str
         ``"thread"`` or ``"process"``: where the uploads run.
     stage : str
-        ``"task"``: it strikes the first attempt; ``"retry"``: the second, which recovers from the death of the first.
+        ``"task"``: it strikes the first attempt; ``"retry"``: the second, which recovers from the death of the first;
+        ``"pruning"``: the first attempt of a task with ``keep_last``, in what deletes checkpoints.
     plan : Plan
         Where it strikes, and what it is.
     """
@@ -159,6 +164,7 @@ class CrashPoints:
         return [
             Point(worker, stage, replace(plan, step=step))
             for step, kinds in answer["steps"]
+            if stage != "pruning" or _deletes(step)
             for plan in _plans(worker, stage, step, kinds)
         ]
 
@@ -208,9 +214,9 @@ class CrashPoints:
         else:
             address = self._make_address(name)
         text = plan.to_json() if plan is not None else ""
-        request = {"folder": folder, "address": {"url": address.url, "access": address.access}, "worker": worker}
-        if stage == "task":
-            request |= {"what": "task", "plan": text}
+        request: dict[str, Any] = {"folder": folder, "address": {"url": address.url, "access": address.access}, "worker": worker}
+        if stage in ("task", "pruning"):
+            request |= {"what": "task", "plan": text, "keep_last": KEEP_LAST if stage == "pruning" else None}
         else:
             request |= {"what": "recovery", "plan": Plan(DEATH_BEFORE_RETRY, "kill-both").to_json(), "retry_plan": text}
         answer = driver.ask(request)
@@ -249,6 +255,14 @@ def sample(points: Sequence[Point], every: int) -> list[Point]:
         if counts[point.kind] % every == 1 % every or decides:
             chosen.append(point)
     return chosen
+
+
+def _deletes(step: str) -> bool:
+    """Return whether a step is one of deleting a stored checkpoint."""
+    _, operation, on = step.split(" ")[:3]
+    if not on.startswith("store") or "/.ckpt-async-tmp/" in on:
+        return False
+    return operation in ("delete", "unlink", "rmdir") or "/deletions/" in on or "/pins/" in on
 
 
 def _decides(step: str) -> bool:

@@ -11,7 +11,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,11 @@ FORMATS = ("files", "tar", "files", "tar")
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one run, and the address of its store."""
+    """The folders of one run, the address of its store, and how many checkpoints stay there (None: all)."""
 
     folder: str
     address: StoreAddress
+    keep_last: int | None = None
 
     @property
     def scratch(self) -> str:
@@ -93,8 +94,12 @@ class Place:
 
     def open(self, attempt: int, worker: str, flush_timeout_s: float, say: Callable[[str], None]) -> Checkpointer:
         """Open the checkpointer of one attempt."""
-        settings = Settings(async_upload=True, worker=worker, flush_timeout_s=flush_timeout_s)
+        settings = Settings(async_upload=True, worker=worker, flush_timeout_s=flush_timeout_s, keep_last=self.keep_last)
         return open_checkpointer(self.identity(attempt), self.address, settings, scratch_root=self.scratch, say=say)
+
+    def staying(self, numbers: Iterable[int]) -> list[int]:
+        """Return which of these saves must be in the store once all of them have been stored."""
+        return sorted(numbers)[-self.keep_last if self.keep_last else None :]
 
 
 #: Of the second save of the first attempt, which is one archive.
@@ -229,7 +234,9 @@ def check_store(place: Place, say: Callable[[str], None]) -> tuple[dict[str, int
                 if wrong := difference(target, number):
                     violations.append(f"half there: {record.key}: {wrong}")
             except CheckpointError as error:
-                violations.append(f"half there: {record.key} is listed and can't be loaded: {error}")
+                # A sidecar that outlived its task may have deleted it since.
+                if place.keep_last is None or record.key in {one.key for one in reader.list(pathspec)}:
+                    violations.append(f"half there: {record.key} is listed and can't be loaded: {error}")
             shutil.rmtree(target, ignore_errors=True)
 
     look()
@@ -274,16 +281,20 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
         if opened is not None:
             with contextlib.suppress(CheckpointError):
                 opened.close(timeout_s=GRACE_S)
-        violations += _broken_in(Journal.read(place.journal), saved, before)
+        violations += _broken_in(Journal.read(place.journal), place, saved, before)
         return [*violations, f"lost: the retry failed: {type(error).__name__}: {error}", *said]
     lines = Journal.read(place.journal)
-    violations += _broken_in(lines, saved, before)
+    violations += _broken_in(lines, place, saved, before)
     saved[number] = last["key"]
     after, latest_after, wrong = check_store(place, said.append)
     violations += wrong
-    lost = sorted(number for number, key in saved.items() if key not in after)
+    # One whose save() was killed before it could return may be there too.
+    staying = place.staying({*saved, *after.values()})
+    lost = [number for number in staying if number in saved and saved[number] not in after]
     if lost:
         violations.append(f"lost: {lost} of {sorted(saved)} are not in the store after the retry")
+    if place.keep_last is not None and (kept := sorted(number for number in after.values() if number not in staying)):
+        violations.append(f"not deleted: {kept}, where {staying} are to stay")
     moved_back = latest_before is not None and latest_after is not None and latest_before.order > latest_after.order
     if latest_after is None or latest_after.key != last["key"] or moved_back:
         violations.append(f"latest names {latest_after.key if latest_after else None} after the retry saved {last['key']}")
@@ -294,7 +305,7 @@ def recover(place: Place, journal: Journal, *, attempt: int = 1, number: int | N
     return violations + [f"said: {line}" for line in said if violations]
 
 
-def _broken_in(lines: list[dict[str, Any]], saved: dict[int, str], visible: dict[str, int]) -> list[str]:
+def _broken_in(lines: list[dict[str, Any]], place: Place, saved: dict[int, str], visible: dict[str, int]) -> list[str]:
     """Return the promises that were broken by what the journal tells, `visible` being what the store had after all of that."""
     violations = [line["text"] for line in lines if line["what"] == "violation"]
     for line in lines:
@@ -303,7 +314,8 @@ def _broken_in(lines: list[dict[str, Any]], saved: dict[int, str], visible: dict
             if expected > (-1 if line["number"] is None else line["number"]):
                 violations.append(f"lost: a retry resumes from {line['number']}, acknowledged were {line['acknowledged']}")
     done = {line["call"] for line in lines if line["what"] == "done"}
-    missing = sorted(number for number, key in saved.items() if key not in visible)
+    staying = place.staying({*saved, *visible.values()})
+    missing = [number for number in staying if number in saved and saved[number] not in visible]
     # What the retry of a retry adopts in vain is told by a line, and left for the next one.
     told = any(line["what"] == "said" and "could not be stored" in line["line"] for line in lines)
     if done & {"flush", "close"} and missing and not told:

@@ -14,7 +14,14 @@ from ckpt_async.testing.crash_points import CrashPoints, Outcome, Point, sample
 
 __all__ = ["main", "table"]
 
-RUNS = (("thread", "task"), ("thread", "retry"), ("process", "task"), ("process", "retry"))
+RUNS = (
+    ("thread", "task"),
+    ("thread", "retry"),
+    ("thread", "pruning"),
+    ("process", "task"),
+    ("process", "retry"),
+    ("process", "pruning"),
+)
 
 #: A file system without a disk, on Linux.
 IN_MEMORY = "/dev/shm"  # noqa: S108 - what is made there is a folder of our own

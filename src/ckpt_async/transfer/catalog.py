@@ -15,7 +15,17 @@ from ckpt_async.words.groups import has_group_number
 from ckpt_async.words.names import encode_name
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["Listing", "key_of_reference", "latest_of", "list_scope", "list_task", "newest_first", "record_of_key", "resolve"]
+__all__ = [
+    "Listing",
+    "key_of_reference",
+    "latest_keys_of",
+    "latest_of",
+    "list_scope",
+    "list_task",
+    "newest_first",
+    "record_of_key",
+    "resolve",
+]
 
 READS_AT_ONCE = 32
 
@@ -28,17 +38,38 @@ class Listing:
     damaged: tuple[CheckpointDamaged, ...] = ()
 
 
-async def list_task(store: Store, pathspec: str, *, name: str | None = None, attempt: int | None = None) -> Listing:
-    """List the checkpoints of one task, newest first: by attempt, then by save number."""
+#: Records that have been read, by their keys and etags.
+KnownRecords = dict[tuple[str, str], CheckpointRecord]
+
+
+async def list_task(
+    store: Store,
+    pathspec: str,
+    *,
+    name: str | None = None,
+    attempt: int | None = None,
+    groups_only: bool = False,
+    known: KnownRecords | None = None,
+) -> Listing:
+    """List the checkpoints of one task, newest first: by attempt, then by save number.
+
+    Parameters
+    ----------
+    groups_only : bool
+        Only group saves.
+    known : dict, optional
+        What need not be read again; holds what was listed afterwards.
+    """
     prefix = keys.task_records_prefix(keys.check_pathspec(pathspec))
 
     def wanted(leaf: str) -> bool:
         fields = leaf.split(".")
         return (attempt is None or fields[0] == str(attempt)) and (
-            name is None or ".".join(fields[1:-1]) in (name, encode_name(name))
+            (name is None or ".".join(fields[1:-1]) in (name, encode_name(name)))
+            and not (groups_only and not has_group_number(leaf))
         )
 
-    return await _read_all(store, prefix, wanted, name)
+    return await _read_all(store, prefix, wanted, name, known)
 
 
 async def list_scope(
@@ -74,30 +105,39 @@ def newest_first(records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord,
     return tuple(sorted(records, key=lambda record: (newest[record.pathspec], record.pathspec, *record.order), reverse=True))
 
 
-async def _read_all(store: Store, prefix: str, wanted: Callable[[str], bool], name: str | None) -> Listing:
-    names = []
+async def _read_all(
+    store: Store, prefix: str, wanted: Callable[[str], bool], name: str | None, known: KnownRecords | None = None
+) -> Listing:
+    names: list[tuple[str, str]] = []
     for info in await store.list(prefix):
         leaf = info.key.removeprefix(prefix)
         if "/" not in leaf and leaf.endswith(keys.RECORD_SUFFIX) and wanted(leaf.removesuffix(keys.RECORD_SUFFIX)):
-            names.append(info.key)
-    records: list[CheckpointRecord] = []
+            names.append((info.key, info.etag))
     damaged: list[CheckpointDamaged] = []
     limiter = anyio.CapacityLimiter(READS_AT_ONCE)
 
-    async def read(key: str) -> None:
+    found: KnownRecords = {}
+
+    async def read(key: str, etag: str) -> None:
         async with limiter:
             try:
-                records.append(CheckpointRecord.from_json(await store.get(key), source=key))
+                found[key, etag] = CheckpointRecord.from_json(await store.get(key), source=key)
             except StoreObjectMissing:
                 pass  # Deleted between the listing and the read: it is not there.
             except CheckpointDamaged as error:
                 damaged.append(error)
 
     async with plain_task_group() as group:
-        for key in names:
-            group.start_soon(read, key)
+        for listed in names:
+            if known is not None and listed in known:
+                found[listed] = known[listed]
+            else:
+                group.start_soon(read, *listed)
+    if known is not None:
+        known.clear()
+        known.update(found)
     # What ours writes for one name, another program may have written for another.
-    return Listing(newest_first(record for record in records if name in (None, record.name)), tuple(damaged))
+    return Listing(newest_first(record for record in found.values() if name in (None, record.name)), tuple(damaged))
 
 
 async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:
@@ -115,6 +155,22 @@ async def latest_of(store: Store, pointer_key: str) -> CheckpointRecord | None:
     return CheckpointRecord.from_json(text, source=pointer_key)
 
 
+async def latest_keys_of(store: Store, records: Iterable[CheckpointRecord]) -> set[str]:
+    """Return the keys of the checkpoints that the pointers of these checkpoints' tasks and scopes name.
+
+    Raises
+    ------
+    CheckpointDamaged
+        A pointer can't be read.
+    """
+    pointers: dict[str, None] = {}
+    for record in records:
+        pointers[keys.task_latest_key(record.pathspec)] = None
+        pointers[keys.scope_records_prefix_of(record.key) + keys.LATEST] = None
+    named = [await latest_of(store, pointer) for pointer in pointers]
+    return {record.key for record in named if record is not None}
+
+
 def key_of_reference(reference: object) -> str:
     """Return the data key that a user's reference names: a key, or a mapping or an object with a ``key``.
 
@@ -129,7 +185,7 @@ def key_of_reference(reference: object) -> str:
             raise InvalidArgument(
                 "use a reference to a checkpoint",
                 on=f"save {reference.get('version_id')} named {reference.get('name')!r}",
-                cause=f"it never reached the store: {reference.get('reason')}",
+                cause=f"it is not in the store: {reference.get('reason')}",
                 hint="Load another one; list() shows what there is.",
             )
         key = reference.get("key")

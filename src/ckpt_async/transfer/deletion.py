@@ -3,6 +3,9 @@
 A mark, that the rest may be finished by whoever calls again; of a group save, the word that it is deleted; the pointers step back;
 the task's record, the record by key, the manifest and the data go; the mark goes. Each step may be repeated. Without record and
 mark nothing is touched: data alone may be of a save that is on its way.
+
+Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so. Who pins
+looks for a mark behind the pin. One of two that do it at once sees the other, so that nothing is deleted whose pin was confirmed.
 """
 
 from __future__ import annotations
@@ -11,7 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.transfer.catalog import Listing, key_of_reference, list_scope, list_task, newest_first, record_of_key
+from ckpt_async.transfer.catalog import (
+    Listing,
+    key_of_reference,
+    latest_keys_of,
+    list_scope,
+    list_task,
+    newest_first,
+    record_of_key,
+)
 from ckpt_async.transfer.commit import POINTER_TRIES, advance_pointer
 from ckpt_async.words import keys
 from ckpt_async.words.errors import (
@@ -25,7 +36,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -69,6 +80,57 @@ async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
     record : CheckpointRecord
         Of the checkpoint; of a group save, that of one node's part will do.
     """
+    # The pin first: a mark beside a pin is one that rules have left, and may be taken back.
+    await store.delete([keys.pin_key(record.key)])
+    await _delete_marked(store, record, interrupted=await _mark(store, record))
+
+
+async def delete_unless_wanted(
+    store: Store, record: CheckpointRecord, begin: Callable[[CheckpointRecord], None] = lambda _: None
+) -> bool:
+    """Delete a checkpoint as `delete_all_of` does, unless it is pinned or a pointer names it; returns whether it is deleted.
+
+    What an interrupted call has left of one is deleted in any case: nobody could load it.
+
+    Parameters
+    ----------
+    begin : callable
+        Called with the record before anything of it goes.
+    """
+    interrupted = await _mark(store, record)
+    if await _is_wanted(store, record):
+        await store.delete([keys.deletion_key(record.key)])
+        return False
+    begin(record)
+    await _delete_marked(store, record, interrupted=interrupted)
+    return True
+
+
+async def _mark(store: Store, record: CheckpointRecord) -> bool:
+    """Note that a checkpoint is being deleted; returns whether that was noted before."""
+    mark = keys.deletion_key(record.key)
+    interrupted = await store.head(mark) is not None
+    await store.put(mark, Body.of(record.to_json()))
+    return interrupted
+
+
+async def is_visible(store: Store, record: CheckpointRecord) -> bool:
+    """Return whether a checkpoint can be listed and loaded: whether a deletion has taken nothing of it yet."""
+    for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
+        if await store.head(stored) is None:
+            return False
+    return True
+
+
+async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
+    if not await is_visible(store, record):
+        return False
+    if await store.head(keys.pin_key(record.key)) is not None:
+        return True
+    return record.key in await latest_keys_of(store, [record])
+
+
+async def _delete_marked(store: Store, record: CheckpointRecord, *, interrupted: bool) -> None:
     key, prefix = record.key, keys.scope_records_prefix_of(record.key)
     mark, task_record = keys.deletion_key(key), keys.task_record_key_of(key, record.pathspec)
     of_task = _Pointer(
@@ -77,8 +139,6 @@ async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
         lambda other: keys.task_record_key_of(other.key, other.pathspec),
     )
     of_scope = _Pointer(prefix + keys.LATEST, lambda: list_scope(store, prefix), lambda other: keys.record_key(other.key))
-    interrupted = await store.head(mark) is not None
-    await store.put(mark, Body.of(record.to_json()))
     if record.group:
         # It stays: a node that is in the middle of committing the same group looks at it when it has done so.
         await store.put(verdict_key(record.group_folder), Body.of(DELETED))
@@ -89,7 +149,7 @@ async def delete_all_of(store: Store, record: CheckpointRecord) -> None:
     await _step_back(store, of_task, key)
     await store.delete([keys.record_key(key)])
     await _step_back(store, of_scope, key)
-    await store.delete([keys.manifest_key(key)])
+    await store.delete([keys.manifest_key(key), keys.pin_key(key)])
     if record.group:
         noted = {info.key for info in await store.list(record.group_folder)}
         await store.delete(sorted(noted - {verdict_key(record.group_folder)}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["LineSpeed", "part_bytes_for", "window_bytes_for"]
+__all__ = ["LineSpeed", "most_bytes_for", "part_bytes_for", "window_bytes_for"]
 
 MIB = 1024 * 1024
 
@@ -23,6 +23,10 @@ PART_S = 5.0
 WINDOW_S = 20.0
 #: Before anything is known of the line.
 FIRST_WINDOW_BYTES = 2 * PART_BYTES
+#: So many parts are under way, where they must be larger than usual: one at a time would be no faster than a single connection.
+LARGE_PARTS_AT_ONCE = 4
+#: Yet so many bytes of these at most, if not one part has more.
+LARGE_PARTS_BYTES = 512 * MIB
 #: How often it is measured: after so much time, or after so many bytes where that is sooner.
 MEASURE_S = 1.0
 MEASURE_BYTES = PART_BYTES
@@ -40,6 +44,15 @@ def window_bytes_for(bytes_per_s: float | None, most_bytes: int) -> int:
     if bytes_per_s is None:
         return min(FIRST_WINDOW_BYTES, most_bytes)
     return max(1, min(most_bytes, int(bytes_per_s * WINDOW_S)))
+
+
+def most_bytes_for(part_bytes: int, usual_bytes: int) -> int:
+    """Return how many bytes are under way at most, in parts of this size: more than usual only where an object is so large that its
+    parts must be.
+    """
+    if part_bytes <= PART_BYTES:
+        return usual_bytes
+    return max(usual_bytes, min(LARGE_PARTS_AT_ONCE * part_bytes, LARGE_PARTS_BYTES))
 
 
 class LineSpeed:

@@ -15,7 +15,7 @@ from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.transfer.buffers import PartBuffers
 from ckpt_async.transfer.groups import plain_task_group
-from ckpt_async.transfer.line_speed import LineSpeed, part_bytes_for, window_bytes_for
+from ckpt_async.transfer.line_speed import LineSpeed, most_bytes_for, part_bytes_for, window_bytes_for
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
 from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
@@ -35,7 +35,7 @@ REQUESTS_AT_ONCE = 32
 SMALL_BYTES = 128 * 1024
 SMALL_AT_ONCE = 16
 
-#: Bytes of parts in memory at a time.
+#: Bytes of parts in memory at a time; of an object of which the parts must be large, `most_bytes_for` gives more.
 BUDGET_BYTES = 64 * 1024 * 1024
 
 _W = TypeVar("_W")
@@ -102,7 +102,8 @@ class _Sender:
         self._copying = copying
         self._on_progress = on_progress
         self._speed = speed
-        self._budget = Budget(window_bytes_for(speed.bytes_per_s, BUDGET_BYTES))
+        self._most_bytes = most_bytes_for(plan.part_bytes, BUDGET_BYTES)
+        self._budget = Budget(window_bytes_for(speed.bytes_per_s, self._most_bytes))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
         self.sent_bytes = 0
@@ -202,7 +203,7 @@ class _Sender:
             self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
         self._speed.acknowledged(part.size_bytes)
-        self._budget.limit = window_bytes_for(self._speed.bytes_per_s, BUDGET_BYTES)
+        self._budget.limit = window_bytes_for(self._speed.bytes_per_s, self._most_bytes)
         self._on_progress(self._notes.noted_bytes)
 
     async def _copy(

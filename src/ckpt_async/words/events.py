@@ -10,9 +10,11 @@ from typing import Any, Union, get_args
 __all__ = [
     "Adopt",
     "AdoptionEnded",
+    "CheckpointPruned",
     "Close",
     "Command",
     "EntryCommitted",
+    "EntryDropped",
     "EntryDurable",
     "EntryFailed",
     "EntryProgress",
@@ -23,6 +25,7 @@ __all__ = [
     "Notice",
     "Press",
     "Retry",
+    "SaveReturned",
     "Trouble",
     "Wake",
     "WorkerReady",
@@ -58,6 +61,28 @@ class EntrySaved:
 
     entry: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class SaveReturned:
+    """A ``save()`` is about to return. Told by the task itself, to its own listeners, after `EntrySaved`.
+
+    Attributes
+    ----------
+    blocked_s : float
+        Seconds that it took: the snapshot, waiting for room, and, without ``async_upload``, the upload.
+    """
+
+    entry: str
+    blocked_s: float
+
+
+@dataclass(frozen=True)
+class EntryDropped:
+    """A save was given up for a later one, because the spool was full. Told by the task itself, to its own listeners."""
+
+    entry: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,25 @@ class EntryCommitted:
     seconds: float
     copied_bytes: int = 0
     visible: bool = True
+
+
+@dataclass(frozen=True)
+class CheckpointPruned:
+    """A checkpoint is being deleted from the store by the rules that say what is kept. From now on it is not to be relied on.
+
+    Attributes
+    ----------
+    key : str
+        Of the checkpoint.
+    rules : str
+        That don't keep it, such as ``"keep_last=3"``.
+    deleted : bool
+        False: take that back. The store refuses the deletion, and all of the checkpoint is there.
+    """
+
+    key: str
+    rules: str
+    deleted: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,11 +241,14 @@ class Close:
 Event = Union[
     WorkerReady,
     EntrySaved,
+    SaveReturned,
+    EntryDropped,
     EntryDurable,
     EntryStarted,
     EntryProgress,
     EntryCommitted,
     EntryFailed,
+    CheckpointPruned,
     Trouble,
     LinksGuarded,
     AdoptionEnded,

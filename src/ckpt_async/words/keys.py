@@ -15,8 +15,11 @@ __all__ = [
     "check_pathspec",
     "data_key",
     "deletion_key",
+    "deletions_prefix_of",
     "manifest_key",
     "parse_data_key",
+    "pin_key",
+    "pins_prefix_of",
     "record_key",
     "scope_latest_key",
     "scope_records_prefix",
@@ -74,6 +77,21 @@ def manifest_key(key: str) -> str:
 def deletion_key(key: str) -> str:
     """The key of the mark that stands while the checkpoint with the data key `key` is being deleted."""
     return f"{ROOT}/deletions/{key.removeprefix(_DATA)}.json"
+
+
+def deletions_prefix_of(key: str) -> str:
+    """The prefix of the marks of the scope and task identifier that the data key `key` belongs to."""
+    return deletion_key(key).rpartition("/")[0] + "/"
+
+
+def pin_key(key: str) -> str:
+    """The key of the pin of the checkpoint with the data key `key`: while it stands, no rule deletes that checkpoint."""
+    return f"{ROOT}/pins/{key.removeprefix(_DATA)}.json"
+
+
+def pins_prefix_of(key: str) -> str:
+    """The prefix of the pins of the scope and task identifier that the data key `key` belongs to."""
+    return pin_key(key).rpartition("/")[0] + "/"
 
 
 def record_key(key: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.keep_rules import KeepRules, refuse_setting
 
 __all__ = ["MIB", "Settings", "StoreAddress", "coerce_settings", "read_size", "settings_from_dict"]
 
@@ -82,6 +83,13 @@ class Settings:
     keep_local : int
         How many of the newest stored saves stay on local disk, for a next attempt on this machine: until the task has ended
         well, or until a save needs the room.
+    keep_last : int or None
+        How many of the newest checkpoints stay in the store. The three of these are the rules of `KeepRules`; where all are None,
+        nothing is ever deleted.
+    keep_best : str or None
+        Which ones stay for a number in their metadata, such as ``"loss:min:2"``.
+    keep_every : str or None
+        Every how manieth stays (``"10"``), or for which periods one does (``"1h"``).
     """
 
     async_upload: bool = False
@@ -96,6 +104,14 @@ class Settings:
     durability: str = "process"
     snapshot: str = "auto"
     keep_local: int = 0
+    keep_last: int | None = None
+    keep_best: str | None = None
+    keep_every: str | None = None
+
+    @property
+    def keep_rules(self) -> KeepRules:
+        """Which checkpoints stay in the store. Raises InvalidArgument, but not for what `coerce_settings` has made."""
+        return KeepRules.read(keep_last=self.keep_last, keep_best=self.keep_best, keep_every=self.keep_every)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a JSON object; `settings_from_dict` reads it."""
@@ -108,10 +124,6 @@ def settings_from_dict(data: Mapping[str, Any]) -> Settings:
     return Settings(**{name: value for name, value in data.items() if name in known})
 
 
-def _refuse(name: str, value: object, allowed: str) -> InvalidArgument:
-    return InvalidArgument("use a setting", on=f"{name}={value!r}", cause="the value is not allowed", hint=f"Allowed: {allowed}.")
-
-
 def _as_bool(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -120,14 +132,14 @@ def _as_bool(name: str, value: object) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise _refuse(name, value, "True or False")
+    raise refuse_setting(name, value, "True or False")
 
 
 def _one_of(options: tuple[str, ...]) -> Callable[[str, object], str]:
     def read(name: str, value: object) -> str:
         if value in options:
             return str(value)
-        raise _refuse(name, value, " or ".join(repr(option) for option in options))
+        raise refuse_setting(name, value, " or ".join(repr(option) for option in options))
 
     return read
 
@@ -136,13 +148,13 @@ def _at_least(least: int) -> Callable[[str, object], int]:
     def read(name: str, value: object) -> int:
         allowed = f"a whole number, {least} or more"
         if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise _refuse(name, value, allowed)
+            raise refuse_setting(name, value, allowed)
         try:
             count = int(value)
         except ValueError:
-            raise _refuse(name, value, allowed) from None
+            raise refuse_setting(name, value, allowed) from None
         if count < least:
-            raise _refuse(name, value, allowed)
+            raise refuse_setting(name, value, allowed)
         return count
 
     return read
@@ -151,13 +163,13 @@ def _at_least(least: int) -> Callable[[str, object], int]:
 def _as_seconds(name: str, value: object) -> float:
     allowed = f"a number of seconds above 0, up to {MAX_SECONDS} (30 days)"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise _refuse(name, value, allowed)
+        raise refuse_setting(name, value, allowed)
     try:
         seconds = float(value)
     except (ValueError, OverflowError):
-        raise _refuse(name, value, allowed) from None
+        raise refuse_setting(name, value, allowed) from None
     if not 0 < seconds <= MAX_SECONDS:
-        raise _refuse(name, value, allowed)
+        raise refuse_setting(name, value, allowed)
     return seconds
 
 
@@ -184,11 +196,11 @@ def read_size(name: str, value: object) -> int:
         try:
             size = int(float(digits) * _UNITS[unit])
         except (KeyError, ValueError, OverflowError):
-            raise _refuse(name, value, allowed) from None
+            raise refuse_setting(name, value, allowed) from None
     else:
-        raise _refuse(name, value, allowed)
+        raise refuse_setting(name, value, allowed)
     if size < 1:
-        raise _refuse(name, value, allowed)
+        raise refuse_setting(name, value, allowed)
     return size
 
 
@@ -206,7 +218,7 @@ def read_rate(name: str, value: object) -> int:
 def _as_folder(name: str, value: object) -> str:
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return os.path.abspath(os.path.expanduser(os.fspath(value)))
-    raise _refuse(name, value, "the path of a folder")
+    raise refuse_setting(name, value, "the path of a folder")
 
 
 _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
@@ -223,6 +235,9 @@ _READERS: dict[str, tuple[str, Callable[[str, object], Any], bool]] = {
     "spool_dir": ("spool_dir", _as_folder, True),
     "durability": ("durability", _one_of(DURABILITIES), False),
     "keep_local": ("keep_local", _at_least(0), False),
+    "keep_last": ("keep_last", lambda _, value: KeepRules.read(keep_last=value).last, True),
+    "keep_best": ("keep_best", lambda _, value: KeepRules.read(keep_best=value).best_text, True),
+    "keep_every": ("keep_every", lambda _, value: KeepRules.read(keep_every=value).every_text, True),
 }
 
 

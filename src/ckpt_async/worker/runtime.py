@@ -13,10 +13,12 @@ import anyio.abc
 import anyio.to_thread
 
 from ckpt_async.spool.abandoned import abandoned_logs
-from ckpt_async.spool.neighbours import older_attempts, remove_spool
+from ckpt_async.spool.kept import drop_kept
+from ckpt_async.spool.neighbours import attempt_of, older_attempts, remove_spool
 from ckpt_async.spool.spool import OWN_A_SPOOL, Spool, SpoolHeader
+from ckpt_async.spool.states import entry_id
 from ckpt_async.stores.contract import Store
-from ckpt_async.words.errors import CheckpointError, SpoolDamaged, StoreError
+from ckpt_async.words.errors import CheckpointError, InvalidArgument, SpoolDamaged, StoreError
 from ckpt_async.words.events import (
     Adopt,
     AdoptionEnded,
@@ -31,6 +33,9 @@ from ckpt_async.words.events import (
     Wake,
     WorkerReady,
 )
+from ckpt_async.words.keep_rules import KeepRules
+from ckpt_async.words.records import CheckpointRecord
+from ckpt_async.worker.retention import Retention
 from ckpt_async.worker.syncer import Syncer
 from ckpt_async.worker.uploader import Uploader
 
@@ -76,6 +81,7 @@ class WorkerRuntime:
         self._emit = emit
         self._guard = guard
         self._uploader: Uploader | None = None
+        self._retention: Retention | None = None
         self._syncer = Syncer(self._spool, emit)
         self._waiting: list[Command] = []
         self._scope: anyio.CancelScope | None = None
@@ -100,6 +106,8 @@ class WorkerRuntime:
             self._start_adopting([os.path.join(os.path.dirname(self._spool.folder), name) for name in command.spools])
         elif isinstance(command, Press):
             self._uploader.press()
+            if self._retention is not None:
+                self._retention.hold()
         elif isinstance(command, Close) and self._scope is not None:
             # Not anyio's clock: versions of it don't tell the time to who is called by the loop and is no task.
             self._scope.deadline = asyncio.get_running_loop().time() + command.deadline_s
@@ -123,6 +131,7 @@ class WorkerRuntime:
             store = self._make_store(header, self._tell_trouble)
             with anyio.CancelScope() as self._scope:
                 async with store:
+                    self._retention = Retention(store, self._rules_of(header), self._emit, self._drop_local)
                     self._uploader = Uploader(
                         self._spool,
                         store,
@@ -130,6 +139,7 @@ class WorkerRuntime:
                         keep=header.settings.keep_local,
                         first_version=header.first_version,
                         on_removed=self._sweep,
+                        on_visible=self._retention.committed,
                     )
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
@@ -142,9 +152,12 @@ class WorkerRuntime:
                             self.handle(command)
                         if self._spool.syncs_moves:
                             self._adopting.start_soon(self._syncer.run)
+                        self._adopting.start_soon(self._retention.run)
                         await self._uploader.run()
                         self._syncer.close()
+                        self._retention.close()
                     self._adopting = None
+                    await self._retention.finish()
         finally:
             self._spool.worker_lock.release()
 
@@ -162,6 +175,18 @@ class WorkerRuntime:
     def _sweep(self) -> None:
         if self._guard is not None:
             self._guard.sweep()
+
+    def _rules_of(self, header: SpoolHeader) -> KeepRules:
+        try:
+            return header.settings.keep_rules
+        except InvalidArgument as error:
+            # Of another version of this package: what was saved is uploaded all the same.
+            self._emit(Notice(f"Nothing is deleted by rules: {error}"))
+            return KeepRules()
+
+    def _drop_local(self, record: CheckpointRecord) -> None:
+        if record.attempt == attempt_of(os.path.basename(self._spool.folder)):
+            drop_kept(self._spool, entry_id(record.version_id))
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         self._emit(Trouble(failures, error.to_wire() if error is not None else {}))
@@ -198,6 +223,7 @@ class WorkerRuntime:
                     prefix=f"{attempt}/",
                     first_version=header.first_version,
                     on_removed=self._sweep,
+                    on_visible=self._retention.committed if self._retention is not None else lambda _: None,
                 )
                 uploader.close()
                 await uploader.run()

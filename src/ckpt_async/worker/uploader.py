@@ -30,6 +30,7 @@ from ckpt_async.transfer.upload import UploadJob, upload
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, StoreError
 from ckpt_async.words.events import EntryCommitted, EntryFailed, EntryProgress, EntryStarted, Event, Notice
 from ckpt_async.words.manifest import Manifest
+from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["Uploader", "choose_entry"]
 
@@ -75,6 +76,8 @@ class Uploader:
         The number of the first save of the attempt; None where it is known to have been made by another process.
     on_removed : callable, optional
         Called in a thread, before it is told, when an entry has been removed.
+    on_visible : callable, optional
+        Called with the record of a checkpoint that has become visible, after that was told.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Uploader:
         keep: int = 0,
         first_version: int | None = 0,
         on_removed: Callable[[], None] | None = None,
+        on_visible: Callable[[CheckpointRecord], None] = lambda _: None,
     ) -> None:
         self._spool = spool
         self._store = store
@@ -95,6 +99,7 @@ class Uploader:
         self._keep = keep
         self._first_entry = entry_id(first_version) if first_version is not None else ""
         self._on_removed = on_removed
+        self._on_visible = on_visible
         self._failed: dict[str, CheckpointError] = {}
         self._wake = anyio.Event()
         self._closing = False
@@ -240,14 +245,16 @@ class Uploader:
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         took_s = time.monotonic() - started_s
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible))
+        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible is not None))
+        if visible is not None:
+            self._on_visible(visible)
 
-    async def _commit(self, entry: Entry, manifest: Manifest) -> bool:
-        """Make an uploaded entry visible; returns whether it is, which of a part depends on the other nodes."""
+    async def _commit(self, entry: Entry, manifest: Manifest) -> CheckpointRecord | None:
+        """Make an uploaded entry visible; returns the record of what is, which of a part depends on the other nodes."""
         record = entry.record
         if not record.group:
             await commit(self._store, entry.identity, record, manifest, latest=record.latest)
-            return True
+            return record
         from ckpt_async.transfer.gathering import give_up_earlier, store_part  # only gangs have groups
 
         whole = await store_part(self._store, entry.identity, record, manifest)
@@ -257,7 +264,7 @@ class Uploader:
             except StoreError as error:
                 self._emit(Notice(f"What earlier attempts left of groups that never became whole stays in the store: {error}"))
             self._cleaned = True
-        return whole is not None
+        return whole
 
     async def _recall(self, job: UploadJob) -> None:
         """Learn, once, before the first upload that may gain by it, what the store has from before this worker."""

@@ -261,8 +261,8 @@ class Checkpoint:
     def delete(self, reference: object) -> None:
         """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
 
-        A call that was interrupted is finished by another one. In the step itself, `current.checkpoint.delete` also keeps it out of
-        the task's artifacts; references in other artifacts name nothing then.
+        A call that was interrupted is finished by another one. A pin does not prevent it. In the step itself,
+        `current.checkpoint.delete` also keeps it out of the task's artifacts; references in other artifacts name nothing then.
 
         Parameters
         ----------
@@ -282,6 +282,91 @@ class Checkpoint:
 
         known = read_reference(reference)
         open_reader(_address_of_reference(known)).delete(known)
+
+    def pin(self, reference: object) -> None:
+        """Pin a checkpoint: no rule deletes it, in a task or by `prune`, until `unpin`. `delete` does.
+
+        Parameters
+        ----------
+        reference : dict or str
+            As `load` takes it.
+
+        Raises
+        ------
+        CheckpointNotFound
+            There is none, or it is being deleted.
+        StoreError
+            The datastore can't be reached, or refuses.
+        """
+        from ckpt_async import open_reader
+
+        from .references import read_reference
+
+        known = read_reference(reference)
+        open_reader(_address_of_reference(known)).pin(known)
+
+    def unpin(self, reference: object) -> None:
+        """Take the pin of a checkpoint away; where there is none, nothing is done. Raises StoreError."""
+        from ckpt_async import open_reader
+
+        from .references import read_reference
+
+        known = read_reference(reference)
+        open_reader(_address_of_reference(known)).unpin(known)
+
+    def prune(
+        self,
+        task: Any,
+        keep_last: int | None = None,
+        keep_best: str | None = None,
+        keep_every: int | str | None = None,
+        name: str | None = None,
+        dry_run: bool = True,
+    ) -> Records:
+        """Delete the checkpoints of a task that rules don't keep, as ``@checkpoint(keep_last=...)`` does it while the task runs.
+
+        Parameters
+        ----------
+        task : metaflow.Task or str
+            The task, also by its pathspec; all of its attempts.
+        keep_last, keep_best, keep_every
+            As of ``@checkpoint``. What any of them keeps stays.
+        name : str, optional
+            Only checkpoints of that name.
+        dry_run : bool, default True
+            Whether nothing is deleted.
+
+        Returns
+        -------
+        list of dict
+            The records of what is deleted, or would be.
+
+        Raises
+        ------
+        InvalidArgument
+            No rule is given, or a value is not allowed.
+        StoreError, CheckpointDamaged
+            The store can't be asked, or refuses. Some of it may be deleted; another call deletes the rest.
+        """
+        from ckpt_async import InvalidArgument, KeepRules, open_reader
+
+        from .arguments import read_name_filter
+        from .references import store_of_task
+
+        name = read_name_filter(name)
+        rules = KeepRules.read(keep_last=keep_last, keep_best=keep_best, keep_every=keep_every)
+        if not rules:
+            raise InvalidArgument(
+                "prune checkpoints",
+                on=str(task),
+                cause="no rule is given",
+                hint="Pass keep_last=3, or another one.",
+            )
+        address, found = store_of_task(task)
+        reader = open_reader(address)
+        decision = reader.plan_prune(found.pathspec, rules, name=name)
+        doomed = decision.doomed if dry_run else reader.prune(decision).deleted
+        return [record.to_dict() for record in doomed]
 
     def lineage(self, task: Any, attempt: int | str | None = None) -> Records:
         """Tell from which checkpoint a task began, from which one the task that saved that had begun, and so on.

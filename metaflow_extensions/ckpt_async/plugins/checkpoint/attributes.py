@@ -9,6 +9,7 @@ from typing import Any
 
 from ckpt_async import InvalidArgument, Settings, coerce_settings
 
+from .callbacks import read_callback_name
 from .errors import WrongCheckpointAttribute
 from .names import DEFAULTS
 
@@ -16,7 +17,7 @@ __all__ = ["CheckpointAttributes", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class CheckpointAttributes:
         The folder in which the checkpoint directory is made; None: the system's folder for temporary files.
     show_card : bool
         Whether a card shows the checkpoints.
+    on_event : str or None
+        ``"module:function"``, which hears what the engine tells.
     settings : Settings
         What the engine is told.
     """
@@ -41,6 +44,7 @@ class CheckpointAttributes:
     strict: bool
     temp_dir_root: str | None
     show_card: bool
+    on_event: str | None
     settings: Settings
 
     def to_attributes(self) -> dict[str, Any]:
@@ -54,6 +58,7 @@ class CheckpointAttributes:
             "strict": self.strict,
             "temp_dir_root": self.temp_dir_root,
             "show_card": self.show_card,
+            "on_event": self.on_event,
             "async_upload": self.settings.async_upload,
             "worker": self.settings.worker,
             "snapshot": self.settings.snapshot,
@@ -66,6 +71,9 @@ class CheckpointAttributes:
             "spool_dir": self.settings.spool_dir,
             "durability": self.settings.durability,
             "keep_local": self.settings.keep_local,
+            "keep_last": self.settings.keep_last,
+            "keep_best": self.settings.keep_best,
+            "keep_every": self.settings.keep_every,
         }
 
 
@@ -139,5 +147,6 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         strict=_read_switch("strict", every["strict"]),
         temp_dir_root=_read_folder(every["temp_dir_root"]),
         show_card=_read_switch("show_card", every["show_card"]),
+        on_event=read_callback_name(every["on_event"]),
         settings=settings,
     )

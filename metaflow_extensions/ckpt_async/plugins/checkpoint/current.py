@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .apart import run_apart
@@ -150,12 +150,14 @@ class CurrentCheckpoint:
 
     @property
     def pending(self) -> Pending:
-        """What is saved and not yet in the datastore: ``.saves``, ``.size_bytes``."""
+        """What is saved and not yet in the datastore: ``.saves``, ``.size_bytes``, and ``.lag_s``, the age of the oldest of it."""
         return self._checkpointer.pending
 
     @property
     def stats(self) -> Stats:
-        """What this attempt has done so far, in saves, bytes and seconds."""
+        """What this attempt has done so far: ``saves``, ``committed``, ``incomplete``, ``dropped``, ``failed``, ``deleted``
+        (counts), ``saved_bytes``, ``sent_bytes``, ``copied_bytes``, ``blocked_s``, ``waited_s``, ``upload_s`` (seconds).
+        """
         return self._checkpointer.stats
 
     def save(
@@ -281,7 +283,8 @@ class CurrentCheckpoint:
     def delete(self, reference: object) -> None:
         """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
 
-        A call that was interrupted is finished by another one. References to it that are kept in artifacts name nothing then.
+        A call that was interrupted is finished by another one. A pin does not prevent it. What ``save()`` returned for it in this
+        attempt is stored in artifacts as what is not there; references that are kept elsewhere name nothing then.
         In a ``@parallel`` step call it on one node: the others would find nothing to delete, and raise.
 
         Parameters
@@ -300,6 +303,38 @@ class CurrentCheckpoint:
         # Whatever comes in between: an artifact must not name what may be gone.
         self._deleted.add(known if isinstance(known, str) else str(known.get("key")))
         run_apart(lambda: self._checkpointer.delete(known))
+
+    def pin(self, reference: object) -> None:
+        """Pin a checkpoint: the rules `keep_last`, `keep_best` and `keep_every` never delete it, until `unpin`. `delete` does.
+
+        Parameters
+        ----------
+        reference : dict or str
+            As `load` takes it. One that is still being uploaded is waited for.
+
+        Raises
+        ------
+        CheckpointNotFound
+            There is none, or it is being deleted.
+        StoreError
+            The datastore can't be reached, or refuses.
+        """
+        known = read_reference(reference)
+        run_apart(lambda: self._checkpointer.pin(known))
+
+    def unpin(self, reference: object) -> None:
+        """Take the pin of a checkpoint away; where there is none, nothing is done. Raises StoreError."""
+        known = read_reference(reference)
+        run_apart(lambda: self._checkpointer.unpin(known))
+
+    def add_listener(self, callback: Callable[[object], None]) -> None:
+        """Have every event from now on passed to `callback`: the classes are public names of ``ckpt_async`` (``EntrySaved``,
+        ``EntryCommitted``, ``EntryFailed``, ``CheckpointPruned``, …).
+
+        It is called in a thread of the engine, or in that of ``save()``, and must be quick. One that raises is told of once, and
+        hears no more.
+        """
+        self._checkpointer.add_listener(callback)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything saved so far is in the datastore.

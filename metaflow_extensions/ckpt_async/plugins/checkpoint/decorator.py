@@ -84,6 +84,15 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     keep_local : int, default 0
         How many of the newest stored saves also stay on local disk, so that a retry on the same machine need not load them from the
         datastore. They take the room of as many checkpoints until the task has ended well, or `save()` needs it.
+    keep_last : int, optional, default None
+        How many of the newest checkpoints stay in the datastore, of each name. Without any of the `keep_` rules all stay.
+        What any of them keeps stays, and so do the one that a retry begins with and what is pinned.
+    keep_best : str, optional, default None
+        Those with the best values of a number in their metadata: "loss:min", "accuracy:max:3", several separated by commas.
+    keep_every : int or str, optional, default None
+        Every so manieth save, for example 10, or the first of each period, for example "1h".
+    on_event : str or function, optional, default None
+        "module:function", or a function of the flow's file: called with each event of the engine, in a thread of it.
 
     MF Add To Current
     -----------------
@@ -93,7 +102,7 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         @@ Returns
         -------
         CurrentCheckpoint
-            `directory`, `is_loaded`, `info`, `save()`, `list()`, `load()`, `flush()`, `pending`, `stats`
+            `directory`, `is_loaded`, `info`, `save()`, `list()`, `load()`, `delete()`, `pin()`, `flush()`, `pending`, `stats`
     """
 
     name = "checkpoint"

@@ -22,6 +22,10 @@ DEFAULTS: dict[str, object] = {
     "spool_dir": None,
     "durability": "process",
     "keep_local": 0,
+    "keep_last": None,
+    "keep_best": None,
+    "keep_every": None,
+    "on_event": None,
 }
 
 #: Artifacts of a task.

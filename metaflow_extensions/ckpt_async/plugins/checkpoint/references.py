@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_async import InvalidArgument
 
 from .arguments import read_attempt
 from .directory import empty_directory
 
-__all__ = ["list_of_task", "load_in_place_of", "read_reference", "read_task_argument"]
+if TYPE_CHECKING:
+    from ckpt_async import StoreAddress
+
+__all__ = ["list_of_task", "load_in_place_of", "read_reference", "read_task_argument", "store_of_task"]
 
 
 def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> list[dict[str, Any]]:
@@ -38,11 +41,22 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> l
     """
     from ckpt_async import open_reader
 
+    number = read_attempt(attempt)
+    address, found = store_of_task(task)
+    if number is None:
+        number = found.current_attempt
+    records = open_reader(address).list(found.pathspec, name=name, attempt=number)
+    return [record.to_dict() for record in records]
+
+
+def store_of_task(task: Any) -> tuple[StoreAddress, Any]:
+    """Return where the checkpoints of a task are, and the `metaflow.Task` under which they are kept: the one that `resume` has
+    taken over, the control task of a gang. Raises as `read_task_argument`.
+    """
     from .artifact_store import store_in_metadata
     from .gang import kept_under
     from .store import configured_address, stored_address
 
-    number = read_attempt(attempt)
     found = read_task_argument(task)
     told = found.metadata_dict
     # What `resume` has taken over from another run has its checkpoints there.
@@ -53,14 +67,11 @@ def list_of_task(task: Any, *, name: str | None, attempt: int | str | None) -> l
     if (control := kept_under(told)) is not None:
         found = read_task_argument(control)
         told = found.metadata_dict
-    if number is None:
-        number = found.current_attempt
     # A task says where its datastore is: the caller may stand in another folder, or be configured for another one. One that has
     # not begun says nothing yet.
     kind_and_root = store_in_metadata(told) or (told.get("ds-type"), told.get("ds-root"))
     address = configured_address() if kind_and_root[0] is None else stored_address(kind_and_root[0], kind_and_root[1])
-    records = open_reader(address).list(found.pathspec, name=name, attempt=number)
-    return [record.to_dict() for record in records]
+    return address, found
 
 
 def read_task_argument(task: Any) -> Any:

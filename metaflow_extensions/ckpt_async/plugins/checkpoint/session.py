@@ -12,6 +12,7 @@ from ckpt_async import CheckpointError, FlushTimeout, StoreError, TaskIdentity, 
 from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
+from .callbacks import import_callback
 from .card import CheckpointCard, NoCard, time_text
 from .current import CurrentCheckpoint
 from .directory import make_directory, remove_directories_of_dead_attempts
@@ -99,6 +100,8 @@ class TaskSession:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         try:
+            if attributes.on_event is not None:
+                self._checkpointer.add_listener(import_callback(attributes.on_event))
             self._signals.install()
             remove_directories_of_dead_attempts(attributes.temp_dir_root, identity, place.node_index)
             self.loaded = self._load(attributes.load_policy)
@@ -283,6 +286,8 @@ class TaskSession:
             say(f"the artifacts name only what this process has saved; what the store has is not known: {why}")
             return records, latest
         stored, newest = ended.result
+        # What other processes have pruned: no reference that the user keeps may name it.
+        checkpointer.settle_missing({record.key for record in stored}, "it was deleted by another process")
         return [record.to_dict() for record in stored], None if newest is None else newest.to_dict()
 
 
