@@ -6,7 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 # Two tests at once: most of their time is waiting for processes, servers and slow lines. On a quiet machine -n 3 is quicker.
 TEST_FLAGS ?= -n 2
-# With torch, `torch.save` is among the writers that the tests try; its wheel is large, so that only CI asks for it.
+# CI asks for torch and frameworks too, whose wheels are large: with torch, `torch.save` is among the writers that the tests try; with
+# frameworks, the integrations are tested.
 EXTRAS ?= test,lint
 BENCH_FLAGS ?=
 FAULTS_FLAGS ?=

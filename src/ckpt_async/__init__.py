@@ -20,15 +20,27 @@ if TYPE_CHECKING:
     )
     from ckpt_async.carried import files_to_carry as files_to_carry
     from ckpt_async.checkpointer import Checkpointer as Checkpointer
-    from ckpt_async.progress import readable_bytes as readable_bytes, saves_words as saves_words
+    from ckpt_async.progress import (
+        Comparison as Comparison,
+        compare_with_waiting as compare_with_waiting,
+        readable_bytes as readable_bytes,
+        readable_seconds as readable_seconds,
+        saves_words as saves_words,
+    )
     from ckpt_async.reader import Reader as Reader
     from ckpt_async.reference import (
+        AdoptedSave as AdoptedSave,
         CheckpointReference as CheckpointReference,
         Pending as Pending,
+        SaveState as SaveState,
         Stats as Stats,
+        Status as Status,
+        Wait as Wait,
     )
+    from ckpt_async.sources import Source as Source
     from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.transfer.pruning import PruneResult as PruneResult
+    from ckpt_async.watching.watcher import Watcher as Watcher
     from ckpt_async.words.errors import (
         CheckpointDamaged as CheckpointDamaged,
         CheckpointError as CheckpointError,
@@ -68,7 +80,12 @@ if TYPE_CHECKING:
         Trouble as Trouble,
         WorkerReady as WorkerReady,
     )
-    from ckpt_async.words.identity import TaskIdentity as TaskIdentity, json_hash as json_hash, short_hash as short_hash
+    from ckpt_async.words.identity import (
+        TaskIdentity as TaskIdentity,
+        identity_outside_flow as identity_outside_flow,
+        json_hash as json_hash,
+        short_hash as short_hash,
+    )
     from ckpt_async.words.keep_rules import BestRule as BestRule, KeepRules as KeepRules
     from ckpt_async.words.keys import data_key as data_key, scope_records_prefix as scope_records_prefix
     from ckpt_async.words.names import check_name as check_name
@@ -79,6 +96,7 @@ if TYPE_CHECKING:
         decide_retention as decide_retention,
     )
     from ckpt_async.words.settings import Settings as Settings, StoreAddress as StoreAddress, coerce_settings as coerce_settings
+    from ckpt_async.words.watch_rules import WatchRules as WatchRules, read_watch_rules as read_watch_rules
 
 __version__ = "0.1.0"
 
@@ -86,11 +104,13 @@ _HOMES = {
     "ckpt_async.assembly": ("next_save_number", "open_checkpointer", "open_for_child", "open_reader"),
     "ckpt_async.carried": ("files_to_carry",),
     "ckpt_async.checkpointer": ("Checkpointer",),
-    "ckpt_async.progress": ("readable_bytes", "saves_words"),
+    "ckpt_async.progress": ("Comparison", "compare_with_waiting", "readable_bytes", "readable_seconds", "saves_words"),
     "ckpt_async.reader": ("Reader",),
-    "ckpt_async.reference": ("CheckpointReference", "Pending", "Stats"),
+    "ckpt_async.reference": ("AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"),
+    "ckpt_async.sources": ("Source",),
     "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
     "ckpt_async.transfer.pruning": ("PruneResult",),
+    "ckpt_async.watching.watcher": ("Watcher",),
     "ckpt_async.words.errors": (
         "CheckpointDamaged",
         "CheckpointError",
@@ -130,13 +150,14 @@ _HOMES = {
         "Trouble",
         "WorkerReady",
     ),
-    "ckpt_async.words.identity": ("TaskIdentity", "json_hash", "short_hash"),
+    "ckpt_async.words.identity": ("TaskIdentity", "identity_outside_flow", "json_hash", "short_hash"),
     "ckpt_async.words.keep_rules": ("BestRule", "KeepRules"),
     "ckpt_async.words.keys": ("data_key", "scope_records_prefix"),
     "ckpt_async.words.names": ("check_name",),
     "ckpt_async.words.records": ("CheckpointRecord",),
     "ckpt_async.words.retention": ("JudgedCheckpoint", "RetentionDecision", "decide_retention"),
     "ckpt_async.words.settings": ("Settings", "StoreAddress", "coerce_settings"),
+    "ckpt_async.words.watch_rules": ("WatchRules", "read_watch_rules"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,20 +7,22 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_async.flushing import Flusher
 from ckpt_async.gate import Gate
 from ckpt_async.ledger import Ledger
+from ckpt_async.leftovers import whose
 from ckpt_async.progress import summary_line
-from ckpt_async.reference import CheckpointReference, Pending, Stats, Status
+from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, Stats, Status, Wait
+from ckpt_async.sources import Source, Sources
 from ckpt_async.spool.kept import drop_kept, end_keeping
 from ckpt_async.spool.neighbours import older_attempts, remove_dead_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import MakeWorker, Supervisor
 from ckpt_async.warmth import warm_up
-from ckpt_async.words.errors import InvalidArgument
+from ckpt_async.words.errors import CheckpointError, InvalidArgument
 from ckpt_async.words.events import EntrySaved, SaveReturned, Wake
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import DEFAULT_NAME
@@ -28,8 +30,9 @@ from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.worker.handle import GUARD_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from ckpt_async.disk.scan import ScannedTree
     from ckpt_async.reader import Reader
-    from ckpt_async.taking import Taking
+    from ckpt_async.taking import SaveRequest, Taking
 
 __all__ = ["Checkpointer"]
 
@@ -38,6 +41,11 @@ class Checkpointer:
     """Saves and loads the checkpoints of one attempt of a task. Made by `ckpt_async.open_checkpointer`; `close` ends it.
 
     Its methods may be called from several threads. It belongs to the process that opened it: a forked child must not use it.
+
+    Attributes
+    ----------
+    resumed_from_disk : bool
+        Whether what `resume` loaded came from this machine's disk, not from the store.
     """
 
     def __init__(
@@ -57,7 +65,11 @@ class Checkpointer:
         self._spool = spool
         self._say = say
         self._pid = os.getpid()
+        self._closing = False
         self._closed = False
+        self._sources = Sources(say)
+        self.resumed_from_disk = False
+        self._on_taken: builtins.list[Callable[[ScannedTree, CheckpointReference], None]] = []
         # close() takes it too, and may be called by a signal's handler in the middle of a save: hence one that can be taken twice.
         self._saving = threading.RLock()
         self._spool.task_lock.acquire(attempted="open the spool of a task")
@@ -102,6 +114,13 @@ class Checkpointer:
         ready already is told of at once.
         """
         self._worker.listeners.add(callback)
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source.flush(deadline_s)`` called before each flush and before the end, in whatever thread: for those who hold
+        something in memory that is not saved yet. What it raises, the flush or the end raises after all else is stored.
+        """
+        self._check_usable("add a source of saves")
+        self._sources.add(source)
 
     # Saving
 
@@ -169,20 +188,62 @@ class Checkpointer:
             version = self._taking.group_number() if group and self._header.num_nodes > 1 else None
             request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format, group=group)
             self._gate.raise_earlier_failure()
-            tree = scan(path)
-            self._taking.check_outside(tree.root)
-            self._gate.pass_in(tree.size_bytes, name, latest=latest, group=version is not None)
-            self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
-            reference = self._taking.take(tree, request, version)
-        self._worker.listeners.tell(EntrySaved(reference.state.entry, tree.size_bytes))
-        self._worker.ensure_started()
-        self._worker.send(Wake())
+            reference = self._take(scan(path), request, version)
+        self._tell_worker(reference)
         if not self.settings.async_upload:
+            waiting_s = time.monotonic()
             self._wait_stored(reference)
+            self._ledger.charge_wait(time.monotonic() - waiting_s)
         blocked_s = time.monotonic() - started_s
         self._ledger.charge(reference, blocked_s)
         self._worker.listeners.tell(SaveReturned(reference.state.entry, blocked_s))
         return reference
+
+    def save_as_seen(
+        self, tree: ScannedTree, *, name: str = DEFAULT_NAME, metadata: dict[str, object] | None = None
+    ) -> CheckpointReference:
+        """Save what a scan has found, as it was found: for whoever has seen that it is complete. Does not wait for the store, and
+        counts as no time that the training was held up.
+
+        Raises
+        ------
+        FilesChanged
+            A file has changed since.
+        CheckpointError
+            As `save`.
+        """
+        self._check_usable("save a checkpoint")
+        from ckpt_async.taking import SaveRequest
+
+        with self._saving:
+            request = SaveRequest.checked(name, metadata, latest=True, storage_format="files")
+            self._gate.raise_earlier_failure()
+            reference = self._take(tree, request, None, as_seen=True)
+        self._tell_worker(reference)
+        return reference
+
+    def _take(self, tree: ScannedTree, request: SaveRequest, version: int | None, *, as_seen: bool = False) -> CheckpointReference:
+        self._taking.check_outside(tree.root)
+        self._gate.pass_in(tree.size_bytes, request.name, latest=request.latest, group=version is not None)
+        self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
+        reference = self._taking.take(tree, request, version, as_seen=as_seen)
+        for tell in self._on_taken:
+            tell(tree, reference)
+        return reference
+
+    def _tell_worker(self, reference: CheckpointReference) -> None:
+        self._worker.listeners.tell(EntrySaved(reference.state.entry, reference.state.size_bytes))
+        self._worker.ensure_started()
+        self._worker.send(Wake())
+
+    def on_taken(self, callback: Callable[[ScannedTree, CheckpointReference], None]) -> None:
+        """Have `callback` told of what each save took, in the thread that saves: it must be quick and must not raise."""
+        self._on_taken.append(callback)
+
+    def being_written(self, paths: Sequence[str]) -> builtins.list[str] | None:
+        """Return which of these files some program has open for writing, as the guard of links sees it; None: nobody can tell."""
+        guard = self._worker.link_guard
+        return None if guard is None else guard.being_written(paths)
 
     def _wait_stored(self, reference: CheckpointReference) -> None:
         """The synchronous mode: what ``save()`` returns is in the store."""
@@ -203,7 +264,7 @@ class Checkpointer:
             return None
         from ckpt_async.recovery import resume
 
-        return resume(
+        resumed = resume(
             policy,
             identity=self.identity,
             spool_folder=self._spool.folder,
@@ -217,6 +278,10 @@ class Checkpointer:
             node_index=self._header.node_index,
             num_nodes=self._header.num_nodes,
         )
+        if resumed is None:
+            return None
+        self.resumed_from_disk = resumed.from_disk
+        return resumed.record
 
     def list(
         self, *, name: str | None = None, attempt: int | None = None, pathspec: str | None = None, scope: bool = False
@@ -312,7 +377,13 @@ class Checkpointer:
             The worker can't be kept alive.
         """
         self._check_usable("flush")
-        self._flusher.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
+        if timeout_s is None:
+            timeout_s = self.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        not_saved = self._sources.flush(deadline_s)
+        self._flusher.flush(max(0.0, deadline_s - time.monotonic()))
+        if not_saved is not None:
+            raise not_saved
 
     def press(self) -> None:
         """Have the newest save stored first from now on: time is short. An older one that is under way at this moment is put back,
@@ -321,7 +392,8 @@ class Checkpointer:
         self._worker.press()
 
     def close(self, *, timeout_s: float, newest_first: bool = False, retried: bool = False) -> None:
-        """Take no more saves, flush, end the worker and remove the spool. The second call does nothing.
+        """Have the sources save what they hold, take no more saves, flush, end the worker and remove the spool. The second call
+        does nothing.
 
         Where something could not be uploaded, the spool stays for the next attempt, and a sidecar goes on with it for
         `Settings.flush_timeout_s` seconds at most.
@@ -342,23 +414,29 @@ class Checkpointer:
             As `flush`; the worker has been let go all the same.
         """
         self._check_owner("close")
-        if self._closed:
+        if self._closing:
             return
-        self._closed = True
+        self._closing = True
         deadline_s = time.monotonic() + timeout_s
-        if newest_first:
-            # Before anything is waited for: the deadline presses already.
-            self._worker.press()
-        # A save that waits for room would wait longer than this may take.
-        self._gate.close()
-        if self._saving.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
-            # What another thread is saving is in the spool now, so that the flush sees it.
-            self._saving.release()
         try:
+            if newest_first:
+                # Before anything is waited for: the deadline presses already.
+                self._worker.press()
+            not_saved = self._sources.flush(deadline_s)
+            self._closed = True
+            # A save that waits for room would wait longer than this may take.
+            self._gate.close()
+            if self._saving.acquire(timeout=min(max(0.0, deadline_s - time.monotonic()), threading.TIMEOUT_MAX)):
+                # What another thread is saving is in the spool now, so that the flush sees it.
+                self._saving.release()
             self._flusher.flush(max(0.0, deadline_s - time.monotonic()), newest_first=newest_first)
+            if not_saved is not None:
+                raise not_saved
             if not retried:
                 self.end_keeping()
         finally:
+            self._closed = True
+            self._gate.close()
             self._worker.shut_down()
             self._spool.task_lock.release()
         if self.settings.async_upload and (line := summary_line(self.stats)):
@@ -392,6 +470,31 @@ class Checkpointer:
     def references(self) -> builtins.list[CheckpointReference]:
         """Return the saves of this attempt, in order."""
         return self._ledger.references()
+
+    @property
+    def adopted(self) -> tuple[AdoptedSave, ...]:
+        """What earlier attempts and child processes left, as far as this attempt's worker has begun to upload it."""
+        return self._ledger.adopted
+
+    @property
+    def adopting(self) -> tuple[str, ...]:
+        """The spools of earlier attempts and child processes that are being emptied, by this attempt's worker or their own."""
+        return self._ledger.outstanding().adopting
+
+    @property
+    def left_errors(self) -> dict[str, CheckpointError]:
+        """Why what earlier attempts and child processes left can't be stored, by words for whose it is: ``attempt 0``."""
+        return {whose(name): error for name, error in list(self._ledger.adoption_errors.items())}
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """The times in which the training waited for uploads outside of ``save()``."""
+        return self._ledger.waits
+
+    @property
+    def trouble(self) -> CheckpointError | None:
+        """The transient failure of the store that is being retried now."""
+        return self._ledger.trouble
 
     def _check_owner(self, attempted: str) -> None:
         if os.getpid() != self._pid:

@@ -68,7 +68,13 @@ class Flusher:
 
     def flush(self, timeout_s: float, *, newest_first: bool = False) -> None:
         """Wait until everything saved is stored; see `ckpt_async.checkpointer.Checkpointer.flush`."""
-        deadline_s = time.monotonic() + timeout_s
+        started_s = time.monotonic()
+        try:
+            self._flush(started_s + timeout_s, timeout_s, newest_first=newest_first)
+        finally:
+            self._ledger.charge_flush(time.monotonic() - started_s)
+
+    def _flush(self, deadline_s: float, timeout_s: float, *, newest_first: bool) -> None:
         self._worker.raise_fatal()
         if self._ledger.reopen_failed():
             self._worker.send(Retry())

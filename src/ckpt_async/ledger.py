@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from ckpt_async.reference import CheckpointReference, Pending, SaveState, Stats, Status
+from ckpt_async.reference import AdoptedSave, CheckpointReference, Pending, SaveState, Stats, Status, Wait
 from ckpt_async.spool.admission import Queued
 from ckpt_async.words.errors import CheckpointError, from_wire
 from ckpt_async.words.events import (
@@ -26,6 +27,9 @@ from ckpt_async.words.events import (
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["Ledger", "Outstanding"]
+
+#: A shorter wait is none: whatever was asked for was there.
+LEAST_WAIT_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,17 @@ class Ledger:
         self.adoption_errors: dict[str, CheckpointError] = {}
         #: The transient failure that is being retried now.
         self.trouble: CheckpointError | None = None
+        #: What earlier attempts and child processes left and a worker of this attempt has begun to upload.
+        self._adopted: dict[str, AdoptedSave] = {}
         self._waited_s = 0.0
+        self._waits: list[Wait] = []
         self._given_up = ""
 
     def open(
         self, record: CheckpointRecord, entry: str, size_bytes: int, *, methods: dict[str, int] | None = None
     ) -> CheckpointReference:
         """Enter a save that is about to be published."""
-        state = SaveState(entry, size_bytes, total_bytes=size_bytes, methods=methods or {})
+        state = SaveState(entry, size_bytes, total_bytes=size_bytes, methods=methods or {}, on_waited=self.charge_flush)
         reference = CheckpointReference(record, state)
         with self.lock:
             state.given_up = self._given_up
@@ -107,7 +114,7 @@ class Ledger:
         """A save was given up."""
         with self.lock:
             state = self._references[entry].state
-            state.status, state.reason = Status.DROPPED, reason
+            state.status, state.reason, state.ended_unix_s = Status.DROPPED, reason, time.time()
             self._let_go()
             state.wake()
             self._changed.notify_all()
@@ -140,11 +147,22 @@ class Ledger:
         """Note how long a ``save()`` held the training up."""
         with self.lock:
             reference.state.blocked_s = blocked_s
+            reference.state.saved_unix_s = time.time() - blocked_s
 
     def charge_wait(self, waited_s: float) -> None:
-        """Note how long a ``save()`` waited for room."""
+        """Note how long a ``save()`` waited for an upload, or for room."""
         with self.lock:
             self._waited_s += waited_s
+
+    def charge_flush(self, seconds: float) -> None:
+        """Note how long the training waited outside of ``save()``. Takes no lock."""
+        if seconds >= LEAST_WAIT_S:
+            self._waits.append(Wait(time.time() - seconds, seconds))
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """The times of such waits."""
+        return tuple(self._waits)
 
     def apply(self, event: Event) -> None:
         """Bring the book up to date."""
@@ -152,6 +170,7 @@ class Ledger:
             if isinstance(event, WorkerReady):
                 # It will tell of all that it has found, also where the worker before it did so; of anything else (finished and
                 # removed by its own sidecar) nobody will.
+                self.trouble = None
                 self._adopting = set(event.adopting) | self._children
                 self._unguarded &= self._adopting
                 self.adoption_errors.clear()
@@ -178,13 +197,29 @@ class Ledger:
                     state.not_durable = from_wire(event.error) if event.error else None
             elif isinstance(event, (EntryStarted, EntryProgress, EntryCommitted, EntryFailed)):
                 reference = self._references.get(event.entry)
-                if reference is not None and reference.status not in (Status.DROPPED, Status.DELETED):
+                if reference is None:
+                    self._note_adopted(event)
+                elif reference.status not in (Status.DROPPED, Status.DELETED):
                     _apply_to(reference.state, event)
                     if reference.state.stored:
                         self._newest_stored = max(self._newest_stored, event.entry)
                         self._let_go()
                     reference.state.wake()
             self._changed.notify_all()
+
+    def _note_adopted(self, event: EntryStarted | EntryProgress | EntryCommitted | EntryFailed) -> None:
+        # What the worker adopts has the name of its spool before its own.
+        if isinstance(event, EntryStarted) and "/" in event.entry and event.entry not in self._adopted:
+            state = SaveState(event.entry, event.total_bytes)
+            self._adopted[event.entry] = AdoptedSave(event.name, event.attempt, event.version, state)
+        if (adopted := self._adopted.get(event.entry)) is not None:
+            _apply_to(adopted.state, event)
+
+    @property
+    def adopted(self) -> tuple[AdoptedSave, ...]:
+        """What earlier attempts and child processes left, as far as a worker of this attempt has begun to upload it."""
+        with self.lock:
+            return tuple(self._adopted.values())
 
     def _let_go(self) -> None:
         """Let the oldest saves go that are settled: they supersede none that waits, and their progress is in the store."""
@@ -290,7 +325,9 @@ class Ledger:
     def references(self) -> list[CheckpointReference]:
         """Return all saves, in the order in which they were taken."""
         with self.lock:
-            return [self._references[entry] for entry in sorted(self._references)]
+            found = list(self._references.items())
+        # Outside of the lock, which save() needs.
+        return [reference for _, reference in sorted(found, key=operator.itemgetter(0))]
 
     def droppable(self, name: str, *, latest: bool, group: bool) -> tuple[Queued, ...]:
         """Return the saves that may be given up for a new one called `name`, oldest first: not begun, and superseded.
@@ -355,31 +392,36 @@ class Ledger:
         """The counts up to now."""
         with self.lock:
             references = list(self._references.values())
-            states = [reference.state for reference in references]
-            return Stats(
-                saves=len(states),
-                committed=sum(state.status in (Status.COMMITTED, Status.DELETED) for state in states),
-                dropped=sum(state.status == Status.DROPPED for state in states),
-                failed=sum(state.status == Status.FAILED for state in states),
-                saved_bytes=sum(state.size_bytes for state in states),
-                sent_bytes=sum(state.sent_bytes for state in states),
-                copied_bytes=sum(state.copied_bytes for state in states),
-                blocked_s=sum(state.blocked_s for state in states),
-                waited_s=self._waited_s,
-                upload_s=sum(state.upload_s for state in states),
-                deleted=sum(state.status == Status.DELETED for state in states),
-                incomplete=sum(state.status == Status.INCOMPLETE for state in states),
-            )
+        # Outside of the lock, which save() needs.
+        states = [reference.state for reference in references]
+        return Stats(
+            saves=len(states),
+            committed=sum(state.status in (Status.COMMITTED, Status.DELETED) for state in states),
+            dropped=sum(state.status == Status.DROPPED for state in states),
+            failed=sum(state.status == Status.FAILED for state in states),
+            saved_bytes=sum(state.size_bytes for state in states),
+            sent_bytes=sum(state.sent_bytes for state in states),
+            copied_bytes=sum(state.copied_bytes for state in states),
+            blocked_s=sum(state.blocked_s for state in states),
+            waited_s=self._waited_s,
+            flush_s=sum(wait.seconds for wait in self.waits),
+            upload_s=sum(state.upload_s for state in states),
+            deleted=sum(state.status == Status.DELETED for state in states),
+            incomplete=sum(state.status == Status.INCOMPLETE for state in states),
+        )
 
 
 def _apply_to(state: SaveState, event: EntryStarted | EntryProgress | EntryCommitted | EntryFailed) -> None:
     if isinstance(event, EntryStarted):
         state.status, state.total_bytes = Status.UPLOADING, event.total_bytes
+        state.started_unix_s = event.unix_s or time.time()
     elif isinstance(event, EntryProgress):
         state.done_bytes = event.done_bytes
     elif isinstance(event, EntryCommitted):
         state.status = Status.COMMITTED if event.visible else Status.INCOMPLETE
         state.error, state.done_bytes = None, state.total_bytes
         state.sent_bytes, state.copied_bytes, state.upload_s = event.sent_bytes, event.copied_bytes, event.seconds
+        state.ended_unix_s = event.unix_s or time.time()
     else:
         state.status, state.error = Status.FAILED, from_wire(event.error)
+        state.ended_unix_s = event.unix_s or time.time()

@@ -60,12 +60,15 @@ class Loading:
         Gets what is damaged.
     kept : sequence of LeftSave
         What earlier attempts have stored and kept on this machine, newest first.
+    from_disk : bool
+        Whether what was loaded came from this machine.
     """
 
     reader: Reader
     target: str
     damages: Damages
     kept: Sequence[LeftSave] = ()
+    from_disk: bool = False
 
     def stored(self, record: CheckpointRecord, node: int | None = None) -> bool:
         """Load what the store has, of a group the part of one node; from this machine, where it was kept. Returns False where it is
@@ -123,5 +126,6 @@ class Loading:
             partial.make()
             yield partial.path
             partial.hand_over()
+            self.from_disk = True
         finally:
             partial.remove()

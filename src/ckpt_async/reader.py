@@ -91,7 +91,8 @@ class Reader:
     def _new_session(self) -> _Session:
         return _Session(lambda: self._open_store(self._tell_trouble))
 
-    def _run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+    def run(self, act: Callable[[Store], Awaitable[_T]]) -> _T:
+        """Run work on the open store, in the reader's own loop, and return what it returns: for what has no method here."""
         if self._session is not None:
             return self._session.run(act)
         with contextlib.closing(self._new_session()) as session:
@@ -114,7 +115,7 @@ class Reader:
         """
         from ckpt_async.transfer import catalog
 
-        return self._told(self._run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
+        return self._told(self.run(functools.partial(catalog.list_task, pathspec=pathspec, name=name, attempt=attempt)), strict)
 
     def list_scope(
         self, scope_prefix: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
@@ -122,7 +123,7 @@ class Reader:
         """List the checkpoints of all runs that share a scope, newest first; else as `list`."""
         from ckpt_async.transfer import catalog
 
-        found = self._run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
+        found = self.run(functools.partial(catalog.list_scope, scope_prefix=scope_prefix, name=name, attempt=attempt))
         return self._told(found, strict)
 
     def _told(self, listing: Listing, strict: bool) -> builtins.list[CheckpointRecord]:
@@ -148,7 +149,7 @@ class Reader:
         """Follow a `latest` pointer by its key; see `latest`."""
         from ckpt_async.transfer import catalog
 
-        return self._run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
+        return self.run(functools.partial(catalog.latest_of, pointer_key=pointer_key))
 
     def visible(self, keys_of_data: builtins.list[str], *, timeout_s: float) -> builtins.list[str]:
         """Return those of these keys under which there is a checkpoint that can be loaded. Raises TimeoutError, too."""
@@ -160,7 +161,7 @@ class Reader:
             with fail_after(timeout_s):
                 return await group_catalog.visible(store, keys_of_data)
 
-        return self._run(act)
+        return self.run(act)
 
     def agreed_group(
         self, identity: TaskIdentity, policy: str, passed_by: Callable[[CheckpointDamaged], None]
@@ -168,13 +169,13 @@ class Reader:
         """Return the group save that all nodes of this attempt go on from; see `group_catalog.agreed_group`."""
         from ckpt_async.transfer import group_catalog
 
-        return self._run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
+        return self.run(functools.partial(group_catalog.agreed_group, identity=identity, policy=policy, passed_by=passed_by))
 
     def mark_damaged(self, record: CheckpointRecord) -> None:
         """Have later attempts pass a group save by; see `group_catalog.mark_damaged`."""
         from ckpt_async.transfer import group_catalog
 
-        self._run(functools.partial(group_catalog.mark_damaged, record=record))
+        self.run(functools.partial(group_catalog.mark_damaged, record=record))
 
     def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
         """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
@@ -204,7 +205,7 @@ class Reader:
             await download(store, record if node is None else part_of(record, node), target)
             return record
 
-        return self._run(act)
+        return self.run(act)
 
     def delete(self, reference: object) -> None:
         """Delete a stored checkpoint, and nothing else. A `latest` pointer that names it steps back to the newest that remains.
@@ -225,7 +226,7 @@ class Reader:
         """
         from ckpt_async.transfer.deletion import delete_checkpoint
 
-        self._run(functools.partial(delete_checkpoint, reference=reference))
+        self.run(functools.partial(delete_checkpoint, reference=reference))
 
     def pin(self, reference: object) -> None:
         """Pin a checkpoint: when this returns, no rule deletes it, until `unpin`. `delete` deletes it all the same.
@@ -242,19 +243,19 @@ class Reader:
         """
         from ckpt_async.transfer import pins
 
-        self._run(functools.partial(pins.pin, reference=reference))
+        self.run(functools.partial(pins.pin, reference=reference))
 
     def unpin(self, reference: object) -> None:
         """Take the pin of a checkpoint away; where there is none, nothing is done. Raises InvalidArgument."""
         from ckpt_async.transfer import pins
 
-        self._run(functools.partial(pins.unpin, reference=reference))
+        self.run(functools.partial(pins.unpin, reference=reference))
 
     def pinned(self, records: Iterable[CheckpointRecord]) -> set[str]:
         """Return the keys of those of these checkpoints that are pinned."""
         from ckpt_async.transfer import pins
 
-        return self._run(functools.partial(pins.pinned_keys_of, records=tuple(records)))
+        return self.run(functools.partial(pins.pinned_keys_of, records=tuple(records)))
 
     def check_shape(self, record: CheckpointRecord) -> builtins.list[str]:
         """Return what a stored checkpoint lacks, a sentence each, without reading its data; see
@@ -262,7 +263,7 @@ class Reader:
         """
         from ckpt_async.transfer import shape
 
-        return self._run(functools.partial(shape.check_shape, record=record))
+        return self.run(functools.partial(shape.check_shape, record=record))
 
     def plan_prune(self, pathspec: str, rules: KeepRules, *, name: str | None = None) -> RetentionDecision:
         """Decide which checkpoints of a task rules would delete. Deletes nothing; see `ckpt_async.transfer.pruning.plan_prune`.
@@ -292,7 +293,7 @@ class Reader:
             decision = await pruning.plan_prune(store, listing.records, rules)
             return decision if name is None else decision.only(name)
 
-        return self._run(act)
+        return self.run(act)
 
     def prune(self, decision: RetentionDecision) -> PruneResult:
         """Delete what a decision dooms, the oldest first. What is pinned or the latest by now is spared, and so is all of a task,
@@ -305,10 +306,10 @@ class Reader:
         """
         from ckpt_async.transfer import pruning
 
-        return self._run(functools.partial(pruning.prune_all, decision=decision))
+        return self.run(functools.partial(pruning.prune_all, decision=decision))
 
     def load_record(self, record: CheckpointRecord, target: str) -> None:
         """Load the checkpoint of a record that has been read already; see `load`."""
         from ckpt_async.transfer.download import download
 
-        self._run(functools.partial(download, record=record, target=target))
+        self.run(functools.partial(download, record=record, target=target))

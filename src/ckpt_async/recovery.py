@@ -28,12 +28,28 @@ from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord, supersedes
 from ckpt_async.worker.detached import bring_home
 
-__all__ = ["POLICIES", "resume"]
+__all__ = ["POLICIES", "Resumed", "resume"]
 
 POLICIES = ("fresh", "eager")
 
 #: How often the spools are looked at again because a worker emptied them meanwhile.
 LOOKS = 5
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What an attempt goes on from.
+
+    Attributes
+    ----------
+    record : CheckpointRecord
+        The checkpoint.
+    from_disk : bool
+        Whether it came from this machine's disk, not from the store.
+    """
+
+    record: CheckpointRecord
+    from_disk: bool
 
 
 def resume(
@@ -50,7 +66,7 @@ def resume(
     strict: bool = False,
     node_index: int = 0,
     num_nodes: int = 1,
-) -> CheckpointRecord | None:
+) -> Resumed | None:
     """Load the newest checkpoint that the policy allows into the empty folder `target`.
 
     ``"fresh"``: of this task, where this is not its first attempt. ``"eager"``: of this task, else of its scope. All nodes of a
@@ -72,7 +88,7 @@ def resume(
 
     Returns
     -------
-    CheckpointRecord or None
+    Resumed or None
         What was loaded; None where there is nothing.
 
     Raises
@@ -89,6 +105,7 @@ def resume(
         raise InvalidArgument("resume from a checkpoint", on=f"policy={policy!r}", cause=f"allowed are {', '.join(POLICIES)}")
     way = RestoreWay.LINK if guarded else RestoreWay.COPY
     damages = Damages(say, strict=strict)
+    from_disk = False
     with _disk_errors(target), reader.held_open() as held:
         for _ in range(LOOKS):
             left, unreadable = left_saves(spool_folder)
@@ -126,6 +143,7 @@ def resume(
             except FileNotFoundError:
                 # A worker that is still alive has stored it and removed it from the spool: it is in the store now. Look again.
                 continue
+            from_disk = loading.from_disk
             if others:
                 bring_home(others, may_start=may_start, say=say)
             break
@@ -140,9 +158,10 @@ def resume(
         for folder in older_attempts(spool_folder):
             drop_all_kept(Spool(folder))
     _tell_of_parts(left, restored, identity, say)
-    if restored is not None:
-        note_loaded(Spool(spool_folder), restored, say)
-    return restored
+    if restored is None:
+        return None
+    note_loaded(Spool(spool_folder), restored, say)
+    return Resumed(restored, from_disk)
 
 
 @contextmanager

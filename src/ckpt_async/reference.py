@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 from ckpt_async.words.errors import CheckpointError, CheckpointNotStored, FlushTimeout, SnapshotFailed, SpoolDamaged
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["CheckpointReference", "Pending", "SaveState", "Stats", "Status"]
+__all__ = ["AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"]
 
 
 #: A wait is woken by news. That it looks now and then all the same is for a wake-up that a signal's handler has swallowed.
@@ -53,6 +54,9 @@ class SaveState:
         Whether its failure has been raised.
     blocked_s, upload_s : float
         Seconds that ``save()`` took, and that the upload took.
+    saved_unix_s, started_unix_s, ended_unix_s : float
+        When ``save()`` was called, when its upload was begun or taken up again, and when it was settled, in seconds since 1970; 0
+        as long as it has not happened.
     sent_bytes, copied_bytes : int
         What went over the line, and what did not: the store copied it, for it had not changed since an earlier save.
     durable : bool
@@ -63,6 +67,8 @@ class SaveState:
         How many files were taken in which way: ``"link"``, ``"reflink"``, ``"copy"``, ``"packed"``.
     waiters : list of SimpleQueue
         One for each thread that waits for this save.
+    on_waited : callable or None
+        Told how long the training waited for it.
     given_up : str
         Why no more news of it comes to this process; empty as long as some may.
     """
@@ -84,6 +90,10 @@ class SaveState:
     not_durable: CheckpointError | None = None
     methods: dict[str, int] = field(default_factory=dict)
     taken_s: float = field(default_factory=time.monotonic, compare=False)
+    saved_unix_s: float = field(default_factory=time.time, compare=False)
+    started_unix_s: float = field(default=0.0, compare=False)
+    ended_unix_s: float = field(default=0.0, compare=False)
+    on_waited: Callable[[float], None] | None = field(default=None, repr=False, compare=False)
     waiters: list[SimpleQueue[None]] = field(default_factory=list, repr=False, compare=False)
 
     def wake(self) -> None:
@@ -168,7 +178,8 @@ class CheckpointReference(dict[str, Any]):
         CheckpointNotStored
             It was dropped, or the store refuses it, or its task ended before it was stored; the cause says which.
         """
-        limit_s = None if timeout is None else time.monotonic() + timeout
+        started_s = time.monotonic()
+        limit_s = None if timeout is None else started_s + timeout
         # No lock is held, so that the exception of a signal's handler, which may come between any two lines, leaves none taken.
         news: SimpleQueue[None] = SimpleQueue()
         self._state.waiters.append(news)
@@ -186,6 +197,9 @@ class CheckpointReference(dict[str, Any]):
                     news.get(timeout=left_s)
         finally:
             self._state.waiters.remove(news)
+            # What other threads wait for holds no training up.
+            if self._state.on_waited is not None and threading.current_thread() is threading.main_thread():
+                self._state.on_waited(time.monotonic() - started_s)
         if not self._state.stored:
             raise CheckpointNotStored("store a checkpoint", on=self["key"], cause=self.reason) from self._state.error
         return self
@@ -238,6 +252,42 @@ class CheckpointReference(dict[str, Any]):
 
 
 @dataclass(frozen=True)
+class AdoptedSave:
+    """A save that an earlier attempt, or a child process, left, and that this attempt's worker uploads.
+
+    Attributes
+    ----------
+    name : str
+        Of the save.
+    attempt, version : int
+        Of the save.
+    state : SaveState
+        A view that changes.
+    """
+
+    name: str
+    attempt: int
+    version: int
+    state: SaveState
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A time in which the training waited for uploads outside of ``save()``.
+
+    Attributes
+    ----------
+    unix_s : float
+        When it began, in seconds since 1970.
+    seconds : float
+        How long it took.
+    """
+
+    unix_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Pending:
     """What is on local disk and not yet in the store.
 
@@ -274,7 +324,10 @@ class Stats:
     blocked_s : float
         Seconds that the training was held up by ``save()``: snapshots and waiting.
     waited_s : float
-        The part of `blocked_s` that was spent waiting for room in the spool.
+        The part of `blocked_s` that was spent waiting for uploads: for room in the spool, or, without ``async_upload``, for that of
+        the save itself.
+    flush_s : float
+        Seconds that ``flush()``, ``wait()`` in the main thread, and the end of the task waited for uploads.
     upload_s : float
         Seconds of uploading, which is what waiting for each upload would have cost.
     """
@@ -288,6 +341,7 @@ class Stats:
     copied_bytes: int = 0
     blocked_s: float = 0.0
     waited_s: float = 0.0
+    flush_s: float = 0.0
     upload_s: float = 0.0
     deleted: int = 0
     incomplete: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_async.ledger import Ledger, Outstanding
 from ckpt_async.listeners import Listeners
-from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, waiting_line
+from ckpt_async.progress import FIRST_LINE_S, LINE_EVERY_S, Rate, readable_seconds, standstill_line, waiting_line
 from ckpt_async.spool.neighbours import child_spools, remove_dead_spool, remove_spool
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.words.errors import CheckpointError, SnapshotFailed, SpoolDamaged, WorkerDied, from_wire
@@ -23,6 +23,7 @@ from ckpt_async.words.events import (
     Event,
     Notice,
     Press,
+    Trouble,
     WorkerReady,
 )
 from ckpt_async.worker.handle import WorkerHandle
@@ -80,6 +81,7 @@ class Supervisor:
         self._deaths = 0
         self._pressed = False
         self._told_lost: set[str] = set()
+        self._stands_still = False
         self._notices: set[str] = set()
         self._fatal: CheckpointError | None = None
 
@@ -115,6 +117,9 @@ class Supervisor:
 
     def _on_event(self, event: Event) -> None:
         self._ledger.apply(event)
+        if isinstance(event, WorkerReady):
+            # What the worker before it could not do, this one tries anew, and tells anew.
+            self._stands_still = False
         if isinstance(event, EntryCommitted):
             self._deaths = 0
         elif isinstance(event, WorkerReady) and (children := self._ledger.children):
@@ -124,6 +129,8 @@ class Supervisor:
             self._say(str(from_wire(event.error)))
         elif isinstance(event, EntryFailed):
             self._say_lost(event)
+        elif isinstance(event, Trouble):
+            self._say_standstill(event)
         elif isinstance(event, Notice) and event.text not in self._notices:
             self._notices.add(event.text)
             self._say(event.text)
@@ -135,6 +142,15 @@ class Supervisor:
         if isinstance(error, SnapshotFailed) and event.entry not in self._told_lost:
             self._told_lost.add(event.entry)
             self._say(f"A save is lost: {error}")
+
+    def _say_standstill(self, event: Trouble) -> None:
+        """A store that fails once is none of the user's business. One that goes on failing is told of, once until that is over."""
+        if event.failures > 1 and not self._stands_still:
+            self._stands_still = True
+            self._say(standstill_line(str(from_wire(event.error)), self.where_it_lies()))
+        elif not event.failures and self._stands_still:
+            self._stands_still = False
+            self._say("The uploads go on: the store answers again.")
 
     def _on_death(self) -> None:
         """Start the worker again, in the thread that saw it die."""
@@ -260,7 +276,7 @@ class Supervisor:
         WorkerDied
             There is no worker any more that could reach it.
         """
-        next_line_s = time.monotonic() + FIRST_LINE_S
+        next_line_s, told = time.monotonic() + FIRST_LINE_S, ""
         rate = Rate(self._ledger.outstanding().size_bytes, time.monotonic())
         while True:
             now_s = time.monotonic()
@@ -273,16 +289,18 @@ class Supervisor:
                 return False
             if now_s >= next_line_s:
                 next_line_s = now_s + LINE_EVERY_S
-                self._say(self._line(self._ledger.outstanding(), rate, now_s))
+                trouble = str(self._ledger.trouble or "")
+                self._say(self._line(self._ledger.outstanding(), rate, now_s, trouble, told))
+                told = trouble
 
-    def _line(self, outstanding: Outstanding, rate: Rate, now_s: float) -> str:
-        trouble = self._ledger.trouble
+    def _line(self, outstanding: Outstanding, rate: Rate, now_s: float, trouble: str, told: str) -> str:
         return waiting_line(
             outstanding.saves,
             outstanding.size_bytes,
             rate.bytes_per_s(outstanding.size_bytes, now_s),
             store=self._header.address.url,
-            trouble=str(trouble) if trouble is not None else "",
+            trouble=trouble,
+            told=told,
             adopting=len(outstanding.adopting),
         )
 

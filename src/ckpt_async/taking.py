@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ckpt_async.disk.linking import LinkGuard
 from ckpt_async.disk.scan import ScannedTree
-from ckpt_async.disk.snapshot import take_snapshot
+from ckpt_async.disk.snapshot import Snapshot, changed_files, take_snapshot
 from ckpt_async.ledger import Ledger
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.spool.entry import Entry
@@ -18,7 +18,7 @@ from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.spool.states import entry_id
 from ckpt_async.spool.torn import keep_links
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes
-from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
+from ckpt_async.words.errors import CheckpointError, FilesChanged, InvalidArgument, SnapshotFailed
 from ckpt_async.words.groups import is_group_number
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.names import check_name
@@ -136,16 +136,22 @@ class Taking:
             self._not_counted = error.cause
             raise
 
-    def take(self, tree: ScannedTree, request: SaveRequest, version: int | None = None) -> CheckpointReference:
+    def take(
+        self, tree: ScannedTree, request: SaveRequest, version: int | None = None, *, as_seen: bool = False
+    ) -> CheckpointReference:
         """Bring a snapshot of the files into the spool. When this returns, it survives the death of every process.
 
         Parameters
         ----------
         version : int, optional
             The number that was taken for it.
+        as_seen : bool
+            Whether the files must still have the state that the scan saw. Otherwise one that has changed since is taken as it is.
 
         Raises
         ------
+        FilesChanged
+            They have not.
         SnapshotFailed
             The files, or the disk of the spool, don't allow it; nothing of the save remains.
         """
@@ -153,7 +159,7 @@ class Taking:
             if version is None:
                 version = self._spool.next_version(self._header.version_start, self._header.version_step)
             try:
-                return self._take(tree, request, version)
+                return self._take(tree, request, version, as_seen=as_seen)
             except BaseException:
                 self._ledger.cancel(entry_id(version))
                 # What can't be deleted now, the next attempt deletes; the reason of the failure is more to the point.
@@ -161,11 +167,13 @@ class Taking:
                     self._spool.discard(version)
                 raise
 
-    def _take(self, tree: ScannedTree, request: SaveRequest, version: int) -> CheckpointReference:
+    def _take(self, tree: ScannedTree, request: SaveRequest, version: int, *, as_seen: bool) -> CheckpointReference:
         folder = self._spool.stage(version)
         # A guard that is replaced from now on is another: what this one has granted is not its successor's.
         guard = self._link_guard()
         snapshot = take_snapshot(tree, folder, way=self._header.settings.snapshot, guard=guard)
+        if as_seen:
+            _check_as_seen(tree, snapshot)
         size_bytes = snapshot.size_bytes
         if request.storage_format == "tar":
             sources = [SourceFile(file.path, file.size_bytes, file.mode, file.mtime_ns, "", 0) for file in snapshot.files]
@@ -188,6 +196,11 @@ class Taking:
         self._spool.publish(entry)
         keep_links(self._spool, entry, guard)
         return reference
+
+
+def _check_as_seen(tree: ScannedTree, snapshot: Snapshot) -> None:
+    if changed := changed_files(tree, snapshot):
+        raise FilesChanged("save the files", on=tree.root, cause=f"{changed[0]!r} was written to since it was looked at")
 
 
 @contextmanager

@@ -299,18 +299,26 @@ def test_a_save_whose_files_somebody_removed_fails_and_holds_up_no_other(
     assert [record.version_id for record in desk.records()] == [1, 0]
 
 
-def test_a_store_without_conditional_writes_is_said_once(
+def test_what_is_found_out_of_a_store_is_said_once(
     make_desk: MakeDesk, local_address: StoreAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Plain(LocalStore):
         @property
         def traits(self) -> StoreTraits:
-            return dataclasses.replace(super().traits, conditional_writes=False)
+            traits = super().traits
+            return dataclasses.replace(traits, conditional_writes=False, notices=("It speaks slowly.", *self.found))
+
+        found: tuple[str, ...] = ()
+
+        async def begin_multipart(self, key: str) -> str:
+            self.found = ("It was heard to stammer.",)
+            return await super().begin_multipart(key)
 
     monkeypatch.setattr(ckpt_async.assembly, "open_store", lambda address, pace=None: Plain(address.url))
     desk = make_desk(local_address, "thread")
     checkpointer = desk.open()
-    for _ in range(2):
-        checkpointer.save(desk.tree())
+    for number in range(3):
+        checkpointer.save(desk.tree({"large": bytes(17 << 20)} if number else {"small": b"1"}))
     checkpointer.close(timeout_s=DEADLINE_S)
-    assert sum("does not know conditional writes" in line for line in desk.said) == 1
+    for text in ("does not know conditional writes", "speaks slowly", "heard to stammer"):
+        assert sum(text in line for line in desk.said) == 1

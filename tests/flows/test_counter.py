@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import re
 import stat
 
 import pytest
@@ -35,6 +37,7 @@ def test_never_counts_again_what_it_saved(local: Place, on_s3: Place, datastore:
     assert result.numbers("ended at") == [10]
     assert place.wait_until_clean() == []
     if more:
+        check_cards(place)
         return  # what is stored does not depend on cards
     task = place.look("CounterFlow")["start/0"]
     counters = [[record["metadata"]["counter"] for record in attempt["_task_checkpoints"]] for attempt in task["attempts"]]
@@ -48,6 +51,26 @@ def test_never_counts_again_what_it_saved(local: Place, on_s3: Place, datastore:
     assert [record["metadata"]["counter"] for record in task["listed"]] == [10, 8]
     assert task["metadata"]["checkpoint-load-attempt"] == "1"
     assert task["metadata"]["checkpoint-load-name"] == "mfchckpt"
+
+
+def check_cards(place: Place) -> None:
+    """Each attempt has a card that is complete by itself, also one that has failed."""
+    found = {}
+    for path in place.folder.glob("**/mf.cards/**/cards/*task_checkpoints*.html"):
+        text = path.read_text()
+        # Without this line a viewer waits for data that a later update of the task would bring.
+        assert "window.metaflow_card_update = undefined" in text
+        (data,) = re.findall('__MF_DATA__\\["[^"]*"\\] = "([^"]*)"', text)
+        told = base64.b64decode(data).decode()
+        found[int(re.findall("attempt ([0-9]+)</span>", told)[0])] = told
+    assert sorted(found) == [0, 1, 2]
+    for attempt, told in found.items():
+        ended = "ended well" if attempt == 2 else "failed"
+        assert f"{ended}; everything saved is in the datastore" in told
+        assert told.count("<tr><td") == (1, 2, 2)[attempt]
+    assert "the step began afresh" in found[0]
+    assert "attempt 0; loaded from the datastore" in found[1] and "which had begun from" not in found[1]
+    assert "attempt 1; loaded from the datastore" in found[2] and found[2].count("which had begun from") == 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.harness import RUN_TIMEOUT_S, Place
+from tests.integrations.frameworks import need
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCK = re.compile(r"^( *)```(python|console)([^\n]*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -54,9 +55,13 @@ PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
 def test_the_blocks_of_a_page_run(page: Path, local: Place) -> None:
+    if any("import torch" in step.text for step in steps(page)):
+        need("torch")
     environment = local.environment()
     environment["PATH"] = os.pathsep.join([os.path.dirname(local.python), environment.get("PATH", os.defpath)])
     for step in steps(page):
+        if "def train(checkpoint):" in step.text:
+            continue  # tests/integrations/test_documentation.py runs it
         if step.file:
             (local.folder / step.file).write_text(step.text)
         if not step.command:

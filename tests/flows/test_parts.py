@@ -1,27 +1,24 @@
-"""The parts of the extension that need no flow: attributes, identity, environment, signals, directories, the card's text."""
+"""The parts of the extension that need no flow: attributes, identity, environment, signals, directories."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import html
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from metaflow import current
 
 import ckpt_async
 from ckpt_async import (
-    Checkpointer,
     CheckpointRecord,
     CheckpointReference,
     InvalidArgument,
@@ -31,13 +28,10 @@ from ckpt_async import (
     TaskIdentity,
 )
 from ckpt_async.reference import SaveState
-from ckpt_async.words.events import WorkerReady
-from metaflow_extensions.ckpt_async.plugins.checkpoint import card
 from metaflow_extensions.ckpt_async.plugins.checkpoint.apart import Apart, run_apart
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifacts import records_of
-from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
+from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import check_environment, read_attributes
 from metaflow_extensions.ckpt_async.plugins.checkpoint.callbacks import import_callback, read_callback_name
-from metaflow_extensions.ckpt_async.plugins.checkpoint.card import loaded_text, table_text, time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.current import CheckpointInfo
 from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
     make_directory,
@@ -46,12 +40,12 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.directory import (
 )
 from metaflow_extensions.ckpt_async.plugins.checkpoint.environment import STORE, UID, TaskPlace, read_task
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible, WrongCheckpointAttribute
-from metaflow_extensions.ckpt_async.plugins.checkpoint.names import CARD_ID, DEFAULTS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
+from metaflow_extensions.ckpt_async.plugins.checkpoint.output import time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
 from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, node_of_gang, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address
-from tests.engine.desk import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = TaskIdentity("Flow", "1", "train", "2", 1, "0" * 12, "1" * 12)
@@ -122,8 +116,16 @@ class TestAttributes:
     def test_what_a_task_is_given_says_the_same(self) -> None:
         """Metaflow leaves out None and writes the rest as text."""
         found = read_attributes(
-            {"load_policy": None, "flush_timeout": 2.5, "on_full": "raise", "show_card": 0, "spool_dir": "/spool"}
+            {
+                "load_policy": None,
+                "flush_timeout": 2.5,
+                "on_full": "raise",
+                "show_card": 0,
+                "spool_dir": "/spool",
+                "s3_options": {"requester_pays": True, "sse_kms_key_id": "arn:aws:kms:eu-west-1:1:key/x"},
+            }
         )
+        assert found.s3_options == "requester_pays:true,sse_kms_key_id:arn:aws:kms:eu-west-1:1:key/x"
         text = {name: str(value) for name, value in found.to_attributes().items() if value is not None}
         assert read_attributes(text) == found
 
@@ -136,12 +138,23 @@ class TestAttributes:
             ("worker", "fork", "'process' or 'thread'"),
             ("flush_timeout", "inf", "a number of seconds above 0, up to 2592000 (30 days)"),
             ("async_upload", "yes", "True or False"),
+            ("s3_options", 3, "a dict, or text such as 'checksums:md5,requester_pays:true'"),
         ],
     )
     def test_a_wrong_value_is_named(self, attribute: str, value: object, allowed: str) -> None:
         with pytest.raises(WrongCheckpointAttribute) as caught:
             read_attributes({attribute: value})
         assert caught.value.message == f"@checkpoint({attribute}={value!r}): the value is not allowed. Allowed: {allowed}."
+
+    @pytest.mark.parametrize("value", [{"checksum": "md5"}, "checksum:md5"])
+    def test_a_wrong_option_of_s3_is_named(self, value: object) -> None:
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            read_attributes({"s3_options": value})
+        assert "checksum: there is none of that name. There are: addressing_style, " in caught.value.message
+        check_environment({})
+        with pytest.raises(WrongCheckpointAttribute) as caught:
+            check_environment({"METAFLOW_CHECKPOINT_S3_OPTIONS": "checksum:md5"})
+        assert caught.value.message.startswith("METAFLOW_CHECKPOINT_S3_OPTIONS=checksum:md5: checksum: there is none of that name")
 
 
 class TestScope:
@@ -429,55 +442,11 @@ class TestText:
         assert [record["version_id"] for record in records] == [2, 0]
         assert all(type(record) is dict for record in records)
 
-    def test_table(self) -> None:
-        text = table_text([reference(0), reference(1, "uploading")])
-        rows = text.splitlines()
-        assert rows[0] == "2 saved; the step waited 1.00 s in `save()`."
-        assert rows[4].startswith("| 1 | a\\|b | 1.5 kB | uploading |") and rows[4].endswith("| 0.50 s | 2 packed |  |")
-        assert rows[5].startswith("| 0 | a\\|b | 1.5 kB | committed |") and rows[5].endswith("| 0.50 s | 2 packed | 2.00 s |")
-        copied = reference(0)
-        copied.state.copied_bytes = 1000
-        assert table_text([copied]).endswith("| 2.00 s, 1 kB not sent again |")
-        assert table_text([]) == "No checkpoint has been saved yet."
-        assert len(table_text([reference(number) for number in range(150)]).splitlines()) == 4 + 100 + 2
 
-    def test_loaded(self) -> None:
-        assert "load_policy=fresh" in loaded_text(None, "fresh")
-        found = reference(0).record
-        assert "Flow/1/train/2, attempt 1" in loaded_text(found, "fresh")
-        key = loaded_text(found, "fresh").splitlines()[-1]
-        assert html.unescape(key.replace("<wbr>", "")) == f"Its key: <code>{found.key}</code>"
-
-    def test_times_are_told_to_the_second(self) -> None:
-        assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
-        assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
-        assert time_text("yesterday") == "yesterday"
-
-
-def test_a_card_is_made_only_for_what_it_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(card, "UPDATE_S", 0.0)
-    references: list[CheckpointReference] = []
-    listeners: list[Callable[[object], None]] = []
-    checkpointer = SimpleNamespace(
-        identity=SimpleNamespace(pathspec="Flow/1/train/7", attempt=0), references=lambda: references, add_listener=listeners.append
-    )
-    refreshed, left_out = threading.Event(), threading.Event()
-    manager = SimpleNamespace(append=lambda _part: None, refresh=refreshed.set)
-    monkeypatch.setattr(current, "get", lambda _name: {CARD_ID: manager})
-
-    def end_after(event: object, seen: Callable[[card.CheckpointCard], bool]) -> None:
-        shown = card.CheckpointCard(cast(Checkpointer, checkpointer), None, "fresh", left_out.set)
-        shown.start()
-        listeners.pop()(event)
-        wait_for(lambda: seen(shown), "the event is dealt with")
-        shown.finish(refresh=False)
-
-    end_after(WorkerReady(1), lambda shown: not shown._changed)
-    assert left_out.is_set() and not refreshed.is_set()
-    left_out.clear()
-    references.append(reference(0))
-    end_after(WorkerReady(1), lambda _: refreshed.is_set())
-    assert not left_out.is_set()
+def test_times_are_told_to_the_second() -> None:
+    assert time_text("2026-11-23T14:47:07.123456") == "2026-11-23 14:47:07"
+    assert time_text("2026-11-23T14:47:07") == "2026-11-23 14:47:07"
+    assert time_text("yesterday") == "yesterday"
 
 
 def test_only_public_names_of_the_engine_are_used() -> None:

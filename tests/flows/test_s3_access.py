@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
     configured_address,
     store_address,
 )
+from tests.stores.moto_server import MotoServer
 
 CODE = """
 import json
@@ -32,6 +34,7 @@ credentials = [access.credentials() for _ in range(2)]
 print(json.dumps({
     "endpoint_url": access.endpoint_url, "region": access.region, "verify": access.verify, "anonymous": access.anonymous,
     "addressing_style": access.addressing_style, "server_side_encryption": access.server_side_encryption,
+    "more": [access.checksums, access.requester_pays, access.conditional_writes, access.sse_kms_key_id],
     "client_params": dict(access.client_params), "keys": [one and one.access_key for one in credentials],
     "token": credentials[0] and credentials[0].token, "repr": repr(access) + repr(credentials),
 }))
@@ -85,6 +88,17 @@ def test_settings_of_metaflow(tmp_path: Path) -> None:
     assert found["client_params"] == {"proxies": {"http": "http://proxy:3"}, "s3": {"addressing_style": "path"}}
 
 
+def test_options_of_the_decorator_beat_the_settings_of_metaflow(tmp_path: Path) -> None:
+    more: dict[str, str] = {"METAFLOW_S3_SERVER_SIDE_ENCRYPTION": "AES256"}
+    found = ask(tmp_path, **KEYS, **more)
+    assert (found["server_side_encryption"], found["more"]) == ("AES256", ["crc32", False, None, None])
+    more["METAFLOW_CHECKPOINT_S3_OPTIONS"] = (
+        "checksums:off,requester_pays:true,conditional_writes:false,server_side_encryption:aws:kms,sse_kms_key_id:k:1"
+    )
+    found = ask(tmp_path, **KEYS, **more)
+    assert (found["server_side_encryption"], found["more"]) == ("aws:kms", ["off", True, False, "k:1"])
+
+
 @pytest.mark.parametrize("name", ["AWS_CA_BUNDLE"])
 def test_bundle_of_the_environment(tmp_path: Path, name: str) -> None:
     assert ask(tmp_path, **KEYS, **{name: "/bundle.pem"})["verify"] == "/bundle.pem"
@@ -112,6 +126,21 @@ def test_the_store_of_with_artifact_store(tmp_path: Path, kind: str) -> None:
     assert (found["endpoint_url"], found["region"], found["addressing_style"]) == ("http://127.0.0.1:3", "eu-west-3", "virtual")
     assert (found["keys"], found["token"]) == (["another", "another"], "the-token")
     assert "secret" not in str(found["repr"]) and "the-token" not in str(found["repr"])
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoServer]:
+    with MotoServer() as server:
+        yield server
+
+
+def test_a_role_of_with_artifact_store(tmp_path: Path, moto: MotoServer) -> None:
+    how = {"root": "s3://bucket/root", "role_arn": "arn:aws:iam::123456789012:role/uploader"}
+    variables = {ELSEWHERE: json.dumps({"type": "s3", "config": how}), "AWS_ENDPOINT_URL_STS": moto.endpoint_url}
+    found = ask(tmp_path, **KEYS, AWS_DEFAULT_REGION="us-east-1", **variables)
+    # Those that STS has given out, and they are renewed by themselves: they are asked for once.
+    assert [str(key)[:4] for key in found["keys"]] == ["ASIA"] * 2 and len(set(found["keys"])) == 1  # type: ignore[attr-defined, call-overload]
+    assert found["token"] != KEYS["AWS_SESSION_TOKEN"]
 
 
 def test_without_params_of_its_own_it_is_reached_as_the_datastore_is(tmp_path: Path) -> None:

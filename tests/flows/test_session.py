@@ -20,6 +20,7 @@ from ckpt_async import (
     CheckpointReference,
     InvalidArgument,
     StoreAddress,
+    StoreRejected,
     TaskIdentity,
     open_for_child,
 )
@@ -81,6 +82,23 @@ def test_any_failure_to_close_is_told_beside_that_of_the_step(tmp_path: Path, mo
     assert [record["name"] for record in flow._task_checkpoints] == ["mfchckpt"]
     assert flow._task_latest_checkpoint == flow._task_checkpoints[0]
     assert not os.path.exists(session.current.directory)
+
+
+def test_a_step_that_fails_with_the_stores_refusal_is_not_told_of_it_twice(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store" / "mf.checkpoints").write_text("in the way")
+    session = open_session(tmp_path, SimpleNamespace(), async_upload=True)
+
+    def step() -> None:
+        save_once(session)
+        session.current.flush()
+
+    with pytest.raises(StoreRejected, match="is a file") as caught:
+        session.run(step, (), {})
+    assert "kept in" in str(caught.value)
+    assert not getattr(caught.value, "__notes__", [])
+    assert "not all stored" not in capfd.readouterr().err
 
 
 def test_a_failure_to_close_fails_a_step_that_ended_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,22 +39,24 @@ def error_answer(status: int, code: str, message: str = "as the test says") -> A
 
 
 class ScriptedServer:
-    """Listens on a free port of 127.0.0.1, one thread per connection; closes each after one answer.
+    """Listens on a free port of this machine, one thread per connection; closes each after one answer.
 
     Parameters
     ----------
     script : callable or sequence
         From a request to an answer; a sequence is used up in order, its last member repeated.
+    host : str
+        The address that it listens on.
     """
 
-    def __init__(self, script: Script | Sequence[Answer | str]) -> None:
+    def __init__(self, script: Script | Sequence[Answer | str], host: str = "127.0.0.1") -> None:
         self._script = script
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self._ending = threading.Event()
         self.requests: list[Request] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port = int(self._listener.getsockname()[1])
 
     @property

@@ -61,11 +61,11 @@ def test_a_bucket_without_aiobotocore() -> None:
     code = (
         "import sys; sys.modules['aiobotocore'] = sys.modules['aiohttp'] = None;"
         "from ckpt_async.stores.opening import open_store; from ckpt_async.words.settings import StoreAddress;"
-        "print(open_store(StoreAddress('s3://bucket')).traits.notice)"
+        "print(open_store(StoreAddress('s3://bucket')).traits.notices[0])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True).stdout
     assert told.startswith("S3 is reached through botocore in threads: aiobotocore can't be imported (")
-    assert open_store(StoreAddress("s3://bucket")).traits.notice == ""
+    assert open_store(StoreAddress("s3://bucket")).traits.notices == ()
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8))

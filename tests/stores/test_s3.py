@@ -137,7 +137,7 @@ async def test_the_whole_object_has_a_checksum(s3_place: S3Place) -> None:
 
 
 async def test_without_checksums(s3_place: S3Place) -> None:
-    async with s3_place.store(checksums=False) as store:
+    async with s3_place.store(checksums="off") as store:
         upload_id = await store.begin_multipart("m")
         assert upload_id.startswith("none:")
         part = await store.put_part("m", upload_id, 1, 0, Body.of(b"content"))
@@ -266,7 +266,7 @@ async def test_a_cancelled_upload_closes_its_connection(s3_place: S3Place, param
     memory = bytearray(os.urandom(32 * MIB))
     body = Body((memoryview(memory),), len(memory), zlib.crc32(memory))
     with SlowLine(s3_place.server.host, s3_place.server.port, bytes_per_s=2 * MIB) as line:
-        async with s3_place.store(endpoint_url=line.endpoint_url, checksums=False, client_params=params) as store:
+        async with s3_place.store(endpoint_url=line.endpoint_url, checksums="off", client_params=params) as store:
             async with anyio.create_task_group() as group:
                 group.start_soon(store.put, "k", body)
                 await anyio.to_thread.run_sync(line.wait_for_upstream, MIB)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ssl
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
 from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError, HTTPClientError, NoCredentialsError
 
-from ckpt_async.stores.contract import Body
+from ckpt_async.stores.contract import Body, CopySource
+from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
 from ckpt_async.stores.s3_access import S3Access, S3Credentials
@@ -195,7 +196,7 @@ async def test_damage_on_the_way_is_transient_and_damage_before_it_is_not() -> N
 
 async def test_a_missing_object_does_not_match() -> None:
     with ScriptedServer([error_answer(404, "NoSuchKey")]) as server:
-        async with store_at(server.endpoint_url) as store:
+        async with store_at(server.endpoint_url, conditional_writes=True) as store:
             with pytest.raises(StorePreconditionFailed):
                 await store.put("k", Body.of(b"x"), if_match='"e"')
 
@@ -233,7 +234,8 @@ async def test_a_server_without_conditional_writes_is_asked_once_and_then_looked
                 await store.put("k", Body.of(b"other"), if_match='"another"')
             assert server_side.content == b"first"
             await store.put("k", Body.of(b"second"), if_match=first.etag)
-    assert server_side.content == b"second" and server_side.refused == 1
+    # Once for each kind of condition.
+    assert server_side.content == b"second" and server_side.refused == 2
 
 
 async def test_a_server_that_does_not_know_something_else_refuses_for_good() -> None:
@@ -262,14 +264,17 @@ async def test_headers_of_encryption_and_checksum() -> None:
     begun = b"<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>"
 
     def script(request: Request) -> Answer:
-        return Answer(200, begun if request.method == "POST" else b"", {"ETag": '"e"', "Content-Type": "application/xml"})
+        checked = {"x-amz-checksum-crc32": "AAAA/w=="}
+        return Answer(
+            200, begun if request.method == "POST" else b"", {"ETag": '"e"', "Content-Type": "application/xml", **checked}
+        )
 
     with ScriptedServer(script) as server:
         async with store_at(server.endpoint_url, server_side_encryption="aws:kms", sse_kms_key_id="key-1") as store:
             await store.put("k", Body((b"con", b"tent"), 7, 0x0000_00FF))
             assert await store.begin_multipart("k") == "none:id"
             await store.put_part("k", "none:id", 1, 0, Body.of(b"part"))
-        async with store_at(server.endpoint_url, checksums=False) as store:
+        async with store_at(server.endpoint_url, checksums="off") as store:
             await store.put("k", Body.of(b"content"))
             await store.begin_multipart("k")
     whole, begin, part, bare, bare_begin = server.requests
@@ -326,6 +331,22 @@ async def test_expired_credentials_without_better_ones(keys: tuple[str, ...]) ->
             with pytest.raises(StoreAccessDenied, match="ExpiredToken"):
                 await store.put("k", Body.of(b"x"))
     assert source.calls == 2
+
+
+async def test_a_source_that_believes_in_what_was_refused_is_told_to_forget_it() -> None:
+    class Holding:
+        key = "old"
+
+        def forget(self) -> None:
+            self.key = "new"
+
+        def __call__(self) -> S3Credentials:
+            return S3Credentials(self.key, SECRET, f"token-of-{self.key}")
+
+    with ScriptedServer(only("new")) as server:  # type: ignore[arg-type]
+        async with store_at(server.endpoint_url, credentials=Holding()) as store:
+            await store.put("k", Body.of(b"x"))
+    assert len(server.requests) == 2
 
 
 async def test_there_are_no_credentials() -> None:
@@ -455,6 +476,33 @@ async def test_the_libraries_own_credentials(monkeypatch: pytest.MonkeyPatch) ->
         async with store_at(server.endpoint_url, credentials=None) as store:
             await store.put("k", Body.of(b"x"))
     assert "Credential=from-the-environment/" in server.requests[0].headers["authorization"]
+
+
+CALLS: dict[str, Callable[[S3Store], Awaitable[object]]] = {
+    "put": put,
+    "get": get,
+    "head": lambda store: store.head("k"),
+    "list": lambda store: store.list(""),
+    "delete": lambda store: store.delete(["k"]),
+    "copy": lambda store: store.copy("k", CopySource("other", '"e"', 0, 1, 0)),
+    "begin": lambda store: store.begin_multipart("k"),
+    "part": lambda store: store.put_part("k", "none:id", 1, 0, Body.of(b"x")),
+    "copy part": lambda store: store.copy_part("k", "none:id", 1, 0, CopySource("other", '"e"', 0, 1, 0)),
+    "complete": lambda store: store.complete_multipart("k", "none:id", []),
+    "abort": lambda store: store.abort_multipart("k", "none:id"),
+}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+async def test_any_request_may_meet_a_store_that_wants_fewer(status: int) -> None:
+    with ScriptedServer([error_answer(status, "SlowDown")]) as server:
+        bare = store_at(server.endpoint_url)
+        async with Limiting(bare, 64) as store:
+            for call in CALLS.values():
+                with pytest.raises(StoreBusy):
+                    await call(store)  # type: ignore[arg-type]
+            # Each of them has halved what is let through at once.
+            assert store._turns.limit == 1 and len(server.requests) == len(CALLS)
 
 
 async def test_a_hiccup_is_repeated_by_the_wrapper() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from ckpt_async.stores.contract import check_key
 from ckpt_async.words import keys
 from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.identity import TaskIdentity, json_hash, short_hash
+from ckpt_async.words.identity import MAX_PART_BYTES, TaskIdentity, identity_outside_flow, json_hash, short_hash
 from ckpt_async.words.names import DEFAULT_NAME, MAX_ENCODED_NAME_CHARS, check_name, decode_name, encode_name
 
 FAST = settings(max_examples=60, deadline=None, database=None)
@@ -103,3 +103,37 @@ def test_what_is_no_data_key_is_refused(leaf: str) -> None:
 def test_a_path_elsewhere_is_no_data_key(key: str) -> None:
     with pytest.raises(InvalidArgument, match="form"):
         keys.parse_data_key(key)
+
+
+def test_what_is_saved_outside_of_a_flow_lies_where_a_step_would_look() -> None:
+    identity = identity_outside_flow("Flow/imported/train/7", attempt=3, namespace="user:ada")
+    assert (identity.pathspec, identity.attempt) == ("Flow/imported/train/7", 3)
+    # As the extension has it for a step outside of any foreach (metaflow_extensions/.../scope.py).
+    assert (identity.scope, identity.task_identifier) == (short_hash("user:ada"), json_hash("train")[:12])
+    alone = identity_outside_flow("Flow/imported/train/7")
+    assert alone.attempt == 0 and alone.scope != identity.scope
+    assert keys.parse_data_key(keys.data_key(alone, DEFAULT_NAME, 0)).pathspec_hash == alone.pathspec_hash
+
+
+@pytest.mark.parametrize(
+    "pathspec",
+    [
+        *("", "Flow", "Flow/1/train", "Flow/1/train/7/8", "Flow//train/7", "Flow/../train/7", "Flow/1/./7", "Flow/1/train/7\n"),
+        *("Flow/1/ train/7", "Flow/1/tr\0ain/7", "Flow/1/\ud800/7", f"Flow/1/train/{'x' * (MAX_PART_BYTES + 1)}", None, 7),
+    ],
+)
+def test_a_pathspec_that_is_none_names_nobody(pathspec: str) -> None:
+    with pytest.raises(InvalidArgument):
+        identity_outside_flow(pathspec)
+
+
+@pytest.mark.parametrize("attempt", [-1, True, "1", 1.0, 10_000])
+def test_an_attempt_that_is_none_names_nobody(attempt: int) -> None:
+    with pytest.raises(InvalidArgument):
+        identity_outside_flow("Flow/1/train/7", attempt=attempt)
+
+
+@pytest.mark.parametrize("namespace", ["", 7])
+def test_a_namespace_that_is_none_names_nobody(namespace: str) -> None:
+    with pytest.raises(InvalidArgument):
+        identity_outside_flow("Flow/1/train/7", namespace=namespace)

@@ -98,7 +98,9 @@ def choose_method(*, size_bytes: int, age_s: float, reflink_works: bool) -> Clon
     return CloneMethod.COPY
 
 
-def clone_stable(source: str, target: str, method: CloneMethod, *, expected: ScannedFile | None = None) -> Cloned:
+def clone_stable(
+    source: str, target: str, method: CloneMethod, *, expected: ScannedFile | None = None, may_grow: bool = False
+) -> Cloned:
     """Make `target` an independent file with one consistent state of `source`.
 
     A file that changes while it is copied is copied again, up to three times. One that another file is renamed over meanwhile is no
@@ -114,6 +116,8 @@ def clone_stable(source: str, target: str, method: CloneMethod, *, expected: Sca
         What to try first.
     expected : ScannedFile, optional
         The state that the file must still have. Without it any state will do, as long as it is one.
+    may_grow : bool
+        See `ScannedFile.may_grow`.
 
     Raises
     ------
@@ -130,7 +134,7 @@ def clone_stable(source: str, target: str, method: CloneMethod, *, expected: Sca
             raise _failed(error, source, target, found.st_size) from error
         done = False
         try:
-            cloned = _clone_open(reading, found, writing, 0, method)
+            cloned = _clone_open(reading, found, writing, 0, method, may_grow=may_grow)
             done = cloned is not None
         except OSError as error:
             raise _failed(error, source, target, found.st_size) from error
@@ -146,8 +150,13 @@ def clone_stable(source: str, target: str, method: CloneMethod, *, expected: Sca
     return cloned
 
 
-def append_stable(source: str, pack: int, offset: int) -> Cloned:
+def append_stable(source: str, pack: int, offset: int, *, may_grow: bool = False) -> Cloned:
     """Copy one consistent state of `source` into the open file `pack` from `offset` on, which is its end.
+
+    Parameters
+    ----------
+    may_grow : bool
+        See `ScannedFile.may_grow`.
 
     Raises
     ------
@@ -158,7 +167,7 @@ def append_stable(source: str, pack: int, offset: int) -> Cloned:
     """
     reading, found = open_source(source)
     try:
-        cloned = _clone_open(reading, found, pack, offset, CloneMethod.COPY)
+        cloned = _clone_open(reading, found, pack, offset, CloneMethod.COPY, may_grow=may_grow)
     finally:
         os.close(reading)
     if cloned is None:
@@ -166,7 +175,9 @@ def append_stable(source: str, pack: int, offset: int) -> Cloned:
     return cloned
 
 
-def _clone_open(reading: int, found: os.stat_result, writing: int, offset: int, method: CloneMethod) -> Cloned | None:
+def _clone_open(
+    reading: int, found: os.stat_result, writing: int, offset: int, method: CloneMethod, *, may_grow: bool
+) -> Cloned | None:
     """Give `writing`, from `offset` on, one state of `reading`; None where it never held still."""
     for _ in range(1 + _REPEATS):
         if method is CloneMethod.REFLINK and share_blocks(reading, writing):
@@ -176,7 +187,8 @@ def _clone_open(reading: int, found: os.stat_result, writing: int, offset: int, 
             # Only as far as the file went: one that grows faster than it is copied would never end. The growth is seen below.
             copied = send_bytes(reading, 0, writing, offset, found.st_size)
         after = os.fstat(reading)
-        if _state(after) == _state(found) and copied == after.st_size:
+        held_still = _state(after) == _state(found) and copied == after.st_size
+        if held_still or (may_grow and found.st_size <= copied <= after.st_size):
             return Cloned(method, copied, after.st_mode & 0o777, after.st_mtime_ns)
         found = after
         os.ftruncate(writing, offset)

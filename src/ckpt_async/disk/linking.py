@@ -100,6 +100,12 @@ class LinkGuard(Protocol):
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the guard holds what lay in its spool when it started; returns whether it does, and takes more."""
 
+    def being_written(self, paths: Sequence[str]) -> list[str] | None:
+        """Return which of these files some program has open for writing, or mapped so; None where that can't be told.
+
+        A file that a program is about to open counts as one that it has open.
+        """
+
     def holds(self, folder: str) -> bool:
         """Return whether all that was guarded in a folder is guarded at this moment. Only the folder's name counts: it moves on."""
 

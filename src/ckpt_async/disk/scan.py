@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ckpt_async.words.errors import InvalidArgument, SnapshotFailed
@@ -37,6 +37,11 @@ class ScannedFile:
         Permission bits without set-user-id, set-group-id and sticky: a load must not make a privileged program.
     mtime_ns : int
         Nanoseconds since 1970.
+    inode : int
+        Its number.
+    may_grow : bool
+        Whether something may be appended while it is taken: then what it held in the beginning is enough. For logs, which have a
+        writer all the time.
     """
 
     path: str
@@ -44,6 +49,8 @@ class ScannedFile:
     size_bytes: int
     mode: int
     mtime_ns: int
+    inode: int = 0
+    may_grow: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def problems_error(root: str, problems: Sequence[Problem]) -> SnapshotFailed:
     return SnapshotFailed(_ATTEMPTED, on=printable(root), cause="; ".join(named), hint=" ".join(hints))
 
 
-def scan(path: str | os.PathLike[str]) -> ScannedTree:
+def scan(path: str | os.PathLike[str], *, leave_out: Callable[[str], bool] | None = None) -> ScannedTree:
     """Look at a folder with all that is below it, or at a single file. Reads no content and changes nothing.
 
     Symbolic links are followed, to files and to folders; a folder that is linked twice is listed twice. What disappears during
@@ -109,6 +116,8 @@ def scan(path: str | os.PathLike[str]) -> ScannedTree:
     ----------
     path : str or os.PathLike
         A folder (it may be empty), or a file, which is then listed alone under its base name.
+    leave_out : callable, optional
+        Told the relative path of each thing in a folder; what it returns True for, with all below it, counts as not there.
 
     Returns
     -------
@@ -138,7 +147,7 @@ def scan(path: str | os.PathLike[str]) -> ScannedTree:
         raise InvalidArgument(
             _ATTEMPTED, on=printable(root), cause=cause, hint="Write the files first, then call save() with their folder."
         ) from error
-    scanning = _Scanning()
+    scanning = _Scanning(leave_out=leave_out)
     if stat.S_ISDIR(found.st_mode):
         scanning.walk(root, found)
     elif stat.S_ISREG(found.st_mode):
@@ -179,6 +188,7 @@ class _Scanning:
     files: list[ScannedFile] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    leave_out: Callable[[str], bool] | None = None
     # Root may read everything that the file system lets it: there the question would cost time and tell nothing.
     ask_rights: bool = field(default_factory=lambda: os.geteuid() != 0 and os.access in os.supports_effective_ids)
 
@@ -202,6 +212,8 @@ class _Scanning:
 
     def _look_at(self, entry: os.DirEntry[str], folder: _Folder, waiting: list[_Folder]) -> None:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+        if self.leave_out is not None and self.leave_out(path):
+            return
         try:
             found = entry.stat()
         except OSError as error:
@@ -229,7 +241,7 @@ class _Scanning:
         if self.ask_rights and not os.access(absolute, os.R_OK, effective_ids=True):
             self.problems.append(unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
             return
-        self.files.append(ScannedFile(path, absolute, found.st_size, found.st_mode & 0o777, found.st_mtime_ns))
+        self.files.append(ScannedFile(path, absolute, found.st_size, found.st_mode & 0o777, found.st_mtime_ns, found.st_ino))
 
     def _name_is_fine(self, path: str) -> bool:
         try:

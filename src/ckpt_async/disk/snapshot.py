@@ -30,7 +30,7 @@ from ckpt_async.words.errors import (
 )
 from ckpt_async.words.manifest import check_relative_path
 
-__all__ = ["LINKED", "PACK", "PACKED", "PACK_LIMIT_BYTES", "Snapshot", "SnapshotFile", "take_snapshot"]
+__all__ = ["LINKED", "PACK", "PACKED", "PACK_LIMIT_BYTES", "Snapshot", "SnapshotFile", "changed_files", "take_snapshot"]
 
 #: Smaller files are packed, unless they are linked (`LINK_MIN_BYTES`). µs a file, packed and alone (ext4): 10 KiB 20 and 70,
 #: 256 KiB 95 and 120, 1 MiB 380 and 610.
@@ -213,7 +213,7 @@ def take_snapshot(tree: ScannedTree, folder: str, *, way: str = "auto", guard: L
         stays in `folder`, for the caller to remove.
     """
     links = LinkResult()
-    large = [file for file in tree.files if file.size_bytes >= LINK_MIN_BYTES] if way != "copy" else []
+    large = [file for file in tree.files if file.size_bytes >= LINK_MIN_BYTES and not file.may_grow] if way != "copy" else []
     if large and guard is not None:
         links = link_files(large, folder, guard)
     if way == "link" and len(links.linked) < len(large):
@@ -234,6 +234,15 @@ def _refuse_unlinked(tree: ScannedTree, large: list[ScannedFile], links: LinkRes
         if file.path not in links.linked
     ]
     raise problems_error(tree.root, problems)
+
+
+def changed_files(tree: ScannedTree, snapshot: Snapshot) -> list[str]:
+    """Return the paths of the files that had another state when they were taken than at the scan; not those that may grow."""
+    return [
+        file.path
+        for file, taken in zip(tree.files, snapshot.files, strict=True)
+        if not file.may_grow and (taken.size_bytes, taken.mtime_ns) != (file.size_bytes, file.mtime_ns)
+    ]
 
 
 class _Taking:
@@ -276,7 +285,7 @@ class _Taking:
         if self._pack < 0:
             self._pack = create_private(os.path.join(self._folder, PACK))
         offset = self._pack_bytes
-        cloned = append_stable(file.absolute, self._pack, offset)
+        cloned = append_stable(file.absolute, self._pack, offset, may_grow=file.may_grow)
         self._pack_bytes += cloned.size_bytes
         self._count(PACKED)
         return SnapshotFile(file.path, cloned.size_bytes, cloned.mode, cloned.mtime_ns, PACK, offset)
@@ -285,7 +294,7 @@ class _Taking:
         self._own_files += 1
         stored_in = f"f{self._own_files:06d}"
         method = choose_method(size_bytes=file.size_bytes, age_s=_age_s(file.absolute), reflink_works=self._reflink_works)
-        cloned = clone_stable(file.absolute, os.path.join(self._folder, stored_in), method)
+        cloned = clone_stable(file.absolute, os.path.join(self._folder, stored_in), method, may_grow=file.may_grow)
         if cloned.method is not method:
             self._reflink_works = False  # not on this pair of file systems: don't ask for each file
         self._count(cloned.method.value)

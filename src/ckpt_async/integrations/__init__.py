@@ -1,1 +1,1 @@
-"""Checkpoints for training frameworks: a module for each, which imports its framework. Nothing here is imported by itself."""
+"""What connects ckpt-async with other libraries: a module for each, which imports its library. None is imported by itself."""

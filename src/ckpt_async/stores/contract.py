@@ -123,8 +123,8 @@ class StoreTraits:
         another writer may come in between. A store may learn of that with its first conditional write.
     far : bool
         Whether sending bytes to it takes longer than an MD5 over them.
-    notice : str
-        What the user should be told once of the way it is reached; empty where there is nothing.
+    notices : tuple of str
+        What the user should be told once of it and of the way it is reached. It may grow while the store is used.
     """
 
     url: str
@@ -133,7 +133,7 @@ class StoreTraits:
     max_parts: int
     conditional_writes: bool = True
     far: bool = True
-    notice: str = ""
+    notices: tuple[str, ...] = ()
 
 
 class Store(abc.ABC):

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.request_rate import RequestRate
 from ckpt_async.words.errors import StoreBusy
 
 __all__ = ["Limiting", "fewer", "more"]
@@ -26,7 +27,8 @@ def more(allowed: float, most: int) -> float:
 class Limiting(Store):
     """Pass on at most `requests_at_once` calls at a time; the others wait for their turn, in order.
 
-    A store that is too busy (`StoreBusy`) gets half as many at a time, and then, as long as it answers, slowly more again.
+    A store that is too busy (`StoreBusy`) gets half as many at a time, and then, as long as it answers, slowly more again. One that
+    bounds how many it takes in a second is sent no more than that (`RequestRate`).
 
     It belongs below `Retrying`: a call that backs off then holds no turn.
 
@@ -36,30 +38,36 @@ class Limiting(Store):
         What answers; entered and left together with this one.
     requests_at_once : int
         1 or more.
+    rate : RequestRate, optional
+        Of the store; a new one if left out.
     """
 
-    def __init__(self, store: Store, requests_at_once: int) -> None:
+    def __init__(self, store: Store, requests_at_once: int, rate: RequestRate | None = None) -> None:
         if requests_at_once < 1:
             raise ValueError("requests_at_once must be 1 or more")
         self._store = store
         self._most = requests_at_once
         self._allowed = float(requests_at_once)
         self._turns = Budget(requests_at_once)
+        self._rate = rate or RequestRate()
         #: How often the number was halved.
         self._halvings = 0
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         async with self._turns.hold(1):
+            await self._rate.turn()
             halvings = self._halvings
             try:
                 yield
             except StoreBusy:
+                self._rate.refused()
                 # Of the requests that were under way together, each may be refused: that is one reason to halve, not many.
                 if halvings == self._halvings:
                     self._halvings += 1
                     self._allow(fewer(self._allowed))
                 raise
+            self._rate.answered()
             self._allow(more(self._allowed, self._most))
 
     def _allow(self, allowed: float) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckpt_async.stores.contract import Store
     from ckpt_async.stores.pacing import Pace
 
-__all__ = ["check_address", "open_store"]
+__all__ = ["check_address", "local_folder", "open_store"]
 
 SUPPORTED = "Supported: s3://bucket/prefix, and folders as a path or as file:///path. gs:// and azure:// are not supported yet."
 
@@ -35,6 +35,11 @@ def check_address(address: StoreAddress) -> None:
             raise UnsupportedStore("open a store", on=address.url, cause=cause, hint="Install one of them.")
     else:
         _folder_of(address.url)
+
+
+def local_folder(address: StoreAddress) -> str | None:
+    """Return the folder that a store is; None where it is none of this machine. Raises UnsupportedStore, as `check_address`."""
+    return None if address.url.startswith("s3://") else _folder_of(address.url)
 
 
 def open_store(address: StoreAddress, pace: Pace | None = None) -> Store:

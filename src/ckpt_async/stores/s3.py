@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +12,12 @@ from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_calls import Caller, Way
 from ckpt_async.stores.s3_client import ClientLibrary
-from ckpt_async.stores.s3_copy import copied_etag, source_params, tells_content
-from ckpt_async.stores.s3_errors import code_of, translate_code
+from ckpt_async.stores.s3_copy import copied_etag, quoted, source_params, tells_content
+from ckpt_async.stores.s3_dialect import CHECKSUM_CRC32, Dialect
+from ckpt_async.stores.s3_errors import code_of
 from ckpt_async.stores.s3_library import find_library
+from ckpt_async.stores.s3_listing import delete_objects, list_objects
+from ckpt_async.stores.s3_requests import Requests, encryption
 from ckpt_async.words.errors import (
     StoreError,
     StoreObjectMissing,
@@ -28,21 +29,18 @@ from ckpt_async.words.errors import (
 __all__ = ["S3Store"]
 
 MIB = 1 << 20
-DELETE_AT_ONCE = 1000
 # What was agreed on when an upload began; in front of the id, since another process may go on with it.
 FULL, EACH, NONE = "full:", "each:", "none:"
-# The server can't do what is asked of it.
-_NOT_KNOWN = ("NotImplemented", "501")
-# The server got other bytes than the checksum belongs to.
-_OTHER_BYTES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch")
 
 
 class S3Store(Store):
     """Objects in a bucket, below a prefix.
 
     Each object and part is sent with its CRC32, which the server checks; an object in parts is checked as a whole once more,
-    where the server can (it says so when the upload begins). One call is one request, apart from `list`, `delete` of more than
-    1000 keys, and one repetition after credentials were renewed: put `ckpt_async.stores.retrying.Retrying` around it.
+    where the server can (it says so when the upload begins). What the server can't do is found out (`s3_dialect`), and told in
+    `traits.notices` where something is lost by it. One call is one request, apart from `list`, `delete` of more than 1000 keys, the
+    first conditional writes, and what is repeated after credentials were renewed or something was found out: put
+    `ckpt_async.stores.retrying.Retrying` around it.
 
     Parameters
     ----------
@@ -69,19 +67,20 @@ class S3Store(Store):
         self._bucket = bucket
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         library = library or find_library()
-        self._traits = StoreTraits(
+        traits = StoreTraits(
             url=f"s3://{bucket}/{self._base}".rstrip("/"),
             min_part_bytes=5 * MIB,
             max_part_bytes=5 * 1024 * MIB,
             max_parts=10_000,
-            notice=library.notice,
+            notices=(library.notice,) if library.notice else (),
         )
         make_access = (lambda: access) if isinstance(access, S3Access) else access
-        self._caller = Caller(bucket, self._traits.url, library, make_access, pace)
+        self._caller = Caller(bucket, traits.url, library, make_access, pace)
+        self._requests = Requests(bucket, self._base, self._caller, traits)
 
     @property
     def traits(self) -> StoreTraits:
-        return self._traits
+        return self._requests.traits
 
     async def __aenter__(self) -> S3Store:
         return self
@@ -93,37 +92,64 @@ class S3Store(Store):
         self, key: str, body: Body, *, if_match: str | None = None, if_absent: bool = False, durable: bool = True
     ) -> ObjectInfo:
         check_key(key)
-        extra = self._encryption(await self._caller.access())
-        conditional = if_match is not None or if_absent
-        if conditional and self._traits.conditional_writes:
-            condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
-            try:
-                etag = await self._send_body("store an object", key, "put_object", body, **extra, **condition)
-                return ObjectInfo(key, body.size_bytes, etag)
-            except StoreObjectMissing as error:
-                # A server's answer to a condition on an object that isn't there.
-                raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
-            except StoreRejected as error:
-                if code_of(error.__cause__) not in _NOT_KNOWN:
-                    raise
-                # A server that speaks S3 without conditions. (One that does not know what else is asked says so once more.)
-                self._traits = dataclasses.replace(self._traits, conditional_writes=False)
-        if conditional:
+        extra = encryption(await self._caller.access())
+        condition = ({} if if_match is None else {"IfMatch": if_match}) | ({"IfNoneMatch": "*"} if if_absent else {})
+
+        def compose(dialect: Dialect) -> dict[str, Any]:
+            return extra | {name: value for name, value in condition.items() if name in dialect.conditions}
+
+        dialect = await self._requests.dialect()
+        unproven = [name for name in condition if name not in dialect.proven]
+        if unproven:
+            # Until it is known that the server does so.
             await self._compare(key, if_match, if_absent)
-        return ObjectInfo(key, body.size_bytes, await self._send_body("store an object", key, "put_object", body, **extra))
+        try:
+            etag = await self._requests.send_body("store an object", key, "put_object", body, compose)
+        except StoreObjectMissing as error:
+            if not condition:
+                raise
+            # A server's answer to a condition on an object that isn't there.
+            raise StorePreconditionFailed(error.attempted, on=error.on, cause=error.cause) from error
+        # Written with the etag that was there, it may have that one still: then nothing would be seen.
+        if unproven and etag != if_match:
+            await self._prove(key, body, extra, {name: condition[name] for name in unproven})
+        return ObjectInfo(key, body.size_bytes, etag)
 
     async def _compare(self, key: str, if_match: str | None, if_absent: bool) -> None:
-        """Check a condition by looking, for a server that can't."""
+        """Check a condition by looking, for a server that can't, or is not known to."""
         found = await self.head(key)
         if (if_absent and found is not None) or (if_match is not None and (found is None or found.etag != if_match)):
             raise StorePreconditionFailed("store an object", on=self._on(key), cause="the object there is not the expected one")
+
+    async def _prove(self, key: str, body: Body, extra: dict[str, Any], condition: dict[str, Any]) -> None:
+        """See whether the server heeds conditions: once more the write that has just been done, whose condition can't hold now.
+
+        One that takes no notice stores the same bytes once more. It could undo what another writer has stored in between, once,
+        which such a server can always do.
+        """
+        dialect = await self._requests.dialect()
+        for name in condition.keys() & dialect.conditions:
+            params = extra | {name: condition[name]}
+            try:
+                await self._requests.send_body("store an object", key, "put_object", body, lambda _, params=params: dict(params))  # type: ignore[misc]
+            except StorePreconditionFailed:
+                await self._requests.heeds(name, refused=True)
+            except StoreError:
+                # What was to be written is. The next conditional write asks again.
+                return
+            else:
+                await self._requests.heeds(name, refused=False)
 
     async def copy(self, key: str, source: CopySource) -> ObjectInfo:
         check_key(key)
         check_key(source.key)
         attempted, access = "copy an object", await self._caller.access()
-        extra = self._encryption(access) | ({"ChecksumAlgorithm": "CRC32"} if access.checksums else {})
-        answer = await self._send(attempted, key, "copy_object", **source_params(self._bucket, self._base, source), **extra)
+        params = {"Key": self._requests.full(key)} | source_params(self._bucket, self._base, source) | encryption(access)
+
+        def compose(dialect: Dialect) -> dict[str, Any]:
+            return params | ({"ChecksumAlgorithm": "CRC32"} if dialect.checksum == CHECKSUM_CRC32 else {})
+
+        answer = await self._requests.send(attempted, key, "copy_object", compose)
         result = answer.get("CopyObjectResult")
         info = ObjectInfo(key, source.size_bytes, copied_etag(result, source, attempted, self._on(key)))
         if not tells_content(result, info.etag, source):
@@ -162,14 +188,15 @@ class S3Store(Store):
         self, key: str, extra: dict[str, Any], offset: int, size_bytes: int | None, into: memoryview | None
     ) -> bytes | memoryview:
         """Read an object, or a range of it: into memory of the caller's, where that is given and the way allows it."""
+        extra = extra | await self._requests.payer()
 
         async def read(way: Way) -> bytes | memoryview:
             content: bytes | memoryview
             if way.direct is not None and way.keys is not None:
-                found = await way.direct.send("get_object", self._base + key, extra, (), 0, way.keys, way.how, into)
+                found = await way.direct.send("get_object", self._requests.full(key), extra, (), 0, way.keys, way.how, into)
                 content, whole = found.body, "content-range" not in found.headers
             else:
-                answer, content = await way.client.get(way.how.moved, Bucket=self._bucket, Key=self._base + key, **extra)
+                answer, content = await way.client.get(way.how.moved, Bucket=self._bucket, Key=self._requests.full(key), **extra)
                 whole = "ContentRange" not in answer
                 if len(content) != answer["ContentLength"]:
                     cause = f"the answer ended after {len(content)} of {answer['ContentLength']} bytes"
@@ -196,46 +223,28 @@ class S3Store(Store):
             if not self._caller.bucket_seen:
                 await self._caller.look_for_bucket()
             return None
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+        return ObjectInfo(key, answer["ContentLength"], quoted(answer["ETag"]))
 
     async def list(self, prefix: str) -> list[ObjectInfo]:
         if prefix:
             check_key(prefix.removesuffix("/"))
-        found: list[ObjectInfo] = []
-        extra: dict[str, Any] = {}
-        while True:
-            answer = await self._send_plain("list objects", prefix, "list_objects_v2", Prefix=self._base + prefix, **extra)
-            for item in answer.get("Contents", ()):
-                key = item["Key"].removeprefix(self._base)
-                # Some tools make empty objects that stand for folders; their names are no keys.
-                if not key.endswith("/") and key:
-                    found.append(ObjectInfo(key, item["Size"], item["ETag"]))
-            if not answer.get("IsTruncated"):
-                return sorted(found, key=lambda info: info.key)
-            extra = {"ContinuationToken": answer["NextContinuationToken"]}
+        return await list_objects(self._requests, prefix)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             check_key(key)
-        for start in range(0, len(keys), DELETE_AT_ONCE):
-            batch = [{"Key": self._base + key} for key in keys[start : start + DELETE_AT_ONCE]]
-            answer = await self._send_plain("delete objects", "", "delete_objects", Delete={"Objects": batch, "Quiet": True})
-            failures = [self._refused(item) for item in answer.get("Errors", ())]
-            failures = [failure for failure in failures if not isinstance(failure, StoreObjectMissing)]
-            if failures:
-                raise _worst(failures)
-
-    def _refused(self, item: Mapping[str, str]) -> StoreError:
-        on = self._on(item.get("Key", "").removeprefix(self._base))
-        return translate_code(item.get("Code", ""), 0, item.get("Message", ""), "delete an object", on)
+        await delete_objects(self._requests, keys)
 
     async def begin_multipart(self, key: str) -> str:
         check_key(key)
-        access = await self._caller.access()
-        extra = self._encryption(access)
-        if access.checksums:
-            extra |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-        answer = await self._send("begin an upload", key, "create_multipart_upload", **extra)
+        params = {"Key": self._requests.full(key)} | encryption(await self._caller.access())
+
+        def compose(dialect: Dialect) -> dict[str, Any]:
+            if dialect.checksum != CHECKSUM_CRC32:
+                return params
+            return params | {"ChecksumAlgorithm": "CRC32"} | ({"ChecksumType": "FULL_OBJECT"} if dialect.whole_checksum else {})
+
+        answer = await self._requests.send("begin an upload", key, "create_multipart_upload", compose)
         agreed = NONE
         if answer.get("ChecksumAlgorithm") == "CRC32":
             agreed = FULL if answer.get("ChecksumType") == "FULL_OBJECT" else EACH
@@ -244,7 +253,8 @@ class S3Store(Store):
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         check_key(key)
         _, upload = self._upload("store a part", key, upload_id)
-        etag = await self._send_body("store a part", key, "upload_part", body, UploadId=upload, PartNumber=number)
+        params = {"UploadId": upload, "PartNumber": number}
+        etag = await self._requests.send_body("store a part", key, "upload_part", body, lambda _: dict(params))
         return Part(number, etag, body.size_bytes, body.crc32)
 
     async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
@@ -283,16 +293,7 @@ class S3Store(Store):
             return
 
     def _on(self, key: str) -> str:
-        return f"s3://{self._bucket}/{self._base}{key}"
-
-    @staticmethod
-    def _encryption(access: S3Access) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if access.server_side_encryption:
-            found["ServerSideEncryption"] = access.server_side_encryption
-        if access.sse_kms_key_id:
-            found["SSEKMSKeyId"] = access.sse_kms_key_id
-        return found
+        return self._requests.on(key)
 
     def _upload(self, attempted: str, key: str, upload_id: str) -> tuple[str, str]:
         for agreed in (FULL, EACH, NONE):
@@ -301,54 +302,5 @@ class S3Store(Store):
         raise StoreObjectMissing(attempted, on=self._on(key), cause="that is no id of an upload")
 
     async def _send(self, attempted: str, key: str, operation: str, **params: Any) -> Any:
-        """Send one request for a key."""
-        return await self._send_plain(attempted, key, operation, Key=self._base + key, **params)
-
-    async def _send_plain(self, attempted: str, on: str, operation: str, **params: Any) -> Any:
-        """Send one request for the bucket."""
-
-        async def act(way: Way) -> Any:
-            return await way.client.call(operation, Bucket=self._bucket, **params)
-
-        return await self._caller.call(attempted, self._on(on), act)
-
-    async def _send_body(self, attempted: str, key: str, operation: str, body: Body, **params: Any) -> str:
-        """Send one request with a body; returns the etag of what is stored now."""
-        if (await self._caller.access()).checksums:
-            params["ChecksumCRC32"] = encode_crc32(body.crc32)
-
-        async def act(way: Way) -> str:
-            if way.direct is not None and way.keys is not None:
-                answer = await way.direct.send(operation, self._base + key, params, body.chunks, body.size_bytes, way.keys, way.how)
-                etag = answer.headers.get("etag")
-            else:
-                sent = await way.client.send(operation, body, way.how, Bucket=self._bucket, Key=self._base + key, **params)
-                etag = sent.get("ETag")
-            if not etag:
-                raise ConnectionError("the answer names no ETag: something else than the store has given it")
-            return str(etag)
-
-        try:
-            return await self._caller.call(attempted, self._on(key), act)
-        except StoreRejected as error:
-            if code_of(error.__cause__) in _OTHER_BYTES:
-                raise _damaged(error, body) from error.__cause__
-            raise
-
-
-def _damaged(error: StoreError, body: Body) -> StoreError:
-    crc = 0
-    for chunk in body.chunks:
-        crc = zlib.crc32(chunk, crc)
-    if crc == body.crc32:
-        return StoreUnavailable(error.attempted, on=error.on, cause=f"the bytes were damaged on the way ({error.cause})")
-    cause = "the checksum is not that of the bytes: they changed in memory, or at their source"
-    return StoreRejected(error.attempted, on=error.on, cause=cause)
-
-
-def _worst(failures: Sequence[StoreError]) -> StoreError:
-    """Return the failure that matters most: a permanent one, since a repetition won't help against it."""
-    first = next((failure for failure in failures if not failure.transient), failures[0])
-    if len(failures) == 1:
-        return first
-    return type(first)(first.attempted, on=first.on, cause=f"{first.cause} (and {len(failures) - 1} others)", hint=first.hint)
+        """Send one request for a key that is the same for all servers."""
+        return await self._requests.send(attempted, key, operation, lambda _: {"Key": self._requests.full(key), **params})

@@ -9,7 +9,12 @@ from ckpt_async.stores.contract import CopySource
 from ckpt_async.stores.crc32 import encode_crc32
 from ckpt_async.words.errors import StoreRejected
 
-__all__ = ["copied_etag", "source_params", "tells_content"]
+__all__ = ["copied_etag", "quoted", "source_params", "tells_content"]
+
+
+def quoted(etag: str) -> str:
+    """Return an etag as headers have it: some servers leave the quotes out elsewhere."""
+    return etag if etag.startswith(('"', "W/")) else f'"{etag}"'
 
 
 def source_params(bucket: str, base: str, source: CopySource) -> dict[str, Any]:
@@ -43,8 +48,7 @@ def copied_etag(answer: Mapping[str, Any] | None, source: CopySource, attempted:
     found = (answer or {}).get("ChecksumCRC32")
     if found is not None and found != encode_crc32(source.crc32):
         raise StoreRejected(attempted, on=on, cause=f"the copy of {source.key!r} has another checksum than its original had")
-    # Some servers leave the quotes out here, though not elsewhere.
-    return etag if etag.startswith('"') else f'"{etag}"'
+    return quoted(etag)
 
 
 def tells_content(answer: Mapping[str, Any], etag: str, source: CopySource) -> bool:

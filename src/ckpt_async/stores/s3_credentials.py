@@ -89,6 +89,11 @@ class FollowedCredentials:
             # Of many requests that fail together only the first one fetches.
             if _frozen(self._held) == refused:
                 await self._fetch()
+            forget = getattr(self._source, "forget", None)
+            if _frozen(self._held) == refused and forget is not None:
+                # It believes that they still serve: its clock, or whoever has ended them, says otherwise.
+                forget()
+                await self._fetch()
             return self._held is not None and _frozen(self._held) != refused
 
     async def _follow(self) -> None:

@@ -30,10 +30,13 @@ _BEFORE_SEND = "before-send.s3.GetObject"
 _SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/([^/,]+)/s3/aws4_request,")
 _METHODS = {"put_object": "PUT", "upload_part": "PUT", "get_object": "GET"}
 _HEADERS = {
+    "BucketKeyEnabled": "x-amz-server-side-encryption-bucket-key-enabled",
     "ChecksumCRC32": "x-amz-checksum-crc32",
+    "ContentMD5": "content-md5",
     "IfMatch": "if-match",
     "IfNoneMatch": "if-none-match",
     "Range": "range",
+    "RequestPayer": "x-amz-request-payer",
     "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
     "ServerSideEncryption": "x-amz-server-side-encryption",
 }
@@ -73,6 +76,10 @@ class _NotSent(Exception):
 
 def _text(value: object) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _header(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def place_of(url: str, headers: Mapping[str, str]) -> Place | None:
@@ -161,7 +168,7 @@ class DirectPath:
         """
         path = self._place.base + quote(key, safe="/-_.~")
         query = encode_query({_QUERY[name]: str(value) for name, value in params.items() if name in _QUERY})
-        headers = {_HEADERS[name]: str(value) for name, value in params.items() if name not in _QUERY}
+        headers = {_HEADERS[name]: _header(value) for name, value in params.items() if name not in _QUERY}
         method = _METHODS[operation]
         self._signer.sign(method, path, query, headers, keys)
         target = f"{path}?{query}" if query else path

@@ -27,7 +27,16 @@ except ImportError:
     # It comes with aiobotocore. Where that is not installed, none of its errors can occur.
     aiohttp = None  # type: ignore[assignment]
 
-__all__ = ["FOREIGN", "NO_CREDENTIALS", "code_of", "credentials_refused", "sent_elsewhere", "translate", "translate_code"]
+__all__ = [
+    "FOREIGN",
+    "NO_CREDENTIALS",
+    "code_of",
+    "credentials_refused",
+    "message_of",
+    "sent_elsewhere",
+    "translate",
+    "translate_code",
+]
 
 #: What the lines of the client libraries raise; below OSError are the errors of sockets.
 _LINE: tuple[type[Exception], ...] = (
@@ -71,6 +80,7 @@ _NO_URL: tuple[type[Exception], ...] = (
     urllib3.exceptions.LocationValueError, *(() if aiohttp is None else (aiohttp.InvalidURL,)),
 )  # fmt: skip
 _HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
+_HINT_CLOCK = "Set the clock of this machine: signatures hold for 15 minutes."
 _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -80,6 +90,13 @@ def code_of(error: BaseException | None) -> str:
     if not isinstance(error, boto.ClientError):
         return ""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def message_of(error: BaseException | None) -> str:
+    """Return the message of an error answer; empty where it is none."""
+    if not isinstance(error, boto.ClientError):
+        return ""
+    return str(error.response.get("Error", {}).get("Message", ""))
 
 
 def credentials_refused(error: BaseException) -> bool:
@@ -134,7 +151,8 @@ def translate_code(code: str, status: int, message: str, attempted: str, on: str
     if code in _PASSING or (status >= 500 and code not in ("NotImplemented", "501")):
         return StoreUnavailable(attempted, on=on, cause=cause)
     if code in _DENIED or status in (401, 403):
-        return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_DENIED)
+        skewed = code in ("RequestTimeTooSkewed", "RequestExpired")
+        return StoreAccessDenied(attempted, on=on, cause=cause, hint=_HINT_CLOCK if skewed else _HINT_DENIED)
     if code in _CONDITION or status == 412:
         return StorePreconditionFailed(attempted, on=on, cause=cause)
     if code in _NO_OBJECT or status == 404:

@@ -15,11 +15,12 @@ ACCESS_SPEC = "ckpt_async.testing.access:from_environment"
 ENDPOINT = "CKPT_ASYNC_TEST_S3_ENDPOINT"
 KEY = "CKPT_ASYNC_TEST_S3_KEY"
 SECRET = "CKPT_ASYNC_TEST_S3_SECRET"  # noqa: S105 - the name of a variable
+OPTIONS = "CKPT_ASYNC_TEST_S3_OPTIONS"
 
 
-def access_variables(endpoint_url: str, access_key: str, secret_key: str) -> dict[str, str]:
-    """Return the environment variables that `from_environment` reads."""
-    return {ENDPOINT: endpoint_url, KEY: access_key, SECRET: secret_key}
+def access_variables(endpoint_url: str, access_key: str, secret_key: str, options: str = "") -> dict[str, str]:
+    """Return the environment variables that `from_environment` reads; `options` as `S3Access.with_options` takes them."""
+    return {ENDPOINT: endpoint_url, KEY: access_key, SECRET: secret_key, OPTIONS: options}
 
 
 def from_environment() -> S3Access:
@@ -29,4 +30,4 @@ def from_environment() -> S3Access:
         region="us-east-1",
         addressing_style="path",
         credentials=lambda: S3Credentials(os.environ[KEY], os.environ[SECRET]),
-    )
+    ).with_options(os.environ.get(OPTIONS, ""))

@@ -1,4 +1,5 @@
-"""What a manifest says of the larger objects, so that a worker of another process, attempt or run can have them copied.
+"""What a manifest says of the files of an upload, and of the larger objects, so that a worker of another process, attempt or run
+can have them copied.
 
 No key stands there: each follows from the key of the checkpoint and the path of the file, so that no text in a store can name
 anything else as the source of a copy. Nor do the guard's names for contents, which mean nothing in another process.
@@ -11,12 +12,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ckpt_async.disk.digests import format_digest
 from ckpt_async.stores.contract import CopySource
+from ckpt_async.transfer.notes import UploadNotes
+from ckpt_async.transfer.plan import SourceFile, UploadPlan
+from ckpt_async.transfer.reading import digest_of_pieces
 from ckpt_async.transfer.unchanged import StoredPart, md5_in
-from ckpt_async.words.errors import CheckpointDamaged
-from ckpt_async.words.manifest import Manifest
+from ckpt_async.words.errors import CheckpointDamaged, SpoolDamaged
+from ckpt_async.words.manifest import Manifest, ManifestFile
+from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["from_manifest", "to_manifest"]
+__all__ = ["from_manifest", "manifest_of", "to_manifest"]
 
 #: In place of a file's index: the archive.
 ARCHIVE = -1
@@ -27,7 +33,7 @@ _ETAG = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 def to_manifest(key: str, paths: Sequence[str], parts: Sequence[StoredPart], part_bytes: int) -> dict[str, Any] | None:
-    """Return what stands in the manifest of the checkpoint `key`; None where there is nothing to say.
+    """Return what stands of objects in the manifest of the checkpoint `key`; None where there is nothing to say.
 
     Parameters
     ----------
@@ -106,3 +112,28 @@ def _number(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0 or value.bit_length() > 63:
         raise TypeError(f"{value!r} is not a number of 0 or more, of 63 bits")
     return value
+
+
+def manifest_of(
+    record: CheckpointRecord, files: Sequence[SourceFile], directories: tuple[str, ...], plan: UploadPlan, notes: UploadNotes
+) -> Manifest:
+    """Return the manifest of an upload of which all parts are noted.
+
+    Raises
+    ------
+    SpoolDamaged
+        The notes do not cover a file.
+    """
+    pieces = notes.all_pieces()
+    described = []
+    for index, (file, tar_offset) in enumerate(zip(files, plan.tar_offsets, strict=True)):
+        crc32 = digest_of_pieces(pieces.get(index, []), file.size_bytes)
+        if crc32 is None:
+            raise SpoolDamaged(
+                "upload a checkpoint",
+                on=record.key,
+                cause=f"the notes of {file.path!r} do not cover the file",
+                hint="Save again.",
+            )
+        described.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
+    return Manifest(record.key, record.storage_format, tuple(described), directories)

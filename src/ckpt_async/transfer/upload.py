@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from ckpt_async.disk.digests import format_digest
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.transfer.buffers import PartBuffers
@@ -18,12 +17,12 @@ from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.line_speed import LineSpeed, most_bytes_for, part_bytes_for, window_bytes_for
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
-from ckpt_async.transfer.reading import FilePiece, ReadPart, digest_of_pieces, read_part
-from ckpt_async.transfer.recorded import to_manifest
+from ckpt_async.transfer.reading import FilePiece, ReadPart, read_part
+from ckpt_async.transfer.recorded import manifest_of, to_manifest
 from ckpt_async.transfer.resuming import forget_deleted
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
-from ckpt_async.words.errors import SpoolDamaged, StoreError, StoreObjectMissing, StoreRejected
-from ckpt_async.words.manifest import Manifest, ManifestFile
+from ckpt_async.words.errors import StoreError, StoreObjectMissing, StoreRejected
+from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
 
 __all__ = ["UploadJob", "UploadResult", "upload"]
@@ -106,6 +105,9 @@ class _Sender:
         self._budget = Budget(window_bytes_for(speed.bytes_per_s, self._most_bytes))
         self._buffers = PartBuffers()
         self._begin_locks = {index: anyio.Lock() for index, planned in enumerate(plan.objects) if len(planned.parts) > 1}
+        #: Parts that were asked for as copies, in vain; and whether one was refused then: some servers take that for the part.
+        self._not_copied: set[tuple[int, int]] = set()
+        self.spoilt = False
         self.sent_bytes = 0
         self.copied_bytes = 0
         #: Whether all parts have been sent.
@@ -199,7 +201,11 @@ class _Sender:
             self._notes.stored(index, sent, read.pieces, complete=True, md5=md5)
         else:
             upload_id = await self._begin(index, planned)
-            sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
+            try:
+                sent = await self._store.put_part(planned.key, upload_id, part.number, part.offset, read.body)
+            except StoreRejected:
+                self.spoilt = (index, part.number) in self._not_copied
+                raise
             self._notes.stored(index, sent, read.pieces, md5=md5)
         self.sent_bytes += part.size_bytes
         self._speed.acknowledged(part.size_bytes)
@@ -220,6 +226,7 @@ class _Sender:
 
         copied = await self._copying.tried(same, copy)
         if copied is None:
+            self._not_copied.add((index, part.number))
             return False
         self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
         self.copied_bytes += part.size_bytes
@@ -305,9 +312,10 @@ async def upload(
         try:
             await sender.run()
         except (StoreObjectMissing, StoreRejected) as error:
-            # A multipart upload that an earlier worker began is gone (a lifecycle rule, an operator), or the store lacks a part
-            # that it had acknowledged (its machine crashed): what was saved lies here still, so begin anew, once.
-            if last_try or not notes.upload_ids or (isinstance(error, StoreRejected) and not sender.joining):
+            # An upload that an earlier worker began is gone (a lifecycle rule, an operator), or the store lacks a part that it had
+            # acknowledged (its machine crashed), or it is spoilt: what was saved lies here still, so begin anew, once.
+            renewable = isinstance(error, StoreObjectMissing) or sender.joining or sender.spoilt
+            if last_try or not notes.upload_ids or not renewable:
                 raise
             for index, upload_id in list(notes.upload_ids.items()):
                 if index not in notes.complete:
@@ -318,7 +326,7 @@ async def upload(
             continue
         break
     # In a thread: the digests of 50,000 files take their time.
-    manifest = await anyio.to_thread.run_sync(_manifest, job, plan, notes)
+    manifest = await anyio.to_thread.run_sync(manifest_of, job.record, job.files, job.directories, plan, notes)
     stored = await anyio.to_thread.run_sync(stored_parts, plan, job.files, notes)
     if store.traits.far:  # Of another one nobody would ask for it.
         paths = [file.path for file in job.files]
@@ -333,19 +341,3 @@ def _plan(job: UploadJob, log: NoteLog, traits: StoreTraits, speed: LineSpeed, b
     """
     part_bytes = noted_part_bytes(log.read(), traits.url) or before.part_bytes(job.record) or part_bytes_for(speed.bytes_per_s)
     return make_plan(job.record, job.files, job.directories, traits, part_bytes)
-
-
-def _manifest(job: UploadJob, plan: UploadPlan, notes: UploadNotes) -> Manifest:
-    pieces = notes.all_pieces()
-    files = []
-    for index, (file, tar_offset) in enumerate(zip(job.files, plan.tar_offsets, strict=True)):
-        crc32 = digest_of_pieces(pieces.get(index, []), file.size_bytes)
-        if crc32 is None:
-            raise SpoolDamaged(
-                "upload a checkpoint",
-                on=job.record.key,
-                cause=f"the notes of {file.path!r} do not cover the file",
-                hint="Save again.",
-            )
-        files.append(ManifestFile(file.path, file.size_bytes, format_digest(crc32), file.mode, file.mtime_ns, tar_offset))
-    return Manifest(job.record.key, job.record.storage_format, tuple(files), job.directories)

@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointNotFound",
     "CheckpointNotStored",
+    "FilesChanged",
     "FlushTimeout",
     "InvalidArgument",
     "LoadTargetNotEmpty",
@@ -89,6 +90,10 @@ class InvalidArgument(CheckpointError, ValueError):
 
 class SnapshotFailed(CheckpointError):
     """The files could not be copied into the spool; nothing of the save remains."""
+
+
+class FilesChanged(SnapshotFailed):
+    """Files were written to between the look at them and the snapshot that was to hold what was seen; nothing of it remains."""
 
 
 class SaveRefused(CheckpointError):

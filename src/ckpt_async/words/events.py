@@ -95,10 +95,24 @@ class EntryDurable:
 
 @dataclass(frozen=True)
 class EntryStarted:
-    """The upload of an entry began (or was taken up again)."""
+    """The upload of an entry began (or was taken up again).
+
+    Attributes
+    ----------
+    total_bytes : int
+        Of the upload.
+    name, attempt, version
+        Of the save: for who has not made it, as of what an earlier attempt left.
+    unix_s : float
+        When, in seconds since 1970; 0 where that is not known.
+    """
 
     entry: str
     total_bytes: int
+    name: str = ""
+    attempt: int = 0
+    version: int = 0
+    unix_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,8 @@ class EntryCommitted:
         What the store copied from an earlier checkpoint, because it had not changed.
     visible : bool
         False of a part of a group save that waits for those of other nodes.
+    unix_s : float
+        When, in seconds since 1970; 0 where that is not known.
     """
 
     entry: str
@@ -130,6 +146,7 @@ class EntryCommitted:
     seconds: float
     copied_bytes: int = 0
     visible: bool = True
+    unix_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,10 +170,11 @@ class CheckpointPruned:
 
 @dataclass(frozen=True)
 class EntryFailed:
-    """The entry can't be stored as things are; it stays in the spool. `error` is in the wire form."""
+    """The entry can't be stored as things are; it stays in the spool. `error` is in the wire form; `unix_s` says when."""
 
     entry: str
     error: dict[str, str]
+    unix_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ckpt_async.words.errors import InvalidArgument
-from ckpt_async.words.identity import TaskIdentity
+from ckpt_async.words.identity import TaskIdentity, check_pathspec
 from ckpt_async.words.names import decode_name, encode_name
 
 __all__ = [
@@ -133,20 +133,6 @@ def task_record_key_of(key: str, pathspec: str) -> str:
 def task_latest_key(pathspec: str) -> str:
     """The key of the pointer to the newest checkpoint of the task."""
     return task_records_prefix(pathspec) + LATEST
-
-
-def check_pathspec(pathspec: str) -> str:
-    """Return `pathspec` where it is one of a task.
-
-    Raises
-    ------
-    InvalidArgument
-        It is not ``FLOW/RUN/STEP/TASK``.
-    """
-    parts = pathspec.split("/")
-    if len(parts) != 4 or not all(parts) or {".", ".."} & set(parts) or "\0" in pathspec:
-        raise InvalidArgument("read a task's pathspec", on=repr(pathspec), cause="it has not the form FLOW/RUN/STEP/TASK")
-    return pathspec
 
 
 def parse_data_key(key: str) -> DataKey:

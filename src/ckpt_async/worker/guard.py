@@ -4,8 +4,9 @@ Not the asyncio loop: a loop that is busy must neither delay a writer that waits
 that waits for an answer. It starts before anything else in its process, so it keeps the priority that the rest gives up.
 
 A request is one line of JSON, and so is the answer: ``{"guard": ENTRY, "links": {NAME: the fields of FileState}}`` is answered by
-``{"files": {NAME: the fields of Guarded, or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``. The guard's
-first line is ``{"ready": ""}``, or why it can't guard anything.
+``{"files": {NAME: the fields of Guarded, or "why not"}}``, and ``{"holds": ENTRY}`` by ``{"holds": true or false}``.
+``{"written": [PATH, ...]}`` is answered by ``{"written": [those that a program has open for writing]}``, or by null where that
+can't be told. The guard's first line is ``{"ready": ""}``, or why it can't guard anything.
 
 The task's first line is ``{"inherit": [[DESCRIPTOR, LABEL], ...]}``: what this process was given of the deposits (see
 `ckpt_async.worker.deposits`) from the task's earlier guards. New ones are passed with a line of the guard's, which has
@@ -37,6 +38,7 @@ from ckpt_async.worker.break_signals import BreakSignals
 from ckpt_async.worker.deposits import DESCRIPTORS_IN_A_DEPOSIT, deposit, deposits_allowed, look_into, raise_descriptor_limit
 from ckpt_async.worker.guarded import GuardedLinks
 from ckpt_async.worker.rescue import CopyJob, copy_aside, log
+from ckpt_async.worker.writers import being_written
 
 __all__ = ["Guard"]
 
@@ -302,6 +304,8 @@ class Guard:
 
     def _reply(self, line: bytes) -> bool:
         request = json.loads(line)
+        if "written" in request:
+            return self._answer({"written": None if self._refusal else being_written(list(map(str, request["written"])))})
         entry = str(request.get("guard", request.get("holds")))
         links = {str(name): FileState(*state) for name, state in request.get("links", {}).items()}
         if not _ENTRY.fullmatch(entry) or not all(_NAME.fullmatch(name) for name in links):

@@ -94,6 +94,19 @@ class GuardClient:
         with self._guard:
             return self._ask({"holds": os.path.basename(folder)}).get("holds") is True
 
+    def being_written(self, paths: Sequence[str]) -> list[str] | None:
+        """Return which of these files some program has open for writing; None where that can't be told."""
+        written: list[str] = []
+        with self._guard:
+            if self._refusal(ANSWER_TIMEOUT_S):
+                return None
+            for start in range(0, len(paths), NAMES_AT_ONCE):
+                found = self._ask({"written": list(paths[start : start + NAMES_AT_ONCE])}).get("written")
+                if found is None:
+                    return None
+                written += found
+        return written
+
     def close(self) -> None:
         """Hang up; an exchange that is under way ends with no answer. May be called twice."""
         try:

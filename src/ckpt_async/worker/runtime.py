@@ -143,8 +143,8 @@ class WorkerRuntime:
                     )
                     older = older_attempts(self._spool.folder)
                     self._emit(WorkerReady(os.getpid(), tuple(os.path.basename(folder) for folder in older)))
-                    if store.traits.notice:
-                        self._emit(Notice(store.traits.notice))
+                    for text in store.traits.notices:
+                        self._emit(Notice(text))
                     async with anyio.create_task_group() as self._adopting:
                         self._start_adopting(older)
                         kept, self._waiting = self._waiting, []

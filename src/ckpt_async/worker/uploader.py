@@ -104,7 +104,7 @@ class Uploader:
         self._wake = anyio.Event()
         self._closing = False
         self._newest_first = False
-        self._told_of_store = False
+        self._told_of_store: set[str] = set()
         #: Whether what earlier attempts left of groups is deleted.
         self._cleaned = False
         self._before = StoredBefore(lambda text: emit(Notice(text)))
@@ -205,7 +205,7 @@ class Uploader:
         # Back to ready: there the task may drop it, and a later worker finds it.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._spool.unclaim, name)
-        self._emit(EntryFailed(self._prefix + name, error.to_wire()))
+        self._emit(EntryFailed(self._prefix + name, error.to_wire(), time.time()))
 
     async def _upload(self, name: str) -> None:
         if not await anyio.to_thread.run_sync(self._spool.claim, name):
@@ -214,7 +214,7 @@ class Uploader:
         entry = await anyio.to_thread.run_sync(self._spool.read, name)
         folder = self._spool.entry_folder(name)
         job = _job_of(entry, folder)
-        progress = _Progress(self._prefix + name, self._emit)
+        progress = _Progress(self._prefix + name, entry.record, self._emit)
         log = PartLog(folder)
         try:
             await anyio.to_thread.run_sync(check_links, entry, folder)
@@ -237,15 +237,19 @@ class Uploader:
             await anyio.to_thread.run_sync(check_links, entry, folder)
             visible = await self._commit(entry, result.manifest)
             self._before.remember(job.record, result.stored, result.part_bytes)
-            self._tell_of_store()
         finally:
             log.close()
+            self._tell_of_store()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._retire, entry)
             if self._on_removed is not None:
                 await anyio.to_thread.run_sync(self._on_removed)
         took_s = time.monotonic() - started_s
-        self._emit(EntryCommitted(self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible is not None))
+        self._emit(
+            EntryCommitted(
+                self._prefix + name, result.sent_bytes, took_s, result.copied_bytes, visible is not None, unix_s=time.time()
+            )
+        )
         if visible is not None:
             self._on_visible(visible)
 
@@ -282,27 +286,32 @@ class Uploader:
             self._spool.finish(entry.id)
 
     def _tell_of_store(self) -> None:
+        """Tell, once, what the store can't do; some of it is found out by its answers."""
         traits = self._store.traits
-        if not traits.conditional_writes and not self._told_of_store:
-            self._told_of_store = True
-            self._emit(
-                Notice(
-                    f"{traits.url} does not know conditional writes: where two attempts, or two runs of one scope, store "
-                    "checkpoints in the same moment, the older one may remain the latest."
-                )
+        found = list(traits.notices)
+        if not traits.conditional_writes:
+            found.append(
+                f"{traits.url} does not know conditional writes: where two attempts, or two runs of one scope, store "
+                "checkpoints in the same moment, the older one may remain the latest."
             )
+        for text in found:
+            if text not in self._told_of_store:
+                self._told_of_store.add(text)
+                self._emit(Notice(text))
 
 
 class _Progress:
     """Tells how far an entry is, seldom enough not to be a load."""
 
-    def __init__(self, entry: str, emit: Callable[[Event], None]) -> None:
+    def __init__(self, entry: str, record: CheckpointRecord, emit: Callable[[Event], None]) -> None:
         self._entry = entry
+        self._record = record
         self._emit = emit
         self._told_s = 0.0
 
     def plan(self, total_bytes: int) -> None:
-        self._emit(EntryStarted(self._entry, total_bytes))
+        record = self._record
+        self._emit(EntryStarted(self._entry, total_bytes, record.name, record.attempt, record.version_id, time.time()))
 
     def report(self, done_bytes: int) -> None:
         now_s = time.monotonic()

@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt_async import InvalidArgument, Settings, coerce_settings
+from ckpt_async import InvalidArgument, Settings, WatchRules, coerce_settings, read_watch_rules
 
 from .callbacks import read_callback_name
 from .errors import WrongCheckpointAttribute
-from .names import DEFAULTS
+from .names import DEFAULTS, S3_OPTIONS
 
-__all__ = ["CheckpointAttributes", "read_attributes"]
+__all__ = ["CheckpointAttributes", "check_environment", "read_attributes"]
 
 LOAD_POLICIES = ("fresh", "eager", "none")
 
-_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event")
+_OWN = ("load_policy", "strict", "temp_dir_root", "show_card", "on_event", "watch", "s3_options")
+
+_WATCH_NUMBERS = ("watch_quiet", "watch_max_wait")
+_WATCH_PATTERNS = ("watch_marker", "watch_ignore", "watch_temporary")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class CheckpointAttributes:
         ``"module:function"``, which hears what the engine tells.
     settings : Settings
         What the engine is told.
+    watch : bool
+        Whether what is written into the checkpoint directory is saved by itself.
+    watched_path : str or None
+        Where the writer finds the checkpoint directory, as typed; None: where `current.checkpoint.directory` says.
+    watch_patterns : dict of str to (str or None)
+        Those of the attributes with patterns, as text.
+    watch_rules : WatchRules
+        When it is complete.
+    s3_options : str or None
+        What is said of the server where the datastore is S3, as text; None: nothing.
     """
 
     load_policy: str
@@ -46,6 +59,11 @@ class CheckpointAttributes:
     show_card: bool
     on_event: str | None
     settings: Settings
+    watch: bool
+    watched_path: str | None
+    watch_patterns: dict[str, str | None]
+    watch_rules: WatchRules
+    s3_options: str | None = None
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the decorator's attributes in a form that survives Metaflow's command line.
@@ -74,6 +92,11 @@ class CheckpointAttributes:
             "keep_last": self.settings.keep_last,
             "keep_best": self.settings.keep_best,
             "keep_every": self.settings.keep_every,
+            "watch": self.watched_path or self.watch,
+            "watch_quiet": self.watch_rules.quiet_s,
+            "watch_max_wait": self.watch_rules.max_wait_s,
+            **self.watch_patterns,
+            "s3_options": self.s3_options,
         }
 
 
@@ -110,6 +133,43 @@ def _read_switch(name: str, value: object) -> bool:
     raise _refuse(name, value, "True or False")
 
 
+def _read_watch(value: object) -> tuple[bool, str | None]:
+    """Return whether to watch, and the path by which the writer finds the folder, if it needs one of its own."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and "/" in text and "\0" not in text:
+        return True, text
+    try:
+        return _read_switch("watch", False if value is None or value == "None" else value), None
+    except WrongCheckpointAttribute:
+        raise _refuse("watch", value, "True, False, or a path with a / in it") from None
+
+
+def _pattern_text(value: Any) -> str | None:
+    """Return patterns, which have been checked, as the text that Metaflow's command line can carry."""
+    if value is None or value in ("None", ""):
+        return None
+    return " ".join(value.replace(",", " ").split() if isinstance(value, str) else value)
+
+
+def _read_s3_options(value: object, given_as: str = "@checkpoint(s3_options={!r})") -> str | None:
+    if value is None or value in ("None", ""):
+        return None
+    from ckpt_async import S3Access
+
+    if not isinstance(value, (str, Mapping)):
+        raise _refuse("s3_options", value, "a dict, or text such as 'checksums:md5,requester_pays:true'")
+    try:
+        return S3Access.check_options(value) or None
+    except InvalidArgument as error:
+        text = f"{given_as.format(value)}: {error.on}: {error.cause}. {error.hint}"
+        raise WrongCheckpointAttribute(text.strip()) from error
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Check what a variable says in place of an attribute; raises like `read_attributes`."""
+    _read_s3_options(environment.get(S3_OPTIONS), f"{S3_OPTIONS}={{}}")
+
+
 def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
     """Check and read all attributes.
 
@@ -130,14 +190,20 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
             )
     every = {**DEFAULTS, **values}
     engine: dict[str, object] = {}
+    watching: dict[str, object] = {}
     for name, value in every.items():
         if name in _OWN:
             continue
+        of_watch = name in (*_WATCH_NUMBERS, *_WATCH_PATTERNS)
         try:
-            coerce_settings({name: value})
+            read_watch_rules({name: value}) if of_watch else coerce_settings({name: value})
         except InvalidArgument as error:
             raise _refuse(name, value, error.hint.removeprefix("Allowed: ").rstrip(".")) from error
-        engine[name] = value
+        (watching if of_watch else engine)[name] = value
+    watch, watched_path = _read_watch(every["watch"])
+    if watch:
+        # Saves that nobody has called for have nobody who could wait for them.
+        engine["async_upload"] = True
     try:
         settings = coerce_settings(engine)
     except InvalidArgument as error:
@@ -149,4 +215,9 @@ def read_attributes(values: Mapping[str, object]) -> CheckpointAttributes:
         show_card=_read_switch("show_card", every["show_card"]),
         on_event=read_callback_name(every["on_event"]),
         settings=settings,
+        watch=watch,
+        watched_path=watched_path,
+        watch_patterns={name: _pattern_text(watching[name]) for name in _WATCH_PATTERNS},
+        watch_rules=read_watch_rules(watching),
+        s3_options=_read_s3_options(every["s3_options"]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .apart import run_apart
@@ -12,7 +13,7 @@ from .directory import empty_directory, remove_directory
 from .references import list_of_task, load_in_place_of, read_reference
 
 if TYPE_CHECKING:
-    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Stats
+    from ckpt_async import Checkpointer, CheckpointRecord, CheckpointReference, Pending, Source, Stats, Watcher
 
 __all__ = ["CheckpointInfo", "CurrentCheckpoint"]
 
@@ -92,6 +93,8 @@ class CurrentCheckpoint:
         Gets the keys of what is saved with ``latest=False``.
     deleted : set of str
         Gets the keys of what is deleted.
+    watcher : Watcher, optional
+        Of the directory, where it is watched.
     """
 
     def __init__(
@@ -101,11 +104,13 @@ class CurrentCheckpoint:
         loaded: CheckpointRecord | None,
         passed_over: set[str],
         deleted: set[str],
+        watcher: Watcher | None = None,
     ) -> None:
         self._checkpointer = checkpointer
         self._passed_over = passed_over
         self._deleted = deleted
         self._directory = directory
+        self._watcher = watcher
         self._info = None if loaded is None else CheckpointInfo(loaded)
 
     @property
@@ -278,7 +283,12 @@ class CurrentCheckpoint:
             target = read_path(path, attempted="load a checkpoint")
             run_apart(lambda: self._checkpointer.load(known, target, node=node))
             return
-        run_apart(lambda: load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh, node=node)))
+        run_apart(lambda: self._load_into_directory(known, node))
+
+    def _load_into_directory(self, known: str | dict[str, Any], node: int | None) -> None:
+        # What is loaded is in a checkpoint already.
+        with nullcontext() if self._watcher is None else self._watcher.loading():
+            load_in_place_of(self._directory, lambda fresh: self._checkpointer.load(known, fresh, node=node))
 
     def delete(self, reference: object) -> None:
         """Delete a checkpoint from the datastore, and nothing else. What named it as the newest names the newest that remains.
@@ -355,3 +365,9 @@ class CurrentCheckpoint:
         """
         timeout_s = read_timeout(timeout)
         run_apart(lambda: self._checkpointer.flush(timeout_s))
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source.flush(deadline_s)`` called before each flush and before the task ends: for code that holds something in
+        memory and saves it by itself, as the integrations do. It may raise why it could not.
+        """
+        self._checkpointer.add_source(source)

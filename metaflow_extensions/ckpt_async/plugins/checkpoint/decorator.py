@@ -7,13 +7,14 @@ is imported here but inside functions.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from metaflow.decorators import StepDecorator
 from metaflow.flowspec import INTERNAL_ARTIFACTS_SET
 
-from .names import CARD_ID, DEFAULTS, LATEST, TASK_CHECKPOINTS
+from .names import CARD_ID, DEFAULTS, LATEST, S3_OPTIONS, TASK_CHECKPOINTS
 
 if TYPE_CHECKING:
     from .attributes import CheckpointAttributes
@@ -93,6 +94,25 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         Every so manieth save, for example 10, or the first of each period, for example "1h".
     on_event : str or function, optional, default None
         "module:function", or a function of the flow's file: called with each event of the engine, in a thread of it.
+    watch : bool or str, default False
+        Whether what is written into the checkpoint directory becomes a checkpoint by itself each time that it is complete; implies
+        `async_upload`. A path, such as "/opt/ml/checkpoints", is where a writer that can't be told of the directory finds it: it
+        must be missing or an empty folder, and is a symbolic link while the step runs.
+    watch_quiet : float, default 2
+        How many seconds nothing may have changed there, so that it counts as complete.
+    watch_max_wait : float, default 60
+        How many seconds something may stay incomplete before that is said; how long a missing marker is waited for, and, at the end
+        of the step, what is still being written.
+    watch_marker : str or list of str, optional, default None
+        Patterns of the files that say that their folder is complete. Without one it is so only after `watch_max_wait` then.
+        Default: the usual ones (".metadata", "_SUCCESS", "*.done", ...) are honoured where they are.
+    watch_ignore : str or list of str, optional, default None
+        Patterns of what makes no checkpoint and keeps none back, such as a log; it is saved along. Beside those that are known.
+    watch_temporary : str or list of str, optional, default None
+        Patterns of what is never saved, beside the usual ones ("*.tmp", "*.part", ...).
+    s3_options : dict or str, optional, default None
+        What the server is asked for where the datastore is S3, for example "checksums:md5,requester_pays:true". Default: what it
+        can do is found out.
 
     MF Add To Current
     -----------------
@@ -120,8 +140,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
 
     def init(self) -> None:
         """Check the attributes: once, before any hook, in the launching process and in the task."""
-        from .attributes import read_attributes
+        from .attributes import check_environment, read_attributes
 
+        check_environment(os.environ)
         self._checked = read_attributes({**self.attributes, **self._unknown})
         self.attributes = self._checked.to_attributes()
 
@@ -173,6 +194,9 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
         from .session import TaskSession
         from .store import address_of_datastore, artifact_store_of, scratch_root
 
+        if self._attributes.s3_options is not None:
+            # For the process that uploads, and for child processes of the step.
+            os.environ[S3_OPTIONS] = self._attributes.s3_options
         parallel = bool(graph[step_name].parallel_step)
         control = ubf_context == UBF_CONTROL
         identity = current_identity(flow, attempt=retry_count, parallel=parallel, control=control)

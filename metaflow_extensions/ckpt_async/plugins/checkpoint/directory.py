@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,7 +11,15 @@ import tempfile
 
 from ckpt_async import InvalidArgument, TaskIdentity, short_hash
 
-__all__ = ["empty_directory", "make_directory", "not_made", "remove_directories_of_dead_attempts", "remove_directory"]
+__all__ = [
+    "empty_directory",
+    "link_to_directory",
+    "make_directory",
+    "not_made",
+    "remove_directories_of_dead_attempts",
+    "remove_directory",
+    "remove_link",
+]
 
 PREFIX = "metaflow_checkpoint_"
 
@@ -107,6 +116,54 @@ def remove_directories_of_dead_attempts(root: str | None, identity: TaskIdentity
         if int(match[1]) < identity.attempt and not _is_alive(int(match[2])) and _is_own_folder(path):
             # What can't be removed stays, as it would have without us; the attempt does not depend on it.
             shutil.rmtree(path, ignore_errors=True)
+
+
+def link_to_directory(path: str, directory: str) -> str:
+    """Let `path` lead to a checkpoint directory, for a writer that has it built in; returns it, absolute.
+
+    What the user has there is never touched: only an empty folder, or the link of an attempt that is dead, is replaced.
+
+    Raises
+    ------
+    InvalidArgument
+        Something else is there, or it can't be made.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.islink(path) and _is_link_of_dead_attempt(path):
+            os.unlink(path)
+        elif os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        os.symlink(directory, path)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        if os.path.islink(path):
+            cause = f"it is a link to {os.readlink(path)!r}, of a task that is alive or of somebody else"
+        elif os.path.lexists(path) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            cause = "it is there, and is no empty folder"
+        raise InvalidArgument(
+            "have a folder watched",
+            on=path,
+            cause=cause,
+            hint="Name a path that is missing, or an empty folder that may be replaced by a link; let the writer use "
+            "current.checkpoint.directory where it can.",
+        ) from error
+    return path
+
+
+def remove_link(path: str, directory: str) -> None:
+    """Remove what `link_to_directory` has made, unless something else stands there by now."""
+    try:
+        if os.readlink(path) == directory:
+            os.unlink(path)
+    except OSError:
+        return  # It is gone, or no link any more, or stays, as a link to nothing that the next attempt replaces.
+
+
+def _is_link_of_dead_attempt(path: str) -> bool:
+    match = re.fullmatch(re.escape(PREFIX) + r"[0-9a-f]+_\d+_(\d+)_.*", os.path.basename(os.readlink(path)))
+    return match is not None and not _is_alive(int(match[1]))
 
 
 def _is_alive(pid: int) -> bool:

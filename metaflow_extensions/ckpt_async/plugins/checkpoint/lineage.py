@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckpt_async import CheckpointRecord
 
-__all__ = ["lineage_of_task", "loaded_fields"]
+    from .card_model import Ancestor
+
+__all__ = ["LineageLookUp", "lineage_of_task", "loaded_fields"]
 
 _PREFIX = "checkpoint-load-"
+
+#: How many tasks a card follows the chain back: each of them is asked for.
+MAX_ANCESTORS = 8
 
 
 def loaded_fields(record: CheckpointRecord) -> dict[str, str]:
@@ -18,7 +25,7 @@ def loaded_fields(record: CheckpointRecord) -> dict[str, str]:
     return {_PREFIX + name: value for name, value in fields.items()}
 
 
-def lineage_of_task(task: Any, *, attempt: int | str | None) -> list[dict[str, Any]]:
+def lineage_of_task(task: Any, *, attempt: int | str | None, most: int | None = None) -> list[dict[str, Any]]:
     """Return what an attempt of a task began from, what the task that had saved this began from, and so on.
 
     Parameters
@@ -27,6 +34,8 @@ def lineage_of_task(task: Any, *, attempt: int | str | None) -> list[dict[str, A
         A str is a pathspec.
     attempt : int or None
         None: the task's latest one.
+    most : int, optional
+        How many are followed; default: all.
 
     Returns
     -------
@@ -54,7 +63,7 @@ def lineage_of_task(task: Any, *, attempt: int | str | None) -> list[dict[str, A
     seen: set[tuple[str, int]] = set()
     lineage: list[dict[str, Any]] = []
     # Nobody but a stranger in the metadata could make a ring of them.
-    while (pathspec, attempt_number) not in seen:
+    while (pathspec, attempt_number) not in seen and len(lineage) != most:
         seen.add((pathspec, attempt_number))
         try:
             told = Task(pathspec, attempt=attempt_number, _namespace_check=False).metadata_dict
@@ -69,3 +78,51 @@ def lineage_of_task(task: Any, *, attempt: int | str | None) -> list[dict[str, A
         pathspec = one["pathspec"]
         lineage.append({**one, "attempt": attempt_number})
     return lineage
+
+
+class LineageLookUp:
+    """Follows the chain behind the checkpoint that was loaded, in a thread of its own: the metadata service may be slow or away,
+    and nobody waits for it.
+
+    Parameters
+    ----------
+    loaded : CheckpointRecord or None
+        What the attempt began with.
+    on_found : callable
+        Called in that thread when it is done.
+    """
+
+    def __init__(self, loaded: CheckpointRecord | None, on_found: Callable[[], None]) -> None:
+        self._loaded = loaded
+        self._on_found = on_found
+        self._thread: threading.Thread | None = None
+        self._ancestors: tuple[Ancestor, ...] = ()
+        self._unknown = "it has not been looked up yet"
+
+    def start(self) -> None:
+        """Begin, unless that has been done or nothing was loaded."""
+        if self._thread is None and self._loaded is not None:
+            self._thread = threading.Thread(target=self._look_up, args=(self._loaded,), name="ckpt-async-lineage", daemon=True)
+            self._thread.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for what `start` has begun, so long at most."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def found(self) -> tuple[tuple[Ancestor, ...], str]:
+        """Return what is known, newest first, and why no more is: empty where the first of them began from nothing."""
+        return self._ancestors, self._unknown
+
+    def _look_up(self, loaded: CheckpointRecord) -> None:
+        from .card_model import Ancestor
+
+        try:
+            chain = lineage_of_task(loaded.pathspec, attempt=loaded.attempt, most=MAX_ANCESTORS)
+        except Exception as error:
+            # Metaflow's, of whatever kind its metadata service makes: the card says so, and nothing depends on it.
+            self._unknown = f"{type(error).__name__}: {error}"
+        else:
+            self._ancestors = tuple(Ancestor(one["name"], one["pathspec"], one["attempt"]) for one in chain)
+            self._unknown = f"only the last {MAX_ANCESTORS} are looked up" if len(chain) == MAX_ANCESTORS else ""
+        self._on_found()

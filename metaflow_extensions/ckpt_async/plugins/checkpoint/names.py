@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["CARD_ID", "DEFAULTS", "LATEST", "TASK_CHECKPOINTS"]
+__all__ = ["CARD_ID", "DEFAULTS", "LATEST", "S3_OPTIONS", "TASK_CHECKPOINTS"]
 
-#: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings`; a test compares them.
+#: The attributes of the decorator. Those of the engine have the defaults of `ckpt_async.Settings` and
+#: `ckpt_async.WatchRules`; a test compares them.
 DEFAULTS: dict[str, object] = {
     "load_policy": "fresh",
     "strict": False,
@@ -26,6 +27,13 @@ DEFAULTS: dict[str, object] = {
     "keep_best": None,
     "keep_every": None,
     "on_event": None,
+    "watch": False,
+    "watch_quiet": 2.0,
+    "watch_max_wait": 60.0,
+    "watch_marker": None,
+    "watch_ignore": None,
+    "watch_temporary": None,
+    "s3_options": None,
 }
 
 #: Artifacts of a task.
@@ -34,3 +42,6 @@ LATEST = "_task_latest_checkpoint"
 
 #: The same id as that of metaflow-checkpoint's card, so that whoever looks it up by id goes on finding it.
 CARD_ID = "task_checkpoints"
+
+#: The variable that tells every process of a task what the attribute `s3_options` says.
+S3_OPTIONS = "METAFLOW_CHECKPOINT_S3_OPTIONS"

@@ -6,10 +6,13 @@ credentials and the like are taken from that.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from .names import S3_OPTIONS
 
 if TYPE_CHECKING:
     from ckpt_async import S3Access, S3Credentials
@@ -69,7 +72,7 @@ def access_through(new_client: Callable[[], Any], client_params: Mapping[str, An
         anonymous=config.signature_version is UNSIGNED,
         credentials=_CredentialsOfClient(client, new_client),
         client_params={name: value for name, value in options.items() if name not in _NOT_PASSED_ON},
-    )
+    ).with_options(os.environ.get(S3_OPTIONS, ""))
 
 
 class _CredentialsOfClient:
@@ -82,6 +85,10 @@ class _CredentialsOfClient:
     def __init__(self, client: Any, new_client: Callable[[], Any]) -> None:
         self._client: Any = client
         self._new_client = new_client
+
+    def forget(self) -> None:
+        """Have Metaflow make a new client, with other credentials."""
+        self._client = None
 
     def __call__(self) -> S3Credentials | None:
         from ckpt_async import S3Credentials

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,22 @@ from . import artifacts
 from .apart import Apart, run_apart
 from .attributes import CheckpointAttributes
 from .callbacks import import_callback
-from .card import CheckpointCard, NoCard, time_text
+from .card import CheckpointCard, NoCard
 from .current import CurrentCheckpoint
-from .directory import make_directory, remove_directories_of_dead_attempts
+from .directory import link_to_directory, make_directory, remove_directories_of_dead_attempts, remove_link
 from .environment import TaskPlace, export_task
-from .output import say
+from .output import say, time_text
 from .signals import StopSignals, stop_alarm
 from .spot import SpotWatch, notice_file
 
 if TYPE_CHECKING:
-    from ckpt_async import Checkpointer, CheckpointRecord
+    from ckpt_async import Checkpointer, CheckpointRecord, Watcher
 
 __all__ = ["TaskSession"]
+
+#: How long a failing attempt waits for its card, and one that a signal has stopped, whose artifacts are yet to be kept.
+RENDER_TIMEOUT_S = 60.0
+STOPPED_RENDER_S = 2.0
 
 
 class TaskSession:
@@ -82,6 +88,8 @@ class TaskSession:
         self._signals = StopSignals(say)
         self._card = NoCard(leave_out_card)
         self._spot: SpotWatch | None = None
+        self._watcher: Watcher | None = None
+        self._link: str | None = None
         self._passed_over: set[str] = set()
         self._deleted: set[str] = set()
         self.loaded: CheckpointRecord | None = None
@@ -105,10 +113,14 @@ class TaskSession:
             self._signals.install()
             remove_directories_of_dead_attempts(attributes.temp_dir_root, identity, place.node_index)
             self.loaded = self._load(attributes.load_policy)
+            if attributes.watch:
+                self._watch()
         except BaseException as error:
             self._end(error)
             raise
-        self.current = CurrentCheckpoint(self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted)
+        self.current = CurrentCheckpoint(
+            self._checkpointer, self._directory, self.loaded, self._passed_over, self._deleted, self._watcher
+        )
         if with_card:
             self._card = CheckpointCard(self._checkpointer, self.loaded, attributes.load_policy, leave_out_card)
         export_task(identity, place)
@@ -123,6 +135,15 @@ class TaskSession:
                 f"({readable_bytes(record.size_bytes)}, saved at {time_text(record.created_on)}): {record.url}"
             )
         return record
+
+    def _watch(self) -> None:
+        from ckpt_async import Watcher
+
+        if self._attributes.watched_path is not None:
+            self._link = link_to_directory(self._attributes.watched_path, self._directory)
+        rules = self._attributes.watch_rules
+        # What lies there now is what was loaded.
+        self._watcher = run_apart(lambda: Watcher(self._checkpointer, self._directory, rules, known=True, say=say))
 
     def run(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the step's code, store what it saved, and end the session, whatever the code raises.
@@ -191,6 +212,7 @@ class TaskSession:
             return None
         self._ended = True
         self._signals.begin_end()
+        self._card.step_ended()
         if self._spot is not None:
             self._spot.stop()
         if isinstance(failure, KeyboardInterrupt):
@@ -199,15 +221,16 @@ class TaskSession:
             children_saved = self._children_saved()
             # An interrupt (Ctrl-C) ends the whole run.
             last = self._last_attempt or isinstance(failure, KeyboardInterrupt)
-            not_stored = self._store_all(retried=failure is not None and not last)
+            not_stored = self._store_all(failed=failure is not None, retried=failure is not None and not last)
             if last:
                 self._checkpointer.end_keeping()
             ask_store = children_saved or bool(self._deleted)
             self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
-            failed = failure is not None or not_stored is not None
-            self._finish_card(refresh=failed and not self._signals.stopped)
+            self._finish_card(failed=failure is not None or not_stored is not None)
         finally:
             self._signals.restore()
+            if self._link is not None:
+                remove_link(self._link, self._directory)
             # Files that can't be removed are no reason to fail an attempt whose checkpoints are stored.
             shutil.rmtree(self._directory, ignore_errors=True)
         if failure is not None and not_stored is not None:
@@ -235,14 +258,14 @@ class TaskSession:
             return True
         return (number - place.node_index) // place.num_nodes > len(self._checkpointer.references())
 
-    def _store_all(self, *, retried: bool) -> Exception | None:
+    def _store_all(self, *, failed: bool, retried: bool) -> Exception | None:
         """Wait until all is stored; return why not, where it is not."""
         settings, pending = self._attributes.settings, self._checkpointer.pending
         stopped = self._signals.stopped
         if stopped and pending.saves:
             left = f"{saves_words(pending.saves)} {'is' if pending.saves == 1 else 'are'}"
             say(f"stopped by a signal; {left} being stored, newest first; a second signal ends the wait.")
-        closing = Apart(lambda: self._checkpointer.close(timeout_s=settings.flush_timeout_s, newest_first=stopped, retried=retried))
+        closing = Apart(lambda: self._close(failed=failed, newest_first=stopped, retried=retried))
         self._signals.while_waiting(closing.stop_waiting)
         ended = closing.wait()
         if ended is None:
@@ -255,9 +278,34 @@ class TaskSession:
             raise ended.error
         return ended.error
 
-    def _finish_card(self, *, refresh: bool) -> None:
+    def _close(self, *, failed: bool, newest_first: bool, retried: bool) -> None:
+        timeout_s = self._attributes.settings.flush_timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s) if self._watcher is not None else None
+        left_s = max(0.0, deadline_s - time.monotonic())
+        self._checkpointer.close(timeout_s=left_s, newest_first=newest_first, retried=retried)
+        if not_saved is not None:
+            raise not_saved
+
+    def _finish_card(self, *, failed: bool) -> None:
         try:
-            self._card.finish(refresh=refresh)
+            if not (self._card.finish(failed=failed) and failed):
+                return  # Metaflow renders the card of a task that ended well.
+            # Time is short where a signal has come; whoever loads the card anew sees it all the same.
+            stopped = self._signals.stopped
+            rendering = Apart(lambda: self._card.render(with_data=not stopped))
+            self._signals.while_waiting(rendering.stop_waiting)
+            limit = threading.Timer(STOPPED_RENDER_S if stopped else RENDER_TIMEOUT_S, rendering.stop_waiting)
+            limit.start()
+            try:
+                ended = rendering.wait()
+            finally:
+                limit.cancel()
+                limit.join()
+            if ended is None:
+                say("the card is not complete: making it took too long.")
+            elif ended.error is not None:
+                raise ended.error
         except Exception as error:
             # Metaflow's, or the disk's: what a picture of the checkpoints lacks is no reason to fail, or to hide a failure.
             say(f"the card was not brought up to date: {type(error).__name__}: {error}")
@@ -293,6 +341,8 @@ class TaskSession:
 
 def report_beside(failure: BaseException, not_stored: Exception) -> None:
     """Tell that checkpoints were not stored while another exception is on its way, which stays the attempt's failure."""
+    if isinstance(failure, StoreError) and type(failure) is type(not_stored):
+        return  # It is the same refusal: the step has failed with it, and it says where what was saved lies.
     cause = str(not_stored) if isinstance(not_stored, CheckpointError) else f"{type(not_stored).__name__}: {not_stored}"
     text = f"while the step failed with {type(failure).__name__}, its checkpoints were not all stored: {cause}"
     say(text)
