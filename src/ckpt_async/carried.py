@@ -24,8 +24,8 @@ CARRIED = "_carried"
 #: package is carried from, the Python may be another one than where it is carried to.
 NEEDED = ("anyio", "exceptiongroup", "idna", "sniffio", "typing_extensions")
 
-#: Shipped for tests only.
-_LEFT_OUT = {"testing", "__pycache__"}
+#: What no task uses: what is for tests, and the command line, which needs packages that are not carried.
+_LEFT_OUT = {"testing", "cli", "__pycache__"}
 
 #: Of anyio, what needs other packages.
 _NOT_USED = ("anyio._backends._trio", "anyio.pytest_plugin")

@@ -49,11 +49,21 @@ class _Session:
                 store = self._owned.enter_context(portal.wrap_async_context_manager(portal.call(self._open_store)))
                 self._opened = portal, store
             portal, store = self._opened
-        future = portal.start_task_soon(act, store)
+        ended = threading.Event()
+
+        async def watched() -> _T:
+            try:
+                return await act(store)
+            finally:
+                ended.set()
+
+        future = portal.start_task_soon(watched)
         try:
             return future.result()
         except BaseException:
+            # An interrupted caller closes the store: not before the work has ended that undoes what it had begun.
             future.cancel()
+            ended.wait()
             raise
 
     def close(self) -> None:
@@ -100,7 +110,7 @@ class Reader:
 
     def _tell_trouble(self, failures: int, error: StoreError | None) -> None:
         if error is not None:
-            self._say(f"Reading from the store has failed {failures} times and is being retried: {error}")
+            self._say(f"A request to the store has failed {failures} times and is being retried: {error}")
 
     def list(
         self, pathspec: str, *, name: str | None = None, attempt: int | None = None, strict: bool = False
@@ -177,7 +187,14 @@ class Reader:
 
         self.run(functools.partial(group_catalog.mark_damaged, record=record))
 
-    def load(self, reference: object, target: str, *, node: int | None = None) -> CheckpointRecord:
+    def load(
+        self,
+        reference: object,
+        target: str,
+        *,
+        node: int | None = None,
+        on_fetched: Callable[[int, int], None] | None = None,
+    ) -> CheckpointRecord:
         """Load a checkpoint into the folder `target`, which is empty or missing; returns its record.
 
         Parameters
@@ -186,6 +203,8 @@ class Reader:
             A data key, or what has one as ``key``: a reference, a record, a listed checkpoint.
         node : int, optional
             Of a group save, only the part of this node, as that node saved it.
+        on_fetched : callable, optional
+            Called, in a thread of the reader's, with the bytes and the whole files that have come since the call before.
 
         Raises
         ------
@@ -198,11 +217,13 @@ class Reader:
         """
         from ckpt_async.transfer.catalog import resolve
         from ckpt_async.transfer.download import download
+        from ckpt_async.transfer.fetch import untold
         from ckpt_async.transfer.group_catalog import part_of
 
         async def act(store: Store) -> CheckpointRecord:
             record = await resolve(store, reference)
-            await download(store, record if node is None else part_of(record, node), target)
+            part = record if node is None else part_of(record, node)
+            await download(store, part, target, on_fetched=on_fetched or untold)
             return record
 
         return self.run(act)

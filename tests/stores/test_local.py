@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_async.disk import durable
-from ckpt_async.stores import local_files, local_uploads
+from ckpt_async.stores import local, local_files, local_uploads
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.local_errors import translate_os_error
@@ -376,3 +376,21 @@ async def test_a_file_system_that_cannot_lock_folders(tmp_path: Path, monkeypatc
         await store.put("a/k", Body.of(b"y"), if_match=info.etag)
         assert await store.get("a/k") == b"y"
     assert locked
+
+
+@pytest.mark.anyio
+async def test_pages_begin_where_the_one_before_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = sorted(["a", "a.b/x", "a.b/y", "ab", "c/1/k", "c/1/k.l", "c/1/k0", "c/2/a/k", "c/2/k", "d", "e.f", "e/k"])
+    async with LocalStore(str(tmp_path)) as store:
+        for key in keys:
+            await store.put(key, Body.of(b"."), durable=False)
+        for page_objects in (1, 2, 3, len(keys), len(keys) + 1):
+            monkeypatch.setattr(local, "PAGE_OBJECTS", page_objects)
+            pages, token = [], ""
+            while True:
+                page, token = await store.list_page("", token)
+                pages.append([info.key for info in page])
+                if not token:
+                    break
+            assert [key for page in pages for key in page] == keys
+            assert all(len(page) <= page_objects for page in pages)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckpt_async.spool.spool import Spool
 from ckpt_async.words.errors import CheckpointError, SpoolDamaged
 from ckpt_async.words.identity import TaskIdentity, json_hash
+from ckpt_async.words.names import readable_folder
 from ckpt_async.words.settings import StoreAddress
 
 if TYPE_CHECKING:
@@ -43,13 +43,9 @@ def spool_folder(scratch_root: str, address: StoreAddress, identity: TaskIdentit
 
     The same task finds the same folder again; tasks with one pathspec in different stores, and nodes of a gang, don't meet.
     """
-    readable = _readable(f"{identity.flow}-{identity.run}-{identity.step}-{identity.task}")
+    readable = readable_folder(identity.pathspec)
     unique = json_hash([address.url, identity.pathspec, node_index])[:12]
     return os.path.join(scratch_root, f"{readable}-{unique}", f"{identity.attempt:0{_ATTEMPT_DIGITS}d}")
-
-
-def _readable(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:120]
 
 
 def child_spool_folder(folder: str, version: int) -> str:
@@ -205,7 +201,7 @@ def left_in_scope(folder: str, url: str, identity: TaskIdentity) -> tuple[list[L
     root, own = os.path.split(os.path.dirname(folder))
     found: list[LeftSave] = []
     damaged: list[CheckpointError] = []
-    prefix = _readable(f"{identity.flow}-")
+    prefix = readable_folder(f"{identity.flow}/")
     for name in sorted(os.listdir(root)):
         task_folder = os.path.join(root, name)
         if name == own or not name.startswith(prefix):

@@ -17,13 +17,25 @@ from __future__ import annotations
 import abc
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Union
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["Body", "Chunk", "CopySource", "ObjectInfo", "Part", "Store", "StoreTraits", "check_key"]
+__all__ = [
+    "Body",
+    "Chunk",
+    "CopySource",
+    "ListPage",
+    "ObjectInfo",
+    "Part",
+    "Store",
+    "StoreTraits",
+    "UnfinishedUpload",
+    "Uploads",
+    "check_key",
+]
 
 #: A run of bytes. A memoryview shows bytes of a caller, who changes them only after the call that took it has returned or raised.
 Chunk = Union[bytes, memoryview]
@@ -68,11 +80,15 @@ class ObjectInfo:
         Its length.
     etag : str
         Changes when the content does; what a conditional write names.
+    stored_unix_s : float or None
+        When it was stored, in seconds since 1970 by the store's clock; None where that was not told, as by `put`. No part of what
+        the object is: two that differ in nothing else are equal.
     """
 
     key: str
     size_bytes: int
     etag: str
+    stored_unix_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,29 @@ class Part:
     etag: str
     size_bytes: int
     crc32: int
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """A multipart upload that was begun and neither completed nor given up.
+
+    Attributes
+    ----------
+    key, upload_id : str
+        As `Store.abort_multipart` takes them.
+    since_unix_s : float
+        When it was begun, or, where the store knows that, added to; in seconds since 1970.
+    """
+
+    key: str
+    upload_id: str
+    since_unix_s: float
+
+
+#: What `Store.list_page` returns; inside the class the name ``list`` is a method.
+ListPage = tuple[list[ObjectInfo], str]
+#: What `Store.list_multipart` returns.
+Uploads = Union[list[UnfinishedUpload], None]
 
 
 @dataclass(frozen=True)
@@ -230,6 +269,33 @@ class Store(abc.ABC):
         """List all objects whose key starts with `prefix`, sorted by key. `prefix` ends with ``/`` or is empty. Unfinished
         uploads are not seen.
         """
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        """List some of the objects that `list` would return, for callers that don't want all of them in memory.
+
+        A store that can't list in pages has one, as this does.
+
+        Parameters
+        ----------
+        token : str
+            What the page before has returned; empty for the first.
+
+        Returns
+        -------
+        list of ObjectInfo
+            Not empty but for the last page, perhaps. All pages together have what `list` returns, in an order of the store's own.
+        str
+            For the next page; empty where there is none.
+        """
+        return await self.list(prefix), ""
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        """List the unfinished uploads of objects whose key starts with `prefix`, which is as for `list`; None where the store can't
+        tell, as this one can't.
+        """
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        return None
 
     @abc.abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 from ckpt_async.stores.budget import Budget
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ListPage, ObjectInfo, Part, Store, StoreTraits, Uploads
 from ckpt_async.stores.request_rate import RequestRate
 from ckpt_async.words.errors import StoreBusy
 
@@ -115,6 +115,14 @@ class Limiting(Store):
     async def list(self, prefix: str) -> list[ObjectInfo]:
         async with self._turn():
             return await self._store.list(prefix)
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        async with self._turn():
+            return await self._store.list_page(prefix, token)
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        async with self._turn():
+            return await self._store.list_multipart(prefix)
 
     async def delete(self, keys: Sequence[str]) -> None:
         async with self._turn():

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import anyio.to_thread
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import (
+    Body,
+    CopySource,
+    ListPage,
+    ObjectInfo,
+    Part,
+    Store,
+    StoreTraits,
+    Uploads,
+    check_key,
+)
 from ckpt_async.stores.local_copies import LocalCopies
 from ckpt_async.stores.local_errors import translate_os_error
 from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
@@ -23,6 +34,8 @@ THREADS = 16
 #: Objects up to this size are stored one after the other: each takes some 25 short system calls, and threads that take turns at
 #: Python's lock after each of them need twice the CPU for the same.
 SMALL_BYTES = 256 * 1024
+#: Objects of a page: each page looks again through the folders that lead to where it begins.
+PAGE_OBJECTS = 10_000
 T = TypeVar("T")
 
 
@@ -133,7 +146,22 @@ class LocalStore(Store):
     async def list(self, prefix: str) -> list[ObjectInfo]:
         if prefix:
             check_key(prefix.removesuffix("/"))
-        return await self._run("list objects", prefix, lambda: _walk(self._files, prefix))
+        return await self._run("list objects", prefix, lambda: [*_walk(self._files, prefix)])
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+
+        def take() -> ListPage:
+            found = [*itertools.islice(_walk(self._files, prefix, token), PAGE_OBJECTS)]
+            return found, found[-1].key if len(found) == PAGE_OBJECTS else ""
+
+        return await self._run("list objects", prefix, take)
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        return await self._run("list unfinished uploads", prefix, lambda: self._uploads.unfinished(prefix))
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -175,29 +203,39 @@ class LocalStore(Store):
         return await anyio.to_thread.run_sync(translated, limiter=limiter or self._threads)
 
 
-def _walk(files: LocalFiles, prefix: str) -> list[ObjectInfo]:
-    found: list[ObjectInfo] = []
+def _walk(files: LocalFiles, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+    """Yield the objects below a prefix whose key sorts after `after`, sorted by key."""
     start = files.real_path(prefix.removesuffix("/")) if prefix else files.root
-    todo = [(start, prefix)]
+    todo = [iter(_entries(files, start, prefix, after))]
     while todo:
-        folder, base = todo.pop()
-        try:
-            entries = os.scandir(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            if not os.path.isdir(files.root):
-                raise
-            # Removed meanwhile, or nothing under that prefix.
-            continue
-        with entries:
-            for entry in entries:
-                if not base and entry.name.startswith(TEMP_FOLDER):
-                    continue
-                key = base + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append((entry.path, key + "/"))
-                elif (info := _look(files, entry, key)) is not None:
-                    found.append(info)
-    return sorted(found, key=lambda info: info.key)
+        for key, entry in todo[-1]:
+            if key.endswith("/"):
+                todo.append(iter(_entries(files, entry.path, key, after)))
+                break
+            if (info := _look(files, entry, key)) is not None:
+                yield info
+        else:
+            todo.pop()
+
+
+def _entries(files: LocalFiles, folder: str, base: str, after: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """Return what a folder holds, sorted by key: that of a folder ends with a slash, so that it sorts as the keys in it do."""
+    found = []
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(files.root):
+            raise
+        # Removed meanwhile, or nothing under that prefix.
+        return []
+    with entries:
+        for entry in entries:
+            if not base and entry.name.startswith(TEMP_FOLDER):
+                continue
+            key = f"{base}{entry.name}/" if entry.is_dir(follow_symlinks=False) else base + entry.name
+            if key > after or (key.endswith("/") and after.startswith(key)):
+                found.append((key, entry))
+    return sorted(found, key=lambda named: named[0])
 
 
 def _look(files: LocalFiles, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
@@ -207,7 +245,7 @@ def _look(files: LocalFiles, entry: os.DirEntry[str], key: str) -> ObjectInfo | 
         status = entry.stat()
     except FileNotFoundError:
         return None
-    return ObjectInfo(key, status.st_size, etag_of(status)) if stat.S_ISREG(status.st_mode) else None
+    return ObjectInfo(key, status.st_size, etag_of(status), status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
 
 def _read(descriptor: int, offset: int, size_bytes: int) -> bytes:

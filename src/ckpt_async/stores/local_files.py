@@ -138,6 +138,16 @@ class LocalFiles:
             self._temp_folder = folder
         return self._temp_folder
 
+    def temp_folders(self) -> list[str]:
+        """Return the folders of this user for files in the making that are there."""
+        base = os.path.join(self.root, TEMP_FOLDER)
+        found = []
+        for folder in (base, f"{base}-{os.geteuid()}"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(folder).st_uid == os.geteuid():
+                    found.append(folder)
+        return found
+
     def new_file(self) -> tuple[int, str]:
         """Make a temporary file; return a descriptor to write it, and its path. Its mode is that of any new file of this user."""
         path = os.path.join(self.temp_folder(), f"put-{secrets.token_hex(12)}")

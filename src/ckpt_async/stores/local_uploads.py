@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckpt_async.disk.digests import crc32
-from ckpt_async.stores.contract import Body, ObjectInfo, Part
+from ckpt_async.stores.contract import Body, ObjectInfo, Part, UnfinishedUpload
 from ckpt_async.stores.local_files import UPLOAD_MARK, LocalFiles
 from ckpt_async.words.errors import StoreObjectMissing, StoreRejected
 
@@ -149,6 +149,25 @@ class LocalUploads:
             return
         _unlink(data_path)
         _unlink(list_path)
+
+    def unfinished(self, prefix: str) -> list[UnfinishedUpload]:
+        """Return the uploads of this user that were begun and neither completed nor given up."""
+        found = []
+        for folder in self._files.temp_folders():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    upload_id = entry.name.removeprefix(UPLOAD_MARK).removesuffix(".parts")
+                    if not (_ID.fullmatch(upload_id) and entry.name == f"{UPLOAD_MARK}{upload_id}.parts"):
+                        continue
+                    try:
+                        with open(entry.path, "rb") as notes:
+                            key = str(json.loads(notes.readline())["key"])
+                        since_unix_s = entry.stat().st_mtime
+                    except (FileNotFoundError, ValueError, KeyError):
+                        continue  # Completed or given up meanwhile, or cut off by a crash: nothing could go on with it.
+                    if key.startswith(prefix):
+                        found.append(UnfinishedUpload(key, upload_id, since_unix_s))
+        return found
 
     def _paths(self, upload_id: str) -> tuple[str, str]:
         base = os.path.join(self._files.temp_folder(), UPLOAD_MARK + upload_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,17 @@ from types import TracebackType
 
 import anyio.lowlevel
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import (
+    Body,
+    CopySource,
+    ObjectInfo,
+    Part,
+    Store,
+    StoreTraits,
+    UnfinishedUpload,
+    Uploads,
+    check_key,
+)
 from ckpt_async.words.errors import StoreObjectMissing, StorePreconditionFailed, StoreRejected
 
 __all__ = ["MemoryObjects", "MemoryStore"]
@@ -20,6 +31,7 @@ TRAITS = StoreTraits(url="memory://", min_part_bytes=1, max_part_bytes=1 << 30, 
 @dataclass
 class _Upload:
     key: str
+    since_unix_s: float = field(default_factory=time.time)
     parts: dict[int, bytes] = field(default_factory=dict)
     named: dict[int, Part] = field(default_factory=dict)
 
@@ -35,7 +47,7 @@ class MemoryObjects:
     def write(self, key: str, content: bytes) -> ObjectInfo:
         """Put an object there."""
         self.writes += 1
-        info = ObjectInfo(key, len(content), f"memory-{self.writes}")
+        info = ObjectInfo(key, len(content), f"memory-{self.writes}", time.time())
         self.contents[key] = (content, info)
         return info
 
@@ -113,6 +125,13 @@ class MemoryStore(Store):
             check_key(prefix.removesuffix("/"))
         await anyio.lowlevel.checkpoint()
         return [info for key, (_, info) in sorted(self._objects.contents.items()) if key.startswith(prefix)]
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        await anyio.lowlevel.checkpoint()
+        found = [UnfinishedUpload(one.key, id_, one.since_unix_s) for id_, one in self._objects.uploads.items()]
+        return [one for one in found if one.key.startswith(prefix)]
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

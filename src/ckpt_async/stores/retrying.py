@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ListPage, ObjectInfo, Part, Store, StoreTraits, Uploads
 from ckpt_async.words.errors import StoreError, StoreUnavailable
 
 __all__ = ["Retrying", "TroubleReport", "backoff_bound_s"]
@@ -178,6 +178,12 @@ class Retrying(Store):
 
     async def list(self, prefix: str) -> list[ObjectInfo]:
         return await self._repeat(lambda: self._store.list(prefix))
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        return await self._repeat(lambda: self._store.list_page(prefix, token))
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        return await self._repeat(lambda: self._store.list_multipart(prefix))
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._repeat(lambda: self._store.delete(keys))

@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
+from ckpt_async.stores.contract import (
+    Body,
+    CopySource,
+    ListPage,
+    ObjectInfo,
+    Part,
+    Store,
+    StoreTraits,
+    UnfinishedUpload,
+    Uploads,
+    check_key,
+)
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.s3_access import S3Access
@@ -16,7 +27,7 @@ from ckpt_async.stores.s3_copy import copied_etag, quoted, source_params, tells_
 from ckpt_async.stores.s3_dialect import CHECKSUM_CRC32, Dialect
 from ckpt_async.stores.s3_errors import code_of
 from ckpt_async.stores.s3_library import find_library
-from ckpt_async.stores.s3_listing import delete_objects, list_objects
+from ckpt_async.stores.s3_listing import delete_objects, list_objects, list_some, list_uploads
 from ckpt_async.stores.s3_requests import Requests, encryption
 from ckpt_async.words.errors import (
     StoreError,
@@ -229,6 +240,23 @@ class S3Store(Store):
         if prefix:
             check_key(prefix.removesuffix("/"))
         return await list_objects(self._requests, prefix)
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        return await list_some(self._requests, prefix, token)
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        try:
+            found = await list_uploads(self._requests, prefix)
+        except StoreRejected as error:
+            if code_of(error.__cause__) in ("NotImplemented", "501"):
+                return None
+            raise
+        # What was agreed on when one began is not told, and giving it up does not need it.
+        return [UnfinishedUpload(key, NONE + upload_id, since_unix_s) for key, upload_id, since_unix_s in found]
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

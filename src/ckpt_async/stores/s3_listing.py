@@ -7,14 +7,14 @@ from typing import Any
 
 import anyio
 
-from ckpt_async.stores.contract import ObjectInfo
+from ckpt_async.stores.contract import ListPage, ObjectInfo
 from ckpt_async.stores.s3_copy import quoted
 from ckpt_async.stores.s3_dialect import CHECKSUM_MD5, CHECKSUM_OFF, Dialect
 from ckpt_async.stores.s3_errors import translate_code
 from ckpt_async.stores.s3_requests import Requests
 from ckpt_async.words.errors import StoreError, StoreObjectMissing, StoreRejected
 
-__all__ = ["delete_objects", "list_objects"]
+__all__ = ["delete_objects", "list_objects", "list_some", "list_uploads"]
 
 DELETE_AT_ONCE = 1000
 #: Where there are no batches: so many requests at once.
@@ -23,22 +23,44 @@ DELETERS = 8
 
 async def list_objects(requests: Requests, prefix: str) -> list[ObjectInfo]:
     """Return all objects below a prefix, sorted by key."""
-    found: list[ObjectInfo] = []
+    found, token = await list_some(requests, prefix)
+    while token:
+        more, token = await list_some(requests, prefix, token)
+        found += more
+    return sorted(found, key=lambda info: info.key)
+
+
+async def list_some(requests: Requests, prefix: str, token: str = "") -> ListPage:
+    """Return a page of the objects below a prefix, and the token of the next: how that is asked for, and with what."""
+    how, _, value = token.partition(":")
+    answer = await _page(requests, prefix, {how: value} if token else {})
+    found = []
+    for item in answer.get("Contents", ()):
+        key = requests.short(item["Key"])
+        # Some tools make empty objects that stand for folders; their names are no keys.
+        if not key.endswith("/") and key:
+            stored = item.get("LastModified")
+            found.append(ObjectInfo(key, item["Size"], quoted(item["ETag"]), None if stored is None else stored.timestamp()))
+    if not answer.get("IsTruncated"):
+        return found, ""
+    if following := answer.get("NextContinuationToken"):
+        return found, f"ContinuationToken:{following}"
+    # A server that knows the first version alone may not have noticed that it was asked for the second.
+    return found, f"Marker:{answer.get('NextMarker') or answer['Contents'][-1]['Key']}"
+
+
+async def list_uploads(requests: Requests, prefix: str) -> list[tuple[str, str, float]]:
+    """Return the key, the id and the time of each unfinished upload below a prefix."""
+    found = []
     after: dict[str, Any] = {}
     while True:
-        answer = await _page(requests, prefix, after)
-        for item in answer.get("Contents", ()):
-            key = requests.short(item["Key"])
-            # Some tools make empty objects that stand for folders; their names are no keys.
-            if not key.endswith("/") and key:
-                found.append(ObjectInfo(key, item["Size"], quoted(item["ETag"])))
+        params = {"Prefix": requests.full(prefix)} | after
+        answer = await requests.send("list unfinished uploads", prefix, "list_multipart_uploads", lambda _, params=params: params)  # type: ignore[misc]
+        for item in answer.get("Uploads", ()):
+            found.append((requests.short(item["Key"]), str(item["UploadId"]), item["Initiated"].timestamp()))
         if not answer.get("IsTruncated"):
-            return sorted(found, key=lambda info: info.key)
-        if token := answer.get("NextContinuationToken"):
-            after = {"ContinuationToken": token}
-        else:
-            # A server that knows the first version alone may not have noticed that it was asked for the second.
-            after = {"Marker": answer.get("NextMarker") or answer["Contents"][-1]["Key"]}
+            return found
+        after = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
 
 async def _page(requests: Requests, prefix: str, after: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ListPage, ObjectInfo, Part, Store, StoreTraits, Uploads
 from ckpt_async.words.errors import StoreError, StoreUnavailable
 
 __all__ = ["Fault", "FaultyStore", "unavailable"]
@@ -138,6 +138,14 @@ class FaultyStore(Store):
     async def list(self, prefix: str) -> list[ObjectInfo]:
         """As the contract says."""
         return await self._pass("list", [prefix], lambda: self._store.list(prefix))
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        """As the contract says."""
+        return await self._pass("list_page", [prefix], lambda: self._store.list_page(prefix, token))
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        """As the contract says."""
+        return await self._pass("list_multipart", [prefix], lambda: self._store.list_multipart(prefix))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """As the contract says."""

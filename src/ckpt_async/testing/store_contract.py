@@ -5,6 +5,7 @@ It needs pytest and the pytest plugin of anyio, with the backend ``asyncio``. On
 
 from __future__ import annotations
 
+import time
 import zlib
 from functools import partial
 
@@ -69,6 +70,22 @@ class StoreContract(PartsContract):
                 await store.get("none", offset=2, size_bytes=5)
             with pytest.raises(StoreObjectMissing):
                 await store.get_into("none", buffer, offset=2)
+
+    async def test_pages_have_what_the_list_has(self, make_store: MakeStore) -> None:
+        async with make_store() as store, make_store() as other:
+            for key in ("a", "p/a.b", "p/a/b", "p/a/b.c", "p/b", "p/z/z/z", "q/a"):
+                await other.put(key, Body.of(key.encode()))
+            for prefix in ("", "p/", "p/a/", "none/"):
+                found, token = await store.list_page(prefix)
+                while token:
+                    page, token = await store.list_page(prefix, token)
+                    found += page
+                assert sorted(found, key=lambda info: info.key) == await store.list(prefix)
+            for info in await store.list("p/"):
+                # Where it is told at all. Clocks of two machines, and of file systems, differ by some seconds.
+                assert info.stored_unix_s is None or abs(info.stored_unix_s - time.time()) < 600
+            with pytest.raises(InvalidArgument):
+                await store.list_page("/p/")
 
     async def test_what_is_missing(self, make_store: MakeStore) -> None:
         async with make_store() as store:

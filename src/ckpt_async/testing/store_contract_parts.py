@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,6 +221,38 @@ class PartsContract:
             with pytest.raises(StoreObjectMissing):
                 await store.complete_multipart("m", upload_id, parts)
             assert await store.list("") == []
+
+    async def test_unfinished_uploads_are_listed(self, make_store: MakeStore) -> None:
+        async with make_store() as store, make_store() as other:
+            if await store.list_multipart("") is None:
+                assert await store.list_multipart("a/") is None  # It can't tell.
+                return
+            assert await store.list_multipart("") == []
+            begun_s = time.time()
+            first = await store.begin_multipart("a/b/k")
+            await store.put_part("a/b/k", first, 1, 0, Body.of(b"some"))
+            second = await store.begin_multipart("a/b/l")
+            third = await store.begin_multipart("a/c")
+            done = await store.begin_multipart("a/d")
+            await store.complete_multipart("a/d", done, [await store.put_part("a/d", done, 1, 0, Body.of(b"all"))])
+            found = await other.list_multipart("a/")
+            assert found is not None
+            assert sorted(one.key for one in found) == ["a/b/k", "a/b/l", "a/c"]
+            assert len({one.upload_id for one in found}) == 3
+            # Clocks of two machines, and of file systems, differ by some seconds.
+            assert all(begun_s - 60 < one.since_unix_s < time.time() + 60 for one in found)
+            assert sorted(one.key for one in await other.list_multipart("a/b/") or ()) == ["a/b/k", "a/b/l"]
+            assert await other.list_multipart("x/") == []
+            # What is listed can be given up.
+            for one in found:
+                await other.abort_multipart(one.key, one.upload_id)
+            assert await store.list_multipart("") == []
+            with pytest.raises(StoreObjectMissing):
+                await store.put_part("a/b/l", second, 1, 0, Body.of(b"late"))
+            with pytest.raises(StoreObjectMissing):
+                await store.put_part("a/c", third, 1, 0, Body.of(b"late"))
+            with pytest.raises(InvalidArgument):
+                await store.list_multipart("/a/")
 
     async def test_unknown_uploads(self, make_store: MakeStore) -> None:
         async with make_store() as store:

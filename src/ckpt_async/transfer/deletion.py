@@ -18,6 +18,7 @@ from ckpt_async.transfer.catalog import (
     Listing,
     key_of_reference,
     latest_keys_of,
+    latest_of,
     list_scope,
     list_task,
     newest_first,
@@ -36,7 +37,7 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "successor"]
+__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "mend_pointer", "successor"]
 
 _DELETE = "delete a checkpoint"
 
@@ -133,12 +134,7 @@ async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
 async def _delete_marked(store: Store, record: CheckpointRecord, *, interrupted: bool) -> None:
     key, prefix = record.key, keys.scope_records_prefix_of(record.key)
     mark, task_record = keys.deletion_key(key), keys.task_record_key_of(key, record.pathspec)
-    of_task = _Pointer(
-        keys.task_latest_key(record.pathspec),
-        lambda: list_task(store, record.pathspec),
-        lambda other: keys.task_record_key_of(other.key, other.pathspec),
-    )
-    of_scope = _Pointer(prefix + keys.LATEST, lambda: list_scope(store, prefix), lambda other: keys.record_key(other.key))
+    of_task, of_scope = _task_pointer(store, record.pathspec), _scope_pointer(store, prefix)
     if record.group:
         # It stays: a node that is in the middle of committing the same group looks at it when it has done so.
         await store.put(verdict_key(record.group_folder), Body.of(DELETED))
@@ -158,6 +154,47 @@ async def _delete_marked(store: Store, record: CheckpointRecord, *, interrupted:
     if await store.head(key) is not None:
         await store.delete([key])
     await store.delete([mark])
+
+
+def _task_pointer(store: Store, pathspec: str) -> _Pointer:
+    return _Pointer(
+        keys.task_latest_key(pathspec),
+        lambda: list_task(store, pathspec),
+        lambda other: keys.task_record_key_of(other.key, other.pathspec),
+    )
+
+
+def _scope_pointer(store: Store, prefix: str) -> _Pointer:
+    return _Pointer(prefix + keys.LATEST, lambda: list_scope(store, prefix), lambda other: keys.record_key(other.key))
+
+
+async def mend_pointer(store: Store, key: str) -> bool:
+    """Let a `latest` pointer name the newest that a retry may resume from, where it names nothing that is there, or an older one;
+    it goes where there is none. Returns whether it was changed.
+
+    Parameters
+    ----------
+    key : str
+        Of the pointer.
+    """
+    prefix = key.removesuffix(keys.LATEST)
+    if key.startswith(keys.ALL_TASK_RECORDS):
+        pointer = _task_pointer(store, prefix.removeprefix(keys.ALL_TASK_RECORDS).rstrip("/"))
+    else:
+        pointer = _scope_pointer(store, prefix)
+    before = await store.head(key)
+    try:
+        named = await latest_of(store, key)
+    except CheckpointDamaged:
+        named = None
+    if named is not None and await store.head(pointer.record_key(named)) is None:
+        await _step_back(store, pointer, named.key)
+    following = successor((await pointer.candidates()).records, set())
+    if following is not None:
+        await advance_pointer(store, key, following)
+    elif before is not None and named is None:
+        await store.delete([key])
+    return await store.head(key) != before
 
 
 async def _record_of_doomed(store: Store, reference: object) -> CheckpointRecord:

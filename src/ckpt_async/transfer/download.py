@@ -9,14 +9,14 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer import foreign
-from ckpt_async.transfer.fetch import fetch_files
+from ckpt_async.transfer.fetch import OnFetched, fetch_files, untold
 from ckpt_async.transfer.partial import PartialFolder
 from ckpt_async.transfer.ranges import WantedFile
 from ckpt_async.words.errors import CheckpointDamaged, LoadTargetNotEmpty, SnapshotFailed, StoreObjectMissing
 from ckpt_async.words.manifest import DIGEST_ALGORITHM, Manifest, ManifestFile
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["download", "read_manifest"]
+__all__ = ["download", "listed_manifest", "read_manifest", "wanted_files"]
 
 
 async def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
@@ -39,19 +39,27 @@ async def read_manifest(store: Store, record: CheckpointRecord) -> Manifest:
     return manifest
 
 
-async def _manifest_of_listed(store: Store, record: CheckpointRecord) -> Manifest:
-    """As `read_manifest`, of a checkpoint that can be seen: then it is damage that there is none."""
+async def listed_manifest(store: Store, record: CheckpointRecord) -> Manifest:
+    """As `read_manifest`, of a checkpoint that can be seen: then it is damage that there is none, or one of another size."""
     try:
-        return await read_manifest(store, record)
+        manifest = await read_manifest(store, record)
     except StoreObjectMissing:
         raise CheckpointDamaged("load a checkpoint", on=record.key, cause=f"its manifest {record.manifest!r} is missing") from None
+    _check_size(manifest, record)
+    return manifest
 
 
-async def download(store: Store, record: CheckpointRecord, target: str) -> None:
+async def download(store: Store, record: CheckpointRecord, target: str, *, on_fetched: OnFetched = untold) -> None:
     """Load a checkpoint into the folder `target`, which is empty, or missing.
 
     The files appear in it when all of them have arrived and match their digests. Nothing of the store is aliased: they are the
     user's.
+
+    Parameters
+    ----------
+    on_fetched : callable
+        Called with the bytes and the whole files that have come since the call before. Of an archive without a manifest, files are
+        told of only in the end.
 
     Raises
     ------
@@ -66,12 +74,11 @@ async def download(store: Store, record: CheckpointRecord, target: str) -> None:
     try:
         await anyio.to_thread.run_sync(folder.make)
         if record.manifest:
-            manifest = await _manifest_of_listed(store, record)
-            _check_size(manifest, record)
+            manifest = await listed_manifest(store, record)
             await anyio.to_thread.run_sync(_make_folders, manifest, folder.path)
-            await fetch_files(store, [_wanted(record, file) for file in manifest.files], folder.path, on=record.key)
+            await fetch_files(store, wanted_files(record, manifest), folder.path, on=record.key, on_fetched=on_fetched)
         else:
-            await foreign.fetch(store, record, folder.path)
+            await foreign.fetch(store, record, folder.path, on_fetched=on_fetched)
         await anyio.to_thread.run_sync(folder.hand_over)
     except LoadTargetNotEmpty:
         raise  # It is an OSError too.
@@ -100,6 +107,11 @@ def _check_size(manifest: Manifest, record: CheckpointRecord) -> None:
 def _make_folders(manifest: Manifest, folder: str) -> None:
     for path in manifest.directories:
         os.makedirs(os.path.join(folder, path), exist_ok=True)
+
+
+def wanted_files(record: CheckpointRecord, manifest: Manifest) -> list[WantedFile]:
+    """Return the files of a checkpoint as they are read."""
+    return [_wanted(record, file) for file in manifest.files]
 
 
 def _wanted(record: CheckpointRecord, file: ManifestFile) -> WantedFile:

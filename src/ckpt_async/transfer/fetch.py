@@ -1,10 +1,13 @@
-"""Reading files from a store into a folder: many ranges at once, few bytes in memory, each file checked while it arrives."""
+"""Reading files from a store, into a folder or only to check them: many ranges at once, few bytes in memory, each file checked
+while it arrives.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -18,7 +21,10 @@ from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.ranges import RANGE_BYTES, Piece, RangeRead, WantedFile, pieces_of, plan_reads
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
 
-__all__ = ["fetch_files"]
+__all__ = ["OnFetched", "check_files", "fetch_files", "untold"]
+
+#: Called, in the loop, with the bytes and the whole files that have come since the call before.
+OnFetched = Callable[[int, int], None]
 
 #: Requests at a time: what small files need on a line with latency. The budget of bytes bounds large ranges further.
 REQUESTS_AT_ONCE = 32
@@ -46,13 +52,21 @@ class _Arrived:
     written: anyio.Event = field(default_factory=anyio.Event)
 
 
-async def fetch_files(store: Store, files: Sequence[WantedFile], folder: str, *, on: str) -> None:
+def untold(size_bytes: int, files: int) -> None:
+    """Tell nobody."""
+
+
+async def fetch_files(
+    store: Store, files: Sequence[WantedFile], folder: str, *, on: str, on_fetched: OnFetched = untold
+) -> None:
     """Write files into an existing folder that holds none of them; the folders for them are made.
 
     Parameters
     ----------
     on : str
         The checkpoint, for errors.
+    on_fetched : callable
+        Told of what has been written.
 
     Raises
     ------
@@ -64,7 +78,16 @@ async def fetch_files(store: Store, files: Sequence[WantedFile], folder: str, *,
         The store does not answer, or refuses.
     """
     await anyio.to_thread.run_sync(_prepare, files, folder)
-    fetch = _Fetch(store, files, folder, on)
+    await _run(_Fetch(store, files, _IntoFolder(folder), on, on_fetched))
+
+
+async def check_files(store: Store, files: Sequence[WantedFile], *, on: str, on_fetched: OnFetched = untold) -> None:
+    """Read files and compare them with their digests; nothing is written anywhere. Parameters and errors as of `fetch_files`."""
+    await _run(_Fetch(store, files, _Nowhere(), on, on_fetched))
+
+
+async def _run(fetch: _Fetch) -> None:
+    fetch.tell_empty()
     ready, arriving = anyio.create_memory_object_stream[_Arrived](REQUESTS_AT_ONCE)
     async with plain_task_group() as group, ready, arriving:
         for _ in range(WRITERS):
@@ -73,18 +96,69 @@ async def fetch_files(store: Store, files: Sequence[WantedFile], folder: str, *,
             group.start_soon(fetch.read, ready.clone())
 
 
+class _Sink(Protocol):
+    """Where what has arrived goes. Blocks."""
+
+    def whole(self, file: WantedFile, content: memoryview) -> None:
+        """Take a file."""
+
+    def piece(self, file: WantedFile, offset: int, content: memoryview) -> None:
+        """Take a piece of a file."""
+
+    def finish(self, file: WantedFile) -> None:
+        """Give a file of which all pieces were taken its mode and time."""
+
+
+class _IntoFolder:
+    """The files of a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def whole(self, file: WantedFile, content: memoryview) -> None:
+        _write_whole(os.path.join(self._folder, file.path), file, content)
+
+    def piece(self, file: WantedFile, offset: int, content: memoryview) -> None:
+        _write_piece(os.path.join(self._folder, file.path), file, offset, content)
+
+    def finish(self, file: WantedFile) -> None:
+        descriptor = os.open(os.path.join(self._folder, file.path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _dress(descriptor, file)
+        finally:
+            os.close(descriptor)
+
+
+class _Nowhere:
+    """Nowhere: it is only checked."""
+
+    def whole(self, file: WantedFile, content: memoryview) -> None:
+        pass
+
+    def piece(self, file: WantedFile, offset: int, content: memoryview) -> None:
+        pass
+
+    def finish(self, file: WantedFile) -> None:
+        pass
+
+
 class _Fetch:
     """One running load. Its methods belong to one event loop."""
 
-    def __init__(self, store: Store, files: Sequence[WantedFile], folder: str, on: str) -> None:
+    def __init__(self, store: Store, files: Sequence[WantedFile], sink: _Sink, on: str, on_fetched: OnFetched) -> None:
         self._store = store
         self._files = files
-        self._folder = folder
+        self._sink = sink
         self._on = on
+        self._on_fetched = on_fetched
         self._reads = plan_reads(files)
         self._budget = Budget(BUDGET_BYTES)
         self._buffers = PartBuffers()
         self._sums: dict[int, dict[int, tuple[int, int]]] = {}
+
+    def tell_empty(self) -> None:
+        """Tell of the files that no range will bring."""
+        self._on_fetched(0, sum(not file.size_bytes for file in self._files))
 
     async def read(self, ready: MemoryObjectSendStream[_Arrived]) -> None:
         """Read ranges until none is left; each is held until it is written."""
@@ -118,8 +192,10 @@ class _Fetch:
         arrived = _Arrived(read, content)
         await ready.send(arrived)
         await arrived.written.wait()
+        finished = 0
         for piece, crc in zip(read.pieces, arrived.sums, strict=True):
-            await self._note(piece, crc)
+            finished += await self._note(piece, crc)
+        self._on_fetched(sum(piece.size_bytes for piece in read.pieces), finished)
 
     async def write(self, arriving: MemoryObjectReceiveStream[_Arrived]) -> None:
         """Write what arrives until nothing more does: as much at once as has come, for a thread costs more than a small file."""
@@ -145,31 +221,29 @@ class _Fetch:
                 arrived.sums.append(crc)
                 if piece.size_bytes == file.size_bytes:
                     self._check(file, crc)
-                    _write_whole(os.path.join(self._folder, file.path), file, content)
+                    self._sink.whole(file, content)
                 else:
-                    _write_piece(os.path.join(self._folder, file.path), file, piece.file_offset, content)
+                    self._sink.piece(file, piece.file_offset, content)
 
-    async def _note(self, piece: Piece, crc: int) -> None:
-        """Check and finish a file of several pieces with the last of them."""
+    async def _note(self, piece: Piece, crc: int) -> bool:
+        """Check and finish a file of several pieces with the last of them; returns whether a file is whole now."""
         file = self._files[piece.file_index]
         if piece.size_bytes == file.size_bytes:
-            return
+            return True
         sums = self._sums.setdefault(piece.file_index, {})
         sums[piece.file_offset] = (piece.size_bytes, crc)
         if len(sums) == pieces_of(file):
             del self._sums[piece.file_index]
             await anyio.to_thread.run_sync(self._finish, file, sums)
+            return True
+        return False
 
     def _finish(self, file: WantedFile, sums: dict[int, tuple[int, int]]) -> None:
         whole = 0
         for _, (size_bytes, crc) in sorted(sums.items()):
             whole = crc32_combine(whole, crc, size_bytes)
         self._check(file, whole)
-        descriptor = os.open(os.path.join(self._folder, file.path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _dress(descriptor, file)
-        finally:
-            os.close(descriptor)
+        self._sink.finish(file)
 
     def _check(self, file: WantedFile, crc: int) -> None:
         if file.digest and format_digest(crc) != file.digest:

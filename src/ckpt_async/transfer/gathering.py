@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -39,7 +39,7 @@ from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["agree", "commit_whole", "give_up_earlier", "merge", "store_part"]
+__all__ = ["GroupPart", "agree", "commit_whole", "give_up", "give_up_earlier", "merge", "store_part"]
 
 READS_AT_ONCE = 32
 
@@ -211,21 +211,33 @@ async def give_up_earlier(store: Store, identity: TaskIdentity) -> None:
         found[info.key.removeprefix(prefix).partition("/")[0]].add(info.key)
     limiter = anyio.CapacityLimiter(READS_AT_ONCE)
 
-    async def give_up(attempt: int, name: str, version: int, there: set[str]) -> None:
-        key = verdict_key(f"{prefix}{group_leaf(attempt, name, version)}/")
+    async def end(attempt: int, name: str, version: int, there: set[str]) -> None:
         async with limiter:
-            # What is decided on is only looked at: a store that ignores conditions would let it be overwritten.
-            verdict = await store.get(key) if key in there else await _decide(store, key, GIVEN_UP)
-            if verdict == GIVEN_UP:
-                # From the name of the folder, not from what stands in it: nothing else can be deleted, whoever wrote the parts.
-                of_attempt = dataclasses.replace(identity, attempt=attempt)
-                await _remove_data(store, keys.data_key(of_attempt, name, version), sorted(there - {key}))
+            await give_up(store, dataclasses.replace(identity, attempt=attempt), name, version, there)
 
     async with plain_task_group() as group:
         for leaf, there in found.items():
             known = parse_group_leaf(leaf)
             if known is not None and known[0] < identity.attempt and any(key.endswith(".json") for key in there):
-                group.start_soon(give_up, *known, there)
+                group.start_soon(end, *known, there)
+
+
+async def give_up(store: Store, identity: TaskIdentity, name: str, version: int, there: Collection[str]) -> None:
+    """Decide that a group save never becomes whole, unless another decision was made before, and delete what there is of it.
+
+    Parameters
+    ----------
+    identity : TaskIdentity
+        Of the attempt that saved it.
+    there : collection of str
+        The keys of what is noted of it.
+    """
+    key = verdict_key(f"{groups_folder(identity.pathspec)}{group_leaf(identity.attempt, name, version)}/")
+    # What is decided on is only looked at: a store that ignores conditions would let it be overwritten.
+    verdict = await store.get(key) if key in there else await _decide(store, key, GIVEN_UP)
+    if verdict == GIVEN_UP:
+        # From the name of the folder, not from what stands in it: nothing else can be deleted, whoever wrote the parts.
+        await _remove_data(store, keys.data_key(identity, name, version), sorted(set(there) - {key}))
 
 
 async def _remove_data(store: Store, key: str, parts: Sequence[str]) -> None:

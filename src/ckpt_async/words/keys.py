@@ -10,6 +10,12 @@ from ckpt_async.words.identity import TaskIdentity, check_pathspec
 from ckpt_async.words.names import decode_name, encode_name
 
 __all__ = [
+    "ALL_DATA",
+    "ALL_DELETIONS",
+    "ALL_GROUPS",
+    "ALL_MANIFESTS",
+    "ALL_RECORDS",
+    "ALL_TASK_RECORDS",
     "DataKey",
     "ROOT",
     "check_pathspec",
@@ -32,6 +38,15 @@ __all__ = [
 
 ROOT = "mf.checkpoints/checkpoints"
 _DATA = f"{ROOT}/artifacts/"
+
+#: The prefixes of everything of one kind.
+ALL_DATA = _DATA
+ALL_MANIFESTS = f"{ROOT}/manifests/"
+ALL_DELETIONS = f"{ROOT}/deletions/"
+ALL_RECORDS = f"{ROOT}/artifact_metadata/"
+ALL_TASK_RECORDS = f"{ROOT}/metadata/"
+ALL_GROUPS = f"{ROOT}/groups/"
+
 RECORD_SUFFIX = ".metadata"
 LATEST = "latest"
 

@@ -10,7 +10,7 @@ import re
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["DEFAULT_NAME", "MAX_ENCODED_NAME_CHARS", "check_name", "decode_name", "encode_name"]
+__all__ = ["DEFAULT_NAME", "MAX_ENCODED_NAME_CHARS", "check_name", "decode_name", "encode_name", "readable_folder"]
 
 DEFAULT_NAME = "mfchckpt"
 
@@ -67,3 +67,8 @@ def check_name(name: object) -> str:
             hint="Put what it tells into metadata={...} and use a shorter name.",
         )
     return name
+
+
+def readable_folder(pathspec: str) -> str:
+    """Return a name for a folder of a task, by which people know it; other tasks may have the same."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", pathspec.replace("/", "-"))[:120]
