@@ -1,6 +1,6 @@
-"""An extension of griffe, which reads docstrings for the site: of parameters that share a line, each has its own type and default.
+"""An extension of griffe, which reads docstrings for the site: of names that share a line, each has its own type and default.
 
-Griffe itself gives all names of ``node_index, num_nodes`` what the signature says of the first.
+Griffe itself gives all parameters of ``node_index, num_nodes`` what the signature says of the first, and takes such attributes for one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import griffe
 
 
 class SharedLines(griffe.Extension):
-    """Goes through the functions of each package once it is read."""
+    """Goes through each package once it is read."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Correct what was read of the package's docstrings."""
@@ -22,19 +22,32 @@ def _correct(parent: griffe.Object) -> None:
     for member in parent.members.values():
         if isinstance(member, griffe.Alias):
             continue
-        if isinstance(member, griffe.Function) and member.docstring is not None:
-            for section in member.docstring.parsed:
-                if isinstance(section, griffe.DocstringSectionParameters):
-                    _take_from_signature(section.value, member)
+        for section in member.docstring.parsed if member.docstring is not None else ():
+            if isinstance(section, griffe.DocstringSectionParameters) and isinstance(member, griffe.Function):
+                _take_from_signature(section.value, member)
+            elif isinstance(section, griffe.DocstringSectionAttributes):
+                section.value = [one for documented in section.value for one in _apart(documented, member)]
         _correct(member)
 
 
 def _take_from_signature(documented: list[griffe.DocstringParameter], function: griffe.Function) -> None:
-    for number, parameter in enumerate(documented):
+    for before, parameter in zip(documented, documented[1:]):
         # Those of one line follow one another, with one description.
-        before = documented[number - 1] if number else None
-        if before is None or before.description != parameter.description or parameter.name not in function.parameters:
-            continue
-        signature = function.parameters[parameter.name]
-        parameter.annotation = signature.annotation
-        parameter.value = signature.default
+        if before.description == parameter.description and parameter.name in function.parameters:
+            signature = function.parameters[parameter.name]
+            parameter.annotation = signature.annotation
+            parameter.value = signature.default
+
+
+def _apart(documented: griffe.DocstringAttribute, owner: griffe.Object) -> list[griffe.DocstringAttribute]:
+    names = documented.name.split(", ")
+    if len(names) == 1:
+        return [documented]
+    return [
+        griffe.DocstringAttribute(
+            name,
+            annotation=owner.members[name].annotation if name in owner.members else documented.annotation,
+            description=documented.description,
+        )
+        for name in names
+    ]
