@@ -14,7 +14,7 @@ FAULTS_FLAGS ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench scale faults soak docs docs-check clean
+.PHONY: help demo test azurite lint bench scale faults soak docs docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,8 +22,13 @@ help: ## Show this list
 demo: .venv-demo/stamp ## Asynchronous saves, a crash in the middle, the retry that resumes (local datastore, no server)
 	.venv-demo/bin/python examples/counter/demo.py
 
-test: .venv/stamp ## Run every test
+test: .venv/stamp azurite ## Run every test (those on Azure need npm)
 	.venv/bin/python -m pytest $(TEST_FLAGS)
+
+# Before the tests, whose time is limited: npm takes a minute for it, once.
+azurite: .venv/stamp
+	@if command -v npm >/dev/null; then .venv/bin/python -c "from tests.environments import node_package; node_package('azurite')"; \
+	else echo "npm is missing: the tests on Azure will fail." >&2; fi
 
 lint: .venv/stamp ## Style, strict types, and the layers of the design
 	.venv/bin/ruff check .

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.fixtures_s3"]
+pytest_plugins = ["tests.fixtures_s3", "tests.fixtures_clouds"]
 
 LEAK_DEADLINE_S = float(os.environ.get("CKPT_ASYNC_LEAK_DEADLINE_S", "5"))
 #: How many looks at what is left there are between two collections of rubbish.

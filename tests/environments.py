@@ -54,6 +54,18 @@ def packages(name: str, requirements: list[str]) -> Path:
     return _made(name, [sys.executable, *requirements], make)
 
 
+def node_package(name: str) -> Path:
+    """Return the folder of a package for Node.js, which needs npm once."""
+    npm = shutil.which("npm")
+    assert npm is not None, f"the tests need npm, which comes with Node.js, to install {name!r}"
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        _run([npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error", name])
+
+    return _made(name, [npm, name], make) / "node_modules" / name
+
+
 def product() -> Path:
     """Return a folder for ``PYTHONPATH`` that holds what users install: the wheel of this checkout, as it is now."""
     parts = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "src", ROOT / "metaflow_extensions"]

@@ -72,7 +72,7 @@ def test_a_spool_that_cannot_be_removed_is_said_and_fails_nothing(thread_desk: D
     assert sum("could not be removed: Permission denied" in line for line in thread_desk.said) == 1
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "s3://", "file://elsewhere/x", ""])
+@pytest.mark.parametrize("url", ["gs://", "s3://", "file://elsewhere/x", ""])
 def test_an_address_without_a_store_is_refused_before_anything_is_made(tmp_path: Path, url: str) -> None:
     with pytest.raises(UnsupportedStore):
         open_checkpointer(identity_of(), StoreAddress(url), Settings(), scratch_root=str(tmp_path / "scratch"))

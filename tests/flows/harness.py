@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures_clouds import AzurePlace, GcsPlace
 from tests.fixtures_s3 import S3Place
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -33,6 +34,31 @@ def s3_variables(place: S3Place, endpoint_url: str) -> dict[str, str]:
         "METAFLOW_S3_WORKER_COUNT": "1",
         "AWS_ACCESS_KEY_ID": place.server.admin.access_key,
         "AWS_SECRET_ACCESS_KEY": place.server.admin.secret_key,
+    }
+
+
+#: For ``PYTHONPATH``: an extension that registers how the servers for tests are reached, and a kind of datastore.
+EXTENSION = str(Path(__file__).parent / "extension")
+
+
+def azure_variables(place: AzurePlace) -> dict[str, str]:
+    """Metaflow's settings for a place on Azurite."""
+    return {
+        "PYTHONPATH": EXTENSION,
+        "METAFLOW_DEFAULT_AZURE_CLIENT_PROVIDER": "azure-for-tests",
+        "METAFLOW_AZURE_STORAGE_BLOB_SERVICE_ENDPOINT": place.server.endpoint_url,
+        "METAFLOW_DATASTORE_SYSROOT_AZURE": f"{place.container}/{place.prefix}",
+        "REQUESTS_CA_BUNDLE": place.server.authority,
+    }
+
+
+def gcs_variables(place: GcsPlace) -> dict[str, str]:
+    """Metaflow's settings for a place on fake-gcs-server."""
+    return {
+        "PYTHONPATH": EXTENSION,
+        "METAFLOW_DEFAULT_GCP_CLIENT_PROVIDER": "gcp-for-tests",
+        "METAFLOW_DATASTORE_SYSROOT_GS": place.url,
+        "STORAGE_EMULATOR_HOST": place.server.endpoint_url,
     }
 
 
@@ -123,7 +149,7 @@ class Place:
     Attributes
     ----------
     datastore : str
-        ``"local"`` or ``"s3"``.
+        ``"local"``, ``"s3"``, ``"azure"``, ``"gs"`` or ``"shelf"``.
     variables : mapping
         Beyond those that every run gets.
     python : str
@@ -146,7 +172,8 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         self.temporary.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("METAFLOW_", "AWS_"))}
+        foreign = ("METAFLOW_", "AWS_", "AZURE_", "GOOGLE_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **kept,
             "HOME": str(self.folder),

@@ -46,7 +46,14 @@ from metaflow_extensions.ckpt_async.plugins.checkpoint.output import time_text
 from metaflow_extensions.ckpt_async.plugins.checkpoint.references import load_in_place_of, read_reference
 from metaflow_extensions.ckpt_async.plugins.checkpoint.scope import identifier_of, node_of_gang, scope_of
 from metaflow_extensions.ckpt_async.plugins.checkpoint.signals import EXIT_TERMINATED, StopSignals
-from metaflow_extensions.ckpt_async.plugins.checkpoint.store import S3_ACCESS, scratch_root, store_address
+from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
+    AZURE_ACCESS,
+    GCS_ACCESS,
+    S3_ACCESS,
+    scratch_root,
+    store_address,
+    stored_address,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = TaskIdentity("Flow", "1", "train", "2", 1, "0" * 12, "1" * 12)
@@ -195,11 +202,17 @@ class TestStore:
     def test_addresses(self) -> None:
         assert store_address("s3", "s3://bucket/root/") == StoreAddress("s3://bucket/root", S3_ACCESS)
         assert store_address("local", "/data/.metaflow") == StoreAddress("/data/.metaflow")
+        assert store_address("azure", "container/root") == StoreAddress("azure://container/root", AZURE_ACCESS)
+        assert store_address("gs", "gs://bucket/root/") == StoreAddress("gs://bucket/root", GCS_ACCESS)
+        # As records name them.
+        assert stored_address("azure", "azure://container/root") == StoreAddress("azure://container/root", AZURE_ACCESS)
 
     @pytest.mark.parametrize(
         ("kind", "root", "words"),
         [
-            ("azure", "x", "Supported are: local, s3"),
+            ("ceph", "x", "Supported are: local, s3, azure, gs"),
+            ("azure", None, "has no root"),
+            ("gs", "bucket/root", "must begin with gs://BUCKET"),
             ("s3", None, "has no root"),
             # These would become folders.
             ("s3", "bucket/root", "must begin with s3://BUCKET"),

@@ -129,8 +129,8 @@ def test_what_is_no_argument_of_its_kind_is_refused_before_anything_is_done() ->
 
 
 def test_a_checkpoint_in_a_store_of_another_kind_is_told_to_lie_there() -> None:
-    with pytest.raises(InvalidArgument, match=r"gs://bucket/root.*of the kind 'gs'.*local, s3"):
-        Checkpoint().load({"key": KEY, "url": f"gs://bucket/root/{KEY}"}, "folder")
+    with pytest.raises(InvalidArgument, match=r"ceph://bucket/root.*of the kind 'ceph'.*local, s3"):
+        Checkpoint().load({"key": KEY, "url": f"ceph://bucket/root/{KEY}"}, "folder")
 
 
 @pytest.mark.usefixtures("nowhere")

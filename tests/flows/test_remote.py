@@ -109,13 +109,31 @@ def test_a_bare_image(on_s3: Place, launching_python: str, bare_python: str, old
     # The same from a checkout, which an editable install leads to.
     assert engine_in(package) == engine_in(packed(on_s3, PROGRAMS / "remote.py"))
     first, second = (machine(on_s3, bare_python, package, name) for name in ("first", "second"))
+    resumed = killed_and_resumed(first, second, old_typing_extensions)
+    assert resumed.stderr.count("S3 is reached through botocore in threads: aiobotocore can't be imported") == 1, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    "installed", [["azure-identity", "azure-storage-blob"], ["google-auth", "google-cloud-storage"]], ids=["azure", "gcs"]
+)
+def test_a_bare_image_on_a_cloud(on_azure: Place, on_gcs: Place, installed: list[str]) -> None:
+    """With what Metaflow installs in an image for such a datastore."""
+    where = on_azure if "azure-identity" in installed else on_gcs
+    package = packed(where, PROGRAMS / "remote.py")
+    python = str(virtual_environment(f"bare-{where.datastore}", ["boto3", "requests", *installed]))
+    first, second = (machine(where, python, package, name) for name in ("first", "second"))
+    killed_and_resumed(first, second)
+
+
+def killed_and_resumed(first: Machine, second: Machine, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Kill a task on one machine, and have its retry go on from what it had saved on another one; return what that printed."""
 
     def step(where: Machine, attempt: int) -> subprocess.CompletedProcess[str]:
         attempts = ["--retry-count", str(attempt), "--max-user-code-retries", "2"]
         task = ["--run-id", "7", "--task-id", "2", "--input-paths", "7/_parameters/1"]
-        return where.run("remote.py", "step", "start", *task, *attempts, path=old_typing_extensions)
+        return where.run("remote.py", "step", "start", *task, *attempts, path=path)
 
-    begun = first.run("remote.py", "init", "--run-id", "7", "--task-id", "1", path=old_typing_extensions)
+    begun = first.run("remote.py", "init", "--run-id", "7", "--task-id", "1", path=path)
     assert begun.returncode == 0, begun.stdout + begun.stderr
     killed = step(first, 0)
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
@@ -127,8 +145,8 @@ def test_a_bare_image(on_s3: Place, launching_python: str, bare_python: str, old
     resumed = step(second, 1)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resumed at 2 from attempt 0" in resumed.stdout
-    assert resumed.stderr.count("S3 is reached through botocore in threads: aiobotocore can't be imported") == 1, resumed.stderr
     assert second.place.wait_until_clean() == []
+    return resumed
 
 
 PLAIN = """

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from ckpt_async import StoreAccessDenied, StoreAddress
-from ckpt_async.stores.s3_access import load_access
+from ckpt_async.stores.access import load_access
+from ckpt_async.stores.s3_access import S3Access
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifact_store import ACCESS, ArtifactStore, metadata_fields
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
@@ -27,9 +28,10 @@ from tests.stores.moto_server import MotoServer
 
 CODE = """
 import json
-from ckpt_async.stores.s3_access import load_access
+from ckpt_async.stores.access import load_access
+from ckpt_async.stores.s3_access import S3Access
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import store_address
-access = load_access(store_address("s3", "s3://bucket/root").access)
+access = load_access(store_address("s3", "s3://bucket/root").access, S3Access)
 credentials = [access.credentials() for _ in range(2)]
 print(json.dumps({
     "endpoint_url": access.endpoint_url, "region": access.region, "verify": access.verify, "anonymous": access.anonymous,
@@ -159,10 +161,10 @@ class TestArtifactStore:
         assert "s3://b/r" in metadata_fields(ArtifactStore("s3", "s3://b/r")).values()
         spin = SimpleNamespace(TYPE="spin", datastore_root="/apart")
         assert address_of_datastore(spin) == StoreAddress("/apart") and artifact_store_of(spin) is None
-        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "gs", "config": {"root": "gs://x"}}))
+        monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "ceph", "config": {"root": "ceph://x"}}))
         with pytest.raises(CheckpointNotPossible) as caught:
             configured_address()
-        assert "'gs'" in caught.value.message
+        assert "'ceph'" in caught.value.message
 
     def test_another_datastore_is_not_reached_with_its_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(ELSEWHERE, json.dumps({"type": "s3", "config": {"root": "s3://bucket/root/"}}))
@@ -170,7 +172,7 @@ class TestArtifactStore:
         assert store_address("s3", "s3://bucket/other") == StoreAddress("s3://bucket/other", S3_ACCESS)
         monkeypatch.delenv(ELSEWHERE)
         with pytest.raises(StoreAccessDenied, match="lacks the variable"):
-            load_access(ACCESS)
+            load_access(ACCESS, S3Access)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"type": "s3"}', '{"type": "s3", "config": {}}', '{"secret": "secret"'])
     def test_what_can_not_be_read_is_refused_and_not_told(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

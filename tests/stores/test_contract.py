@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_async.stores import azure_client, gcs_client
 from ckpt_async.stores.contract import Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.local import LocalStore
@@ -13,6 +14,7 @@ from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.testing.store_contract import MakeStore, StoreContract
+from tests.fixtures_clouds import AzurePlace, GcsPlace
 from tests.fixtures_s3 import S3Place
 
 
@@ -47,6 +49,24 @@ class TestS3(StoreContract):
     @pytest.fixture
     def make_store(self, s3_place: S3Place) -> MakeStore:
         return s3_place.store
+
+
+class TestGcs(StoreContract):
+    many = 130
+
+    @pytest.fixture
+    def make_store(self, gcs_place: GcsPlace, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+        monkeypatch.setattr(gcs_client, "PAGE_KEYS", 50)
+        return gcs_place.store
+
+
+class TestAzure(StoreContract):
+    many = 300
+
+    @pytest.fixture
+    def make_store(self, azure_place: AzurePlace, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+        monkeypatch.setattr(azure_client, "PAGE_KEYS", 50)
+        return azure_place.store
 
 
 class TestMemoryWrapped(StoreContract):

@@ -11,8 +11,10 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
+from ckpt_async.stores.azure import AzureStore
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
+from ckpt_async.stores.gcs import GcsStore
 from ckpt_async.stores.http_client import Sending
 from ckpt_async.stores.local import LocalStore
 from ckpt_async.stores.memory import MemoryStore
@@ -43,16 +45,38 @@ def test_opening_a_bucket() -> None:
     assert open_store(StoreAddress("s3://bucket")).traits.url == "s3://bucket"
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "azure://container/x", "http://host/x", "s3://", "s3:///x", "file://host/x", ""])
+@pytest.mark.parametrize("url", ["gs://", "azure:///x", "http://host/x", "s3://", "s3:///x", "file://host/x", ""])
 def test_what_is_not_supported(url: str) -> None:
-    with pytest.raises(UnsupportedStore, match="gs:// and azure:// are not supported yet"):
+    with pytest.raises(UnsupportedStore, match="Supported: s3://bucket/prefix, azure://container/prefix, gs://bucket/prefix"):
         open_store(StoreAddress(url))
+
+
+def test_opening_a_container() -> None:
+    for url, kind in (("azure://container/some/prefix/", AzureStore), ("gs://bucket/some/prefix/", GcsStore)):
+        store = open_store(StoreAddress(url))
+        assert isinstance(store, kind)
+        assert store.traits.url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"), [("azure://c/x", "azure.storage", "azure"), ("gs://b/x", "google.cloud", "gcs")]
+)
+def test_what_needs_a_package_that_is_missing_says_how_it_is_installed(url: str, package: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from ckpt_async import StoreAddress, UnsupportedStore, check_address\n"
+        f"try: check_address(StoreAddress({url!r}))\n"
+        "except UnsupportedStore as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True).stdout
+    assert f"is not installed. Install it: pip install 'ckpt-async[{extra}]', or " in told
 
 
 def test_a_folder_is_opened_without_heavy_imports() -> None:
     code = (
         "import sys; from ckpt_async.stores.opening import open_store; from ckpt_async.words.settings import StoreAddress;"
-        "open_store(StoreAddress('/')); print([name for name in ('aiobotocore', 'botocore', 'aiohttp') if name in sys.modules])"
+        "open_store(StoreAddress('/'));"
+        "print([name for name in ('aiobotocore', 'botocore', 'aiohttp', 'azure', 'google', 'requests') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout == b"[]\n"
 

@@ -11,11 +11,12 @@ import anyio.to_thread
 import pytest
 from botocore import auth, httpchecksum
 
+from ckpt_async.stores.access import load_access
 from ckpt_async.stores.contract import Body, Part, Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials, load_access
+from ckpt_async.stores.s3_access import S3Access, S3Credentials
 from ckpt_async.stores.s3_aio import AIOBOTOCORE
 from ckpt_async.stores.s3_body import RequestBody
 from ckpt_async.stores.s3_client import ClientLibrary
@@ -290,12 +291,12 @@ def failing_access() -> S3Access:
 
 
 def test_access_by_name() -> None:
-    assert load_access(f"{__name__}:access_for_the_test").max_attempts == 1
+    assert load_access(f"{__name__}:access_for_the_test", S3Access).max_attempts == 1
     for spec in ("", "no.such.module:x", f"{__name__}:nothing", f"{__name__}:no_access", f"{__name__}", ":x"):
         with pytest.raises(UnsupportedStore):
-            load_access(spec)
+            load_access(spec, S3Access)
     with pytest.raises(StoreUnavailable, match="RuntimeError") as caught:
-        load_access(f"{__name__}:failing_access")
+        load_access(f"{__name__}:failing_access", S3Access)
     assert "swordfish" not in str(caught.value)
 
 

@@ -241,7 +241,7 @@ def test_one_for_a_folder(start: StartDaemon, tmp_path: Path) -> None:
         (["--spool-dir", "."], 2, "the spool would stand in it"),
         (["--grace", "0"], 2, "no longer than a day"),
         (["--as", "only/two"], 2, "FLOW/RUN/STEP/TASK"),
-        (["--to", "gs://bucket"], 3, "no store for gs://"),
+        (["--to", "ftp://bucket"], 3, "no store for ftp://"),
         (["--nonsense"], 2, "No such option"),
     ],
 )

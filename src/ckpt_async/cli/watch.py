@@ -105,14 +105,19 @@ def watch(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The folder to watch. Made where it is missing.")],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="URL", help="Where the checkpoints go: s3://BUCKET/PREFIX, or a folder.", show_default=False),
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="Where the checkpoints go: s3://BUCKET/PREFIX, azure://CONTAINER/PREFIX, gs://BUCKET/PREFIX, or a folder.",
+            show_default=False,
+        ),
     ],
     access: Annotated[
         str,
         typer.Option(
             "--access",
             metavar="MODULE:FUNCTION",
-            help="What tells how that store is reached. Default: the environment and profiles of AWS.",
+            help="What tells how that store is reached. Default: what its client library finds by itself.",
             show_default=False,
         ),
     ] = "",

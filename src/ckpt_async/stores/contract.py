@@ -164,6 +164,9 @@ class StoreTraits:
         Whether sending bytes to it takes longer than an MD5 over them.
     notices : tuple of str
         What the user should be told once of it and of the way it is reached. It may grow while the store is used.
+    copies : str
+        What it copies without being sent it: ``"ranges"`` of objects, by `copy_part`; only whole ``"objects"``, by `copy`;
+        ``"nothing"``. What it can't raises StoreRejected. A store may learn of that with the first part that it is to copy.
     """
 
     url: str
@@ -173,6 +176,7 @@ class StoreTraits:
     conditional_writes: bool = True
     far: bool = True
     notices: tuple[str, ...] = ()
+    copies: str = "ranges"
 
 
 class Store(abc.ABC):
@@ -303,7 +307,11 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def begin_multipart(self, key: str) -> str:
-        """Begin an object in parts and return the upload's id. Nothing is visible before `complete_multipart`."""
+        """Begin an object in parts and return the upload's id. Nothing is visible before `complete_multipart`.
+
+        A store may hold one upload of a key at a time: completing one, or storing an object under the key, then gives the others
+        up, and completing those raises StoreRejected.
+        """
 
     @abc.abstractmethod
     async def put_part(self, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
@@ -324,7 +332,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def copy_part(self, key: str, upload_id: str, number: int, offset: int, source: CopySource) -> Part:
-        """Store one part with bytes of another object; else as `put_part`, and it raises what `copy` and `put_part` do."""
+        """Store one part with bytes of another object; else as `put_part`, and it raises what `copy` and `put_part` do.
+
+        A store that can't (see `StoreTraits.copies`) raises StoreRejected.
+        """
 
     @abc.abstractmethod
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[Part]) -> ObjectInfo:

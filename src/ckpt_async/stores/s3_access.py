@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ckpt_async.stores.s3_options import read_options, write_options
-from ckpt_async.words.errors import CheckpointError, StoreUnavailable, UnsupportedStore
 
-__all__ = ["S3Access", "S3Credentials", "load_access"]
+__all__ = ["S3Access", "S3Credentials"]
 
 
 @dataclass(frozen=True)
@@ -121,35 +119,3 @@ class S3Access:
         """Return options as text, after a check; raises like `with_options`."""
         return write_options(read_options(options))
 
-
-def load_access(spec: str) -> S3Access:
-    """Import ``"module:function"`` and call the function for the access.
-
-    Raises
-    ------
-    UnsupportedStore
-        It can't be imported, or what it returns is no `S3Access`.
-    StoreUnavailable
-        The function raised: it may have asked a service that is away for a moment.
-    """
-    module_name, _, function_name = spec.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:
-        # A module may raise anything while it is imported.
-        raise UnsupportedStore(
-            "find a store's access",
-            on=spec,
-            cause=str(error) if isinstance(error, (ImportError, AttributeError, ValueError)) else type(error).__name__,
-            hint="It is written 'module:function', a function without arguments.",
-        ) from error
-    try:
-        access = function()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # Whatever a configured function raises; its type alone is told, since its text may hold credentials.
-        raise StoreUnavailable("make a store's access", on=spec, cause=f"the function raised {type(error).__name__}") from error
-    if not isinstance(access, S3Access):
-        raise UnsupportedStore("make a store's access", on=spec, cause=f"it returned a {type(access).__name__}, not an S3Access")
-    return access

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 
 import urllib3.exceptions
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
+from ckpt_async.stores.secrecy import clean
 from ckpt_async.words.errors import (
     StoreAccessDenied,
     StoreBusy,
@@ -82,7 +82,6 @@ _NO_URL: tuple[type[Exception], ...] = (
 _HINT_DENIED = "Check the credentials, their expiry and their permissions for this bucket."
 _HINT_CLOCK = "Set the clock of this machine: signatures hold for 15 minutes."
 _HINT_BUCKET = "Make the bucket, or correct its name, the region or the endpoint."
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def code_of(error: BaseException | None) -> str:
@@ -158,13 +157,6 @@ def translate_code(code: str, status: int, message: str, attempted: str, on: str
     if code in _NO_OBJECT or status == 404:
         return StoreObjectMissing(attempted, on=on, cause=cause)
     return StoreRejected(attempted, on=on, cause=cause)
-
-
-def clean(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Return `text` without secrets, and without the user and the password of a URL."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return _USER_INFO.sub("***@", text)
 
 
 def _misused(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from ckpt_async.stores.contract import ListPage, ObjectInfo
+from ckpt_async.stores.failures import worst
 from ckpt_async.stores.s3_copy import quoted
 from ckpt_async.stores.s3_dialect import CHECKSUM_MD5, CHECKSUM_OFF, Dialect
 from ckpt_async.stores.s3_errors import translate_code
@@ -84,7 +85,7 @@ async def delete_objects(requests: Requests, keys: Sequence[str]) -> None:
         if failures is None:
             failures = await _delete_each(requests, batch)
         if failures:
-            raise _worst(failures)
+            raise worst(failures)
 
 
 async def _delete_together(requests: Requests, keys: Sequence[str]) -> list[StoreError] | None:
@@ -134,11 +135,3 @@ async def _delete_each(requests: Requests, keys: Sequence[str]) -> list[StoreErr
         for _ in range(min(DELETERS, len(keys))):
             group.start_soon(work)
     return failures
-
-
-def _worst(failures: Sequence[StoreError]) -> StoreError:
-    """Return the failure that matters most: a permanent one, since a repetition won't help against it."""
-    first = next((failure for failure in failures if not failure.transient), failures[0])
-    if len(failures) == 1:
-        return first
-    return type(first)(first.attempted, on=first.on, cause=f"{first.cause} (and {len(failures) - 1} others)", hint=first.hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, StoreTraits
 from ckpt_async.stores.crc32 import encode_crc32
+from ckpt_async.stores.failures import damaged
 from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_calls import Caller, Way
 from ckpt_async.stores.s3_dialect import (
@@ -28,7 +28,7 @@ from ckpt_async.stores.s3_dialect import (
     overlooked,
 )
 from ckpt_async.stores.s3_errors import code_of, message_of
-from ckpt_async.words.errors import StoreError, StoreRejected, StoreUnavailable
+from ckpt_async.words.errors import StoreRejected
 
 __all__ = ["Compose", "Requests", "encryption"]
 
@@ -180,7 +180,7 @@ class Requests:
             return await self._adapting(operation, with_sum, act)
         except StoreRejected as error:
             if code_of(error.__cause__) in _OTHER_BYTES:
-                raise _damaged(error, body) from error.__cause__
+                raise damaged(error, body) from error.__cause__
             raise
 
     async def _adapting(
@@ -228,13 +228,3 @@ async def _md5_of(body: Body) -> str:
 
     # A cancellation waits for the thread: it reads memory that its owner uses again.
     return compute() if body.size_bytes <= SMALL_BYTES else await anyio.to_thread.run_sync(compute)
-
-
-def _damaged(error: StoreError, body: Body) -> StoreError:
-    crc = 0
-    for chunk in body.chunks:
-        crc = zlib.crc32(chunk, crc)
-    if crc == body.crc32:
-        return StoreUnavailable(error.attempted, on=error.on, cause=f"the bytes were damaged on the way ({error.cause})")
-    cause = "the checksum is not that of the bytes: they changed in memory, or at their source"
-    return StoreRejected(error.attempted, on=error.on, cause=cause)

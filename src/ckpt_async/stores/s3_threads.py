@@ -7,8 +7,7 @@ nothing of the caller's any more.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -25,6 +24,7 @@ from ckpt_async.stores.s3_access import S3Access
 from ckpt_async.stores.s3_body import PIECE_BYTES, RequestBody
 from ckpt_async.stores.s3_client import ClientLibrary, S3Client, client_params
 from ckpt_async.stores.s3_credentials import ChainCredentials, SigningKeys
+from ckpt_async.stores.tickets import Ticket
 
 __all__ = ["threads_library"]
 
@@ -33,39 +33,10 @@ READ_BYTES = 1 << 20
 T = TypeVar("T")
 
 
-class _GivenUp(Exception):
-    """Ends what runs in a thread for a call that was cancelled. Nobody sees it."""
-
-
-class _Ticket:
-    """Tells a thread whether its call still wants what it does."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._given_up = False
-
-    def give_up(self) -> None:
-        """Return when no piece of work that `hold` has begun is going on any more."""
-        with self._lock:
-            self._given_up = True
-
-    def check(self) -> None:
-        """Raise where the call is not wanted any more."""
-        if self._given_up:
-            raise _GivenUp
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep `give_up` waiting during a short piece of work; raises as `check` does."""
-        with self._lock:
-            self.check()
-            yield
-
-
 class _ThreadBody(RequestBody):
     """A body that a thread reads; in the loop it is paced, and it is told there that bytes move."""
 
-    def __init__(self, body: Body, how: Sending, ticket: _Ticket) -> None:
+    def __init__(self, body: Body, how: Sending, ticket: Ticket) -> None:
         super().__init__(body, how)
         self._ticket = ticket
         self._piece_bytes = min(PIECE_BYTES, how.piece_bytes)
@@ -103,14 +74,14 @@ class _Client:
         return await self._in_thread(lambda ticket: getattr(self._client, operation)(**params))
 
     async def send(self, operation: str, body: Body, how: Sending, **params: Any) -> Any:
-        def act(ticket: _Ticket) -> Any:
+        def act(ticket: Ticket) -> Any:
             content = _ThreadBody(body, how, ticket) if body.size_bytes else b""
             return getattr(self._client, operation)(Body=content, **params)
 
         return await self._in_thread(act)
 
     async def get(self, moved: Callable[[], None], **params: Any) -> tuple[Mapping[str, Any], bytes]:
-        def act(ticket: _Ticket) -> tuple[Mapping[str, Any], bytes]:
+        def act(ticket: Ticket) -> tuple[Mapping[str, Any], bytes]:
             answer = self._client.get_object(**params)
             pieces = []
             with contextlib.closing(answer["Body"]) as stream:
@@ -122,8 +93,8 @@ class _Client:
 
         return await self._in_thread(act)
 
-    async def _in_thread(self, act: Callable[[_Ticket], T]) -> T:
-        ticket = _Ticket()
+    async def _in_thread(self, act: Callable[[Ticket], T]) -> T:
+        ticket = Ticket()
         try:
             return await anyio.to_thread.run_sync(act, ticket, abandon_on_cancel=True, limiter=self._limiter)
         finally:

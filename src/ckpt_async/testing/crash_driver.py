@@ -55,6 +55,9 @@ IMPORTED_LATE = (
     "ckpt_async.worker.detached",
 )
 
+#: What a store of an address needs, by its scheme.
+IMPORTED_FOR = {"azure": "ckpt_async.stores.azure", "gs": "ckpt_async.stores.gcs"}
+
 
 def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:
     """Install the hooks of a run in this process; returns the run's journal.
@@ -250,7 +253,11 @@ def main() -> int:
     """Answer requests until the input ends."""
     _warm_up()
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line))), flush=True)
+        request = json.loads(line)
+        scheme, _, _ = request["address"]["url"].partition("://")
+        if scheme in IMPORTED_FOR:
+            importlib.import_module(IMPORTED_FOR[scheme])
+        print(json.dumps(_answer(request)), flush=True)
     return 0
 
 

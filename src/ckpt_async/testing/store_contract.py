@@ -29,7 +29,15 @@ DEADLINE_S = 60.0
 
 
 class StoreContract(PartsContract):
-    """What every store does, whoever else writes into it meanwhile."""
+    """What every store does, whoever else writes into it meanwhile.
+
+    Attributes
+    ----------
+    many : int
+        More keys than the store lists, or deletes, by one request.
+    """
+
+    many = 1205
 
     async def test_what_is_put_is_got(self, make_store: MakeStore) -> None:
         async with make_store() as store, make_store() as other:
@@ -220,7 +228,7 @@ class StoreContract(PartsContract):
 
     @pytest.mark.slow
     async def test_more_keys_than_one_page(self, make_store: MakeStore) -> None:
-        keys = [f"many/{number % 7}/{number:05d}" for number in range(1205)]
+        keys = [f"many/{number % 7}/{number:05d}" for number in range(self.many)]
         async with make_store() as store:
             queue = iter(keys)
 

@@ -76,10 +76,10 @@ class UploadNotes:
         self.abandoned: list[tuple[int, str]] = []
         #: Of all noted parts and objects.
         self.noted_bytes = 0
-        self._replay(log.read(), len(plan.objects))
+        self._replay(log.read(), plan)
 
-    def _replay(self, notes: Iterable[dict[str, Any]], objects: int) -> None:
-        notes = list(notes)
+    def _replay(self, notes: Iterable[dict[str, Any]], plan: UploadPlan) -> None:
+        notes, objects = list(notes), len(plan.objects)
         if not notes or notes[0] != self._head:
             if notes:
                 self.abandoned = [
@@ -93,6 +93,10 @@ class UploadNotes:
                 self._forget(note["object"])
             else:
                 self._take(note)
+        # The worker died while it noted an object that had been copied as a whole: there is no upload that could go on.
+        for index in list(self.parts):
+            if len(plan.objects[index].parts) > 1 and index not in self.complete and index not in self.upload_ids:
+                self.forget(index)
 
     def _take(self, note: dict[str, Any]) -> None:
         index = note["object"]

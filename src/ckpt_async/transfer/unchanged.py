@@ -15,6 +15,7 @@ are none either: a mapping that was written through before writes on without mov
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,13 @@ class _Known:
         self.part_bytes = part_bytes
         self.by_content: dict[tuple[bool, str, int, int], StoredPart] = {}
         self.by_sum: dict[tuple[bool, int, int, int], StoredPart] = {}
+        #: Objects of several parts, by their size.
+        self.in_parts: dict[int, list[tuple[StoredPart, ...]]] = {}
+        parts = tuple(parts)
+        for _, group in itertools.groupby(parts, lambda part: part.source.key):
+            if not (of_object := tuple(group))[0].whole:
+                last = of_object[-1].source
+                self.in_parts.setdefault(last.offset + last.size_bytes, []).append(of_object)
         for part in parts:
             source = part.source
             if part.content:
@@ -155,6 +163,11 @@ class StoredBefore:
         """Return a stored part that has this CRC-32, in the same place of its object."""
         return self._first(known.by_sum.get((whole, crc32, part.offset, part.size_bytes)) for known in self._known.values())
 
+    def objects_of(self, size_bytes: int) -> list[tuple[StoredPart, ...]]:
+        """Return the stored objects of this size that were made of several parts: the parts of each, in order."""
+        found = [parts for known in self._known.values() for parts in known.in_parts.get(size_bytes, ())]
+        return [parts for parts in found if parts[0].source.key not in self._gone]
+
     def _first(self, found: Iterable[StoredPart | None]) -> StoredPart | None:
         return next((part for part in found if part is not None and part.source.key not in self._gone), None)
 
@@ -183,6 +196,7 @@ class Copying:
     """
 
     def __init__(self, store: Store, before: StoredBefore, files: Sequence[SourceFile]) -> None:
+        self._store = store
         self._url = store.traits.url
         self._before = before
         self._files = files
@@ -192,7 +206,7 @@ class Copying:
     def unread(self, planned: PlannedObject, part: PlannedPart) -> StoredPart | None:
         """Return the stored part that has the bytes of this one by the name of their content."""
         content = _content_of(planned, self._files)
-        if self._paused or not content:
+        if self._paused or not content or not self._copies(planned):
             return None
         return self._before.with_content(content, whole=len(planned.parts) == 1, part=part)
 
@@ -203,8 +217,33 @@ class Copying:
         similar = self._before.with_sum(body.crc32, whole=len(planned.parts) == 1, part=part)
         if similar is None:
             return None, ""
-        md5 = await anyio.to_thread.run_sync(_md5_of, body)
-        return (similar if md5 == similar.md5 else None), md5
+        md5 = await self.md5_of(body)
+        return (similar if md5 == similar.md5 and self._copies(planned) else None), md5
+
+    def _copies(self, planned: PlannedObject) -> bool:
+        """Whether the store copies a part of this object."""
+        copies = self._store.traits.copies
+        return copies == "ranges" or (copies == "objects" and len(planned.parts) == 1)
+
+    def objects_like(self, planned: PlannedObject) -> list[tuple[StoredPart, ...]]:
+        """Return stored objects that a whole object may be a copy of, in parts of the same size, for a store that copies no
+        ranges.
+        """
+        if self._paused or len(planned.parts) == 1 or self._store.traits.copies != "objects":
+            return []
+        sizes = [part.size_bytes for part in planned.parts]
+        found = self._before.objects_of(planned.size_bytes)
+        return [parts for parts in found if [part.source.size_bytes for part in parts] == sizes]
+
+    def same_content(self, planned: PlannedObject, parts: Sequence[StoredPart]) -> bool:
+        """Whether an object has the content of stored parts, by its name."""
+        content = _content_of(planned, self._files)
+        return bool(content) and all(part.content == content for part in parts)
+
+    @staticmethod
+    async def md5_of(body: Body) -> str:
+        """Return the MD5 of a body."""
+        return await anyio.to_thread.run_sync(_md5_of, body)
 
     async def tried(self, same: StoredPart, copy: Callable[[CopySource], Awaitable[_T]]) -> _T | None:
         """Return what a copy returns, or None where the part must be sent after all. Only what may pass by itself is raised."""
@@ -218,6 +257,8 @@ class Copying:
             except StoreUnavailable:
                 raise
             except StoreError as error:
+                if not same.whole and self._store.traits.copies == "objects":
+                    return None  # It has just learnt that it copies no ranges. Objects it may.
                 self._paused = self._before.refused = True
                 self._before.tell_once("refused", f"{self._url} does not copy what has not changed: it is sent again. {error}")
                 return None

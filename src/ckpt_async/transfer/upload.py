@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -21,6 +22,7 @@ from ckpt_async.transfer.reading import FilePiece, ReadPart, read_part
 from ckpt_async.transfer.recorded import manifest_of, to_manifest
 from ckpt_async.transfer.resuming import forget_deleted
 from ckpt_async.transfer.unchanged import Copying, StoredBefore, StoredPart, stored_parts
+from ckpt_async.transfer.whole_copies import WholeCopies
 from ckpt_async.words.errors import StoreError, StoreObjectMissing, StoreRejected
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
@@ -116,6 +118,8 @@ class _Sender:
     async def run(self) -> None:
         for index, upload_id in self._notes.abandoned:
             await self._store.abort_multipart(self._plan.objects[index].key, upload_id)
+        whole = WholeCopies(self._store, self._copying, self._job.files, self._notes, self._budget, self._buffers)
+        await self._at_once(partial(whole.run, copied=self._copied), self._unbegun())
         await self._at_once(self._copy_all, self._work())
         self._speed.begin()
         await self._at_once(self._send_all, self._work())
@@ -133,6 +137,12 @@ class _Sender:
         async with plain_task_group() as group:
             for _ in range(REQUESTS_AT_ONCE):
                 group.start_soon(act, work)
+
+    def _unbegun(self) -> Iterator[tuple[int, PlannedObject]]:
+        """Objects in several parts of which nothing is stored yet."""
+        for index, planned in enumerate(self._plan.objects):
+            if len(planned.parts) > 1 and index not in self._notes.complete and index not in self._notes.upload_ids:
+                yield index, planned
 
     def _unjoined(self) -> Iterator[tuple[int, PlannedObject]]:
         for index, planned in enumerate(self._plan.objects):
@@ -229,11 +239,14 @@ class _Sender:
             self._not_copied.add((index, part.number))
             return False
         self._notes.stored(index, copied, pieces, complete=whole, md5=same.md5, copied=True)
-        self.copied_bytes += part.size_bytes
+        self._copied(part.size_bytes)
+        return True
+
+    def _copied(self, size_bytes: int) -> None:
+        self.copied_bytes += size_bytes
         # The time that the store takes for a copy says nothing of the line.
         self._speed.begin()
         self._on_progress(self._notes.noted_bytes)
-        return True
 
     async def _begin(self, index: int, planned: PlannedObject) -> str:
         async with self._begin_locks[index]:

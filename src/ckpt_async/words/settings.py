@@ -34,10 +34,12 @@ class StoreAddress:
     Attributes
     ----------
     url : str
-        ``s3://bucket/prefix`` or a local path (``file:///...`` is understood too).
+        ``s3://bucket/prefix``, ``azure://container/prefix``, ``gs://bucket/prefix`` or a local path (``file:///...`` is understood
+        too); ``blobs://...`` for a store that the access function itself knows how to use.
     access : str
-        ``"module:function"``: a function without arguments that returns the store's access object (for S3 an
-        `ckpt_async.stores.s3_access.S3Access`). It is imported in the process that uploads, which may outlive the task. Empty: the
+        ``"module:function"``: a function without arguments that returns the store's access object (an `S3Access`, `AzureAccess` or
+        `GcsAccess`; for ``blobs://`` it is given the URL and returns a `BlobsAccess`). It is imported in the process that uploads,
+        which may outlive the task. Empty: the
         client library's own defaults (environment, profiles).
     """
 

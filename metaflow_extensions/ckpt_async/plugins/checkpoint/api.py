@@ -419,7 +419,10 @@ def _address_of_reference(reference: str | dict[str, Any]) -> StoreAddress:
         if key and url.endswith(f"/{key}"):
             root = url.removesuffix(f"/{key}").removeprefix("file://")
             scheme, separator, _ = root.partition("://")
-            return stored_address(scheme if separator else "local", root)
+            if not separator:
+                # A folder; else a container of Azure, which metaflow-checkpoint writes without a scheme.
+                scheme = "local" if os.path.isabs(root) or os.path.isdir(root) else "azure"
+            return stored_address(scheme, root)
     mine = read_task(os.environ)
     return configured_address() if mine is None else _address_of(mine)
 

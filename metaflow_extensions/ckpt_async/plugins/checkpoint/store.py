@@ -10,8 +10,12 @@ from ckpt_async import InvalidArgument, StoreAddress
 
 from .artifact_store import ACCESS, ArtifactStore, artifact_store
 from .errors import CheckpointNotPossible
+from .other_datastores import SCHEME, is_registered, kind_and_root, url_of
 
 __all__ = [
+    "AZURE_ACCESS",
+    "GCS_ACCESS",
+    "OTHER_ACCESS",
     "S3_ACCESS",
     "SUPPORTED",
     "address_of_datastore",
@@ -25,7 +29,14 @@ __all__ = [
 #: Imported in the process that uploads, which may be another than the task.
 S3_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.s3_access:metaflow_s3_access"
 
-SUPPORTED = ("local", "s3")
+AZURE_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.cloud_access:metaflow_azure_access"
+GCS_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.cloud_access:metaflow_gcs_access"
+OTHER_ACCESS = "metaflow_extensions.ckpt_async.plugins.checkpoint.other_datastores:other_datastore_access"
+
+#: What the engine has stores for. Others go through the storage class that Metaflow knows for them.
+SUPPORTED = ("local", "s3", "azure", "gs")
+
+_SUPPORTED_WORDS = f"Supported are: {', '.join(SUPPORTED)}, and what an installed extension of Metaflow registers."
 
 #: Where `spin` keeps what a step makes: files, apart from those of runs. Nobody chooses it by name.
 SPIN = "spin"
@@ -37,24 +48,34 @@ def store_address(kind: str, root: str | None) -> StoreAddress:
     Parameters
     ----------
     kind : str
-        Metaflow's name of it: ``"local"``, ``"s3"``, or ``"spin"``, which is files too.
+        Metaflow's name of it: ``"local"``, ``"s3"``, ``"azure"``, ``"gs"``, what an extension has registered, or ``"spin"``,
+        which is files too.
     root : str or None
         Its root.
 
     Raises
     ------
     CheckpointNotPossible
-        Another kind, a datastore without a root, or one on S3 whose root names no bucket.
+        Another kind, a datastore without a root, one whose root names no bucket, or one that needs a package that is not here.
     """
-    if kind not in (*SUPPORTED, SPIN):
+    if not _is_supported(kind):
         raise CheckpointNotPossible(
             f"Checkpoints are kept in the datastore of the flow, or in the store of @with_artifact_store, which is {kind!r} here. "
-            f"Supported are: {', '.join(SUPPORTED)}. Choose one with --datastore, or take @checkpoint off."
+            f"{_SUPPORTED_WORDS} Choose one with --datastore, or take @checkpoint off."
         )
     if not root:
         raise CheckpointNotPossible(
             f"The datastore {kind!r} has no root. Set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}, or pass --datastore-root."
         )
+    if kind == "azure":
+        # Metaflow's root of it has no scheme.
+        return _checked(StoreAddress(f"azure://{root.removeprefix('azure://').strip('/')}", AZURE_ACCESS))
+    if kind == "gs":
+        if not root.startswith("gs://") or not root.removeprefix("gs://").partition("/")[0]:
+            raise CheckpointNotPossible(f"The root {root!r} of a datastore on Google Cloud Storage must begin with gs://BUCKET.")
+        return _checked(StoreAddress(root.rstrip("/"), GCS_ACCESS))
+    if kind not in ("s3", "local", SPIN):
+        return StoreAddress(url_of(kind, root), OTHER_ACCESS)
     if kind == "s3":
         # Without the scheme it would be a folder here.
         if not root.startswith("s3://") or not root.removeprefix("s3://").partition("/")[0]:
@@ -73,14 +94,28 @@ def stored_address(kind: str, root: str | None) -> StoreAddress:
     kind, root : str
         As `store_address` takes them.
     """
-    if kind not in (*SUPPORTED, SPIN):
+    if kind == SCHEME and root is not None:
+        kind, root = kind_and_root(root)
+    if not _is_supported(kind):
         raise InvalidArgument(
-            "use a checkpoint",
-            on=root or "",
-            cause=f"it lies in a datastore of the kind {kind!r}",
-            hint=f"Supported are: {', '.join(SUPPORTED)}.",
+            "use a checkpoint", on=root or "", cause=f"it lies in a datastore of the kind {kind!r}", hint=_SUPPORTED_WORDS
         )
     return store_address(kind, root)
+
+
+def _is_supported(kind: str) -> bool:
+    return kind in (*SUPPORTED, SPIN) or is_registered(kind)
+
+
+def _checked(address: StoreAddress) -> StoreAddress:
+    """Return the address; raises CheckpointNotPossible where a package is missing that its store needs."""
+    from ckpt_async import UnsupportedStore, check_address
+
+    try:
+        check_address(address)
+    except UnsupportedStore as error:
+        raise CheckpointNotPossible(str(error)) from error
+    return address
 
 
 def address_of_datastore(datastore: Any) -> StoreAddress:
