@@ -1,4 +1,4 @@
-"""Checks the documentation: links lead somewhere, commands, options, attributes and tests that it names exist, Python blocks compile."""
+"""Checks the documentation: links lead somewhere; what it names (commands, options, attributes, tests) exists; Python compiles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?(?:::(\w+))?")
 _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 #: At the beginning of a line, behind a prompt, a pipe or another program, or of inline code.
-_COMMAND = re.compile(r"(?:^|[$`|&/ ])(?:ckpt-async|python -m ckpt_async\.cli|\w+\.py checkpoint) +((?:[^\n`|&\\]|\\\n)*)", re.MULTILINE)
+_COMMAND = re.compile(
+    r"(?:^|[$`|&/ ])(?:ckpt-async|python -m ckpt_async\.cli|\w+\.py checkpoint) +((?:[^\n`|&\\]|\\\n)*)", re.MULTILINE
+)
 _WITH = re.compile(r"--with '?checkpoint:([^\s`'\"]+)")
 _DECORATOR = re.compile(r"@checkpoint\(([^()`]*)\)")
 

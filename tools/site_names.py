@@ -1,10 +1,11 @@
 """An extension of griffe, which reads docstrings for the site: of names that share a line, each has its own type and default.
 
-Griffe itself gives all parameters of ``node_index, num_nodes`` what the signature says of the first, and takes such attributes for one.
+Griffe gives all parameters of ``node_index, num_nodes`` what the signature says of the first, and takes such attributes for one.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import griffe
@@ -31,7 +32,7 @@ def _correct(parent: griffe.Object) -> None:
 
 
 def _take_from_signature(documented: list[griffe.DocstringParameter], function: griffe.Function) -> None:
-    for before, parameter in zip(documented, documented[1:]):
+    for before, parameter in pairwise(documented):
         # Those of one line follow one another, with one description.
         if before.description == parameter.description and parameter.name in function.parameters:
             signature = function.parameters[parameter.name]

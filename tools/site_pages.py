@@ -1,6 +1,7 @@
 """A hook of mkdocs: pages that stand outside of docs/ become pages of the site, and links to them lead there.
 
 In the repository links follow the files; on the site the README is the first page, and the examples are pages with their source.
+A page that would load anything from another host ends the build.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
 }
 
+_LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]+)"')
 _LINK = re.compile(r"(?<=\]\()([^)\s:]+?)(#[^)\s]*)?(?=[\s)])")
 
 
@@ -63,3 +66,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Turn the links of the pages in docs/ that lead out of it."""
     uri = page.file.src_uri
     return markdown if page.file.generated_by else _relinked(markdown, f"docs/{uri}", uri)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """See to it that the page can be read without a network."""
+    if (loaded := _LOADED.search(output)) is not None:
+        raise PluginError(f"{page.file.src_uri} loads {loaded[1]}")
+    return output

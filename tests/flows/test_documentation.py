@@ -53,7 +53,9 @@ def steps(page: Path) -> Iterator[Step]:
 #: Speaks of a store that its own test makes: tests/cli/test_documented.py.
 ELSEWHERE = {ROOT / "docs" / "cli.md"}
 
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page not in ELSEWHERE and list(steps(page))]
+PAGES = [
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page not in ELSEWHERE and list(steps(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
