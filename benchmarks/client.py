@@ -131,7 +131,7 @@ def ours_fill(spec: dict[str, Any]) -> Act:
 
 def ours_load(spec: dict[str, Any]) -> Act:
     from ckpt_async import open_reader
-    from ckpt_async.stores import s3  # noqa: F401 - what a store needs is imported
+    from ckpt_async.stores.s3 import store as s3  # noqa: F401 - what a store needs is imported
 
     reader = open_reader(_address())
     return lambda: reader.load(spec["key"], spec["folder"]) and None
@@ -139,7 +139,7 @@ def ours_load(spec: dict[str, Any]) -> Act:
 
 def ours_list(spec: dict[str, Any]) -> Act:
     from ckpt_async import open_reader
-    from ckpt_async.stores import s3  # noqa: F401
+    from ckpt_async.stores.s3 import store as s3  # noqa: F401
 
     reader = open_reader(_address())
     return lambda: {"found": len(reader.list(_identity(spec).pathspec))}

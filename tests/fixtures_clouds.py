@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from ckpt_async.stores.azure import AzureStore
-from ckpt_async.stores.azure_access import AzureAccess
-from ckpt_async.stores.gcs import GcsStore
-from ckpt_async.stores.gcs_access import GcsAccess
+from ckpt_async.stores.azure.access import AzureAccess
+from ckpt_async.stores.azure.store import AzureStore
+from ckpt_async.stores.gcs.access import GcsAccess
+from ckpt_async.stores.gcs.store import GcsStore
 from ckpt_async.testing.azurite import AzuriteServer, TestToken
 from ckpt_async.testing.fake_gcs import FakeGcsServer
 from tests.environments import node_package

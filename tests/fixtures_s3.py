@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import botocore.session
 import pytest
 
-from ckpt_async.stores import s3
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
-from ckpt_async.stores.s3_aio import AIOBOTOCORE
-from ckpt_async.stores.s3_client import ClientLibrary
-from ckpt_async.stores.s3_threads import threads_library
+from ckpt_async.stores.s3 import store as s3
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.aio import AIOBOTOCORE
+from ckpt_async.stores.s3.client import ClientLibrary
+from ckpt_async.stores.s3.store import S3Store
+from ckpt_async.stores.s3.threads import threads_library
 from ckpt_async.testing.access import ACCESS_SPEC, access_variables
 from ckpt_async.testing.seaweed import SeaweedIdentity, SeaweedServer
 from ckpt_async.words.settings import StoreAddress

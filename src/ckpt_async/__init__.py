@@ -38,11 +38,11 @@ if TYPE_CHECKING:
         Wait as Wait,
     )
     from ckpt_async.sources import Source as Source
-    from ckpt_async.stores.azure_access import AzureAccess as AzureAccess
-    from ckpt_async.stores.blobs_access import BlobsAccess as BlobsAccess
-    from ckpt_async.stores.gcs_access import GcsAccess as GcsAccess
+    from ckpt_async.stores.azure.access import AzureAccess as AzureAccess
+    from ckpt_async.stores.blobs.access import BlobsAccess as BlobsAccess
+    from ckpt_async.stores.gcs.access import GcsAccess as GcsAccess
     from ckpt_async.stores.opening import check_address as check_address
-    from ckpt_async.stores.s3_access import S3Access as S3Access, S3Credentials as S3Credentials
+    from ckpt_async.stores.s3.access import S3Access as S3Access, S3Credentials as S3Credentials
     from ckpt_async.transfer.pruning import PruneResult as PruneResult
     from ckpt_async.watching.watcher import Watcher as Watcher
     from ckpt_async.words.errors import (
@@ -112,11 +112,11 @@ _HOMES = {
     "ckpt_async.reader": ("Reader",),
     "ckpt_async.reference": ("AdoptedSave", "CheckpointReference", "Pending", "SaveState", "Stats", "Status", "Wait"),
     "ckpt_async.sources": ("Source",),
-    "ckpt_async.stores.azure_access": ("AzureAccess",),
-    "ckpt_async.stores.blobs_access": ("BlobsAccess",),
-    "ckpt_async.stores.gcs_access": ("GcsAccess",),
+    "ckpt_async.stores.azure.access": ("AzureAccess",),
+    "ckpt_async.stores.blobs.access": ("BlobsAccess",),
+    "ckpt_async.stores.gcs.access": ("GcsAccess",),
     "ckpt_async.stores.opening": ("check_address",),
-    "ckpt_async.stores.s3_access": ("S3Access", "S3Credentials"),
+    "ckpt_async.stores.s3.access": ("S3Access", "S3Credentials"),
     "ckpt_async.transfer.pruning": ("PruneResult",),
     "ckpt_async.watching.watcher": ("Watcher",),
     "ckpt_async.words.errors": (

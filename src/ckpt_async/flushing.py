@@ -15,7 +15,7 @@ from ckpt_async.spool.neighbours import dead_children
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.supervisor import Supervisor
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, StoreError
-from ckpt_async.words.events import Adopt, Retry
+from ckpt_async.words.events import Adopt, Retry, Wake
 
 if TYPE_CHECKING:
     from ckpt_async.reader import Reader
@@ -78,6 +78,10 @@ class Flusher:
         self._worker.raise_fatal()
         if self._ledger.reopen_failed():
             self._worker.send(Retry())
+        if self._ledger.outstanding().saves:
+            # A signal's exception, or one that a listener let through, may have ended a save() before it could wake the worker.
+            self._worker.ensure_started()
+            self._worker.send(Wake())
         self._adopt_children()
         if newest_first:
             self._worker.press()

@@ -49,11 +49,17 @@ class Listeners:
             self._ready = None
 
     def _tell(self, event: Event, listeners: list[Listener]) -> None:
-        """A listener that raises is told of and left out from then on: saving must not depend on it."""
+        """A listener that raises is told of and left out from then on: saving must not depend on it.
+
+        In a thread of the engine that holds of ``SystemExit`` too: it would end the thread, and nobody would hear of a stored save
+        any more. In the main thread such an exception may be that of a signal's handler, and is the task's.
+        """
         for listener in listeners:
             try:
                 listener(event)
-            except Exception as error:
+            except BaseException as error:
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise
                 with self._lock:
                     self._listeners = [other for other in self._listeners if other is not listener]
                 self._say(f"A listener failed and hears no more events: {type(error).__name__}: {error}")

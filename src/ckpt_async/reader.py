@@ -306,12 +306,14 @@ class Reader:
             The store can't tell, or a `latest` pointer can't be read.
         """
         from ckpt_async.transfer import catalog, pruning
+        from ckpt_async.transfer.deletion import is_of_task
 
         async def act(store: Store) -> RetentionDecision:
             # All names: what a retry begins with is the newest of any.
             listing = await catalog.list_task(store, pathspec)
             self._told(listing, strict=False)
-            decision = await pruning.plan_prune(store, listing.records, rules)
+            mine = [record for record in listing.records if is_of_task(record, pathspec)]
+            decision = await pruning.plan_prune(store, mine, rules)
             return decision if name is None else decision.only(name)
 
         return self.run(act)

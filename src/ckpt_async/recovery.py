@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ __all__ = ["POLICIES", "Resumed", "resume"]
 
 POLICIES = ("fresh", "eager")
 
-#: How often the spools are looked at again because a worker emptied them meanwhile.
+#: How often the spools are looked at again because a worker emptied them meanwhile, and the store's list because rules did.
 LOOKS = 5
 
 
@@ -307,10 +309,7 @@ def _of_task(
         # A retry looks at the list: the machine may have been lost between a record and the pointer to it.
     except CheckpointDamaged as damage:
         damages.note("The pointer to the task's latest checkpoint is damaged, the list is searched", damage)
-    for record in reader.list(identity.pathspec, strict=damages.strict):
-        # A newer one than the pointer named may have come meanwhile, and taken its place: rules may keep the last one alone.
-        if record.latest and wanted(record) and (first is None or record.key != first.key):
-            yield record
+    yield from _of_list(lambda: reader.list(identity.pathspec, strict=damages.strict), reader, first, wanted)
 
 
 def _of_scope(
@@ -326,6 +325,28 @@ def _of_scope(
             yield first
     except CheckpointDamaged as damage:
         damages.note("The pointer to the scope's latest checkpoint is damaged, the list is searched", damage)
-    for record in reader.list_scope(keys.scope_records_prefix(identity), strict=damages.strict):
-        if record.latest and wanted(record) and (first is None or record.key != first.key):
-            yield record
+    prefix = keys.scope_records_prefix(identity)
+    yield from _of_list(lambda: reader.list_scope(prefix, strict=damages.strict), reader, first, wanted)
+
+
+def _of_list(
+    read: Callable[[], list[CheckpointRecord]],
+    reader: Reader,
+    first: CheckpointRecord | None,
+    wanted: Callable[[CheckpointRecord], bool],
+) -> Iterator[CheckpointRecord]:
+    """Yield what a list has of those that may be resumed from, newest first, without `first`, which was tried.
+
+    Where one that was tried is gone, the list is read anew: a newer one has taken its place, for rules may keep the last one alone.
+    What they keep besides can be much older.
+    """
+    tried = {first.key} if first is not None else set()
+    found = read()
+    for look in itertools.count(1):
+        following = next((one for one in found if one.latest and wanted(one) and one.key not in tried), None)
+        if following is None:
+            return
+        tried.add(following.key)
+        yield following
+        if look < LOOKS and not reader.visible([following.key], timeout_s=math.inf):
+            found = read()

@@ -321,7 +321,7 @@ class Supervisor:
             if finished and self._found_nothing and not self._ledger.references():
                 # It may still be starting, and a task that never saves need not wait for that.
                 self._worker.stop()
-            self.send(Close(self._prune_timeout_s + END_TIMEOUT_S if finished else self._header.settings.flush_timeout_s))
+            self.send(Close((self._prune_timeout_s or END_TIMEOUT_S) if finished else self._header.settings.flush_timeout_s))
             if not finished or not self._join():
                 self._worker.leave()
                 self._ledger.give_up(f"its task ended before it was stored. {self.where_it_lies()}")

@@ -12,10 +12,10 @@ import pytest
 
 from ckpt_async import CheckpointRecord, InvalidArgument, Settings, StoreAddress, TaskIdentity, open_checkpointer, short_hash
 from ckpt_async.cli.doctor import read_age
-from ckpt_async.stores import local
 from ckpt_async.stores.contract import ListPage, ObjectInfo
-from ckpt_async.stores.local_files import LocalFiles
-from ckpt_async.stores.local_uploads import LocalUploads
+from ckpt_async.stores.local import store as local
+from ckpt_async.stores.local.files import LocalFiles
+from ckpt_async.stores.local.uploads import LocalUploads
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.transfer.diagnosis import Protected, diagnose
 from ckpt_async.transfer.survey import survey

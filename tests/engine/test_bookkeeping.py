@@ -29,7 +29,7 @@ from ckpt_async import (
 )
 from ckpt_async.ledger import Ledger
 from ckpt_async.stores.contract import StoreTraits
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.testing.seaweed import SeaweedServer
 from ckpt_async.words.events import AdoptionEnded, EntryCommitted, EntryFailed, Event, WorkerReady
 from ckpt_async.worker.sidecar_client import SidecarClient

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from ckpt_async import EntrySaved
+from ckpt_async import EntryCommitted, EntrySaved
 from ckpt_async.integrations.opentelemetry import record_metrics
 from ckpt_async.testing.seaweed import SeaweedServer
 from tests.engine.desk import DEADLINE_S, Desk, paused
@@ -109,3 +109,33 @@ def test_a_listener_that_raises_is_told_of_once_and_left_out(thread_desk: Desk) 
     opened.close(timeout_s=DEADLINE_S)
     assert len([line for line in thread_desk.said if "of the listener" in line]) == 1
     assert sum(isinstance(event, EntrySaved) for event in heard) == 1 and opened.stats.committed == 3
+
+
+def test_a_listener_that_exits_ends_no_thread_of_the_engine(local_desk: Desk) -> None:
+    opened = local_desk.open()
+
+    def exits(event: object) -> None:
+        if isinstance(event, EntryCommitted):
+            raise SystemExit("of the listener")
+
+    opened.add_listener(exits)
+    for _ in range(3):
+        opened.save(local_desk.tree())
+    opened.close(timeout_s=DEADLINE_S)
+    assert opened.stats.committed == 3
+    assert len([line for line in local_desk.said if "of the listener" in line]) == 1
+
+
+def test_an_exception_that_comes_out_of_a_listener_in_save_leaves_the_save_to_be_stored(thread_desk: Desk) -> None:
+    opened = thread_desk.open()
+
+    def interrupted(event: object) -> None:
+        if isinstance(event, EntrySaved):
+            raise KeyboardInterrupt
+
+    opened.save(thread_desk.tree()).wait(DEADLINE_S)
+    opened.add_listener(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.save(thread_desk.tree())
+    opened.close(timeout_s=DEADLINE_S)
+    assert opened.stats.committed == 2

@@ -13,6 +13,7 @@ from ckpt_async import (
     Checkpointer,
     CheckpointNotFound,
     CheckpointPruned,
+    CheckpointRecord,
     EntryCommitted,
     InvalidArgument,
     KeepRules,
@@ -25,7 +26,8 @@ from ckpt_async import (
 )
 from ckpt_async.words import keys
 from tests.engine.conftest import MakeDesk
-from tests.engine.desk import DEADLINE_S, Desk, alive, identity_of, read_tree, wait_for
+from tests.engine.desk import DEADLINE_S, Desk, alive, identity_of, read_tree, save_in_killed_child, wait_for
+from tests.engine.test_groups import close_all, save_all, shard
 
 
 def save(desk: Desk, opened: Checkpointer, step: int, **more: object) -> object:
@@ -240,7 +242,7 @@ def test_a_killed_sidecar_leaves_nothing_half(local_address: StoreAddress, make_
 
 
 def test_a_store_that_lets_nothing_be_deleted_fails_no_save(thread_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckpt_async.stores.local import LocalStore
+    from ckpt_async.stores.local.store import LocalStore
     from ckpt_async.words.errors import StoreAccessDenied
 
     async def refuse(self: object, keys_to_delete: list[str]) -> None:
@@ -310,3 +312,50 @@ def test_a_checkpoint_that_goes_while_a_retry_reads_it_gives_way_to_the_newer_on
     loaded = retry.resume("fresh", str(target))
     assert loaded is not None and read_tree(target)["step"] == b"1"
     retry.close(timeout_s=DEADLINE_S)
+
+
+def test_a_retry_takes_the_newest_of_what_came_while_it_read_what_went(thread_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An earlier attempt that is still alive goes on saving; the first of each thousand stays besides the last.
+    first = thread_desk.open(keep_last=1, keep_every=1000)
+    for step in range(3):
+        save(thread_desk, first, step).wait(DEADLINE_S)
+    wait_for(lambda: steps(thread_desk) == [2, 0], "one is pruned")
+    load, newer = Reader.load_record, iter((3, 4))
+
+    def load_slowly(reader: Reader, record: CheckpointRecord, target: str) -> None:
+        if (step := next(newer, None)) is not None:
+            save(thread_desk, first, step).wait(DEADLINE_S)
+            wait_for(lambda: not any(record.key in key for key in stored_keys(thread_desk)), "what is being loaded has gone")
+        load(reader, record, target)
+
+    monkeypatch.setattr(Reader, "load_record", load_slowly)
+    retry = thread_desk.open(1, scratch=thread_desk.folder / "elsewhere")
+    target = thread_desk.target()
+    assert retry.resume("fresh", str(target)) is not None
+    assert read_tree(target)["step"] == b"4" and steps(thread_desk) == [4, 0]
+    for opened in (first, retry):
+        opened.close(timeout_s=DEADLINE_S)
+
+
+def test_what_the_nodes_of_an_attempt_have_agreed_to_begin_with_stays_until_all_have(thread_desk: Desk) -> None:
+    desk = thread_desk
+
+    def gang(attempt: int) -> list[Checkpointer]:
+        return [desk.open(attempt, node=node, num_nodes=2, keep_last=1) for node in range(2)]
+
+    nodes = gang(0)
+    first = save_all(desk, nodes, 1)
+    # The part of node 1 in the next one is stored only when that attempt is being retried.
+    nodes[0].save(shard(desk, 0, 2), metadata={"step": 2}, group=True).wait(DEADLINE_S)
+    save_in_killed_child(identity_of(), desk.address, str(desk.scratch), shard(desk, 1, 2), "mfchckpt", node=1, num_nodes=2)
+    retried = gang(1)
+    assert retried[0].resume("fresh", str(desk.target())) is not None
+    close_all(nodes)
+    retried[1].flush()
+    assert steps(desk) == [2, 1] and desk.reader().check_shape(desk.records()[1]) == []
+    target = desk.target()
+    loaded = retried[1].resume("fresh", str(target))
+    assert loaded is not None and loaded.key == first and read_tree(target) == {"shard": b"1 of step 1"}
+    save_all(desk, retried, 3)
+    close_all(retried)
+    assert steps(desk) == [3]

@@ -14,7 +14,7 @@ import pytest
 from ckpt_async.spool.part_log import PartLog
 from ckpt_async.spool.spool import Spool, SpoolHeader
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.transfer.upload import upload
 from ckpt_async.words.errors import SpoolDamaged, StoreUnavailable

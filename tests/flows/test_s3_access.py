@@ -14,7 +14,7 @@ import pytest
 
 from ckpt_async import StoreAccessDenied, StoreAddress
 from ckpt_async.stores.access import load_access
-from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3.access import S3Access
 from metaflow_extensions.ckpt_async.plugins.checkpoint.artifact_store import ACCESS, ArtifactStore, metadata_fields
 from metaflow_extensions.ckpt_async.plugins.checkpoint.errors import CheckpointNotPossible
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import (
@@ -29,7 +29,7 @@ from tests.stores.moto_server import MotoServer
 CODE = """
 import json
 from ckpt_async.stores.access import load_access
-from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3.access import S3Access
 from metaflow_extensions.ckpt_async.plugins.checkpoint.store import store_address
 access = load_access(store_address("s3", "s3://bucket/root").access, S3Access)
 credentials = [access.credentials() for _ in range(2)]

@@ -22,6 +22,8 @@ from ckpt_async import (
     StoreAddress,
     StoreRejected,
     TaskIdentity,
+    coerce_settings,
+    open_checkpointer,
     open_for_child,
 )
 from metaflow_extensions.ckpt_async.plugins.checkpoint.attributes import read_attributes
@@ -142,6 +144,27 @@ def test_a_strict_session_begins_with_no_older_checkpoint(tmp_path: Path) -> Non
     lenient = open_session(tmp_path, SimpleNamespace(), attempt=2)
     assert lenient.loaded is not None and lenient.loaded.version_id == 0
     lenient.end_unused(None)
+
+
+def test_no_artifact_names_what_an_attempt_that_is_still_alive_has_pruned(tmp_path: Path) -> None:
+    rules = {"keep_last": 1, "keep_best": "loss:min"}
+    flow = SimpleNamespace()
+    session = open_session(tmp_path, flow, attempt=1, **rules)
+    Path(session.current.directory, "file").write_text("x")
+
+    def step() -> None:
+        flow.references = [session.current.save(metadata={"loss": loss}) for loss in (2, 3)]
+        # On another machine.
+        zombie = open_checkpointer(
+            IDENTITY, StoreAddress(str(tmp_path / "store")), coerce_settings(rules), scratch_root=str(tmp_path / "elsewhere")
+        )
+        zombie.save(session.current.directory, metadata={"loss": 1})
+        zombie.close(timeout_s=60)
+
+    session.run(step, (), {})
+    assert [reference.status for reference in flow.references] == ["deleted", "committed"]
+    assert [record["metadata"] for record in flow._task_checkpoints] == [{"loss": 3}]
+    assert flow._task_latest_checkpoint == flow._task_checkpoints[0]
 
 
 def test_an_unused_session_ends_without_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

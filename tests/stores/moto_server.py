@@ -15,7 +15,7 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
 
 BUCKET = "bucket"
 _KEY = re.compile(r"Credential=([^/]+)/")

@@ -10,8 +10,8 @@ import tempfile
 import time
 from types import TracebackType
 
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.testing.ports import HOST, free_ports
 
 START_TIMEOUT_S = 60.0

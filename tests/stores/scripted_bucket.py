@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable
 
-from ckpt_async.stores.s3 import S3Store
+from ckpt_async.stores.s3.store import S3Store
 from tests.stores.scripted_server import Answer, Request, error_answer
 
 

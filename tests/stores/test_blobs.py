@@ -15,8 +15,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ckpt_async.stores.blobs import BlobsStore
-from ckpt_async.stores.blobs_access import BlobsAccess
+from ckpt_async.stores.blobs.access import BlobsAccess
+from ckpt_async.stores.blobs.store import BlobsStore
 from ckpt_async.stores.contract import Body
 from ckpt_async.testing.store_contract import MakeStore, StoreContract
 from ckpt_async.words.errors import StoreObjectMissing, StoreRejected, StoreUnavailable

@@ -15,14 +15,16 @@ from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from google.oauth2.credentials import Credentials
 
-from ckpt_async.stores import azure_client, gcs_client, in_threads
-from ckpt_async.stores.azure import AzureStore
-from ckpt_async.stores.azure_access import AzureAccess
-from ckpt_async.stores.azure_errors import translate_code
+from ckpt_async.stores import in_threads
+from ckpt_async.stores.azure import client as azure_client
+from ckpt_async.stores.azure.access import AzureAccess
+from ckpt_async.stores.azure.errors import translate_code
+from ckpt_async.stores.azure.store import AzureStore
 from ckpt_async.stores.contract import Body, CopySource, Part, Store
-from ckpt_async.stores.gcs import GcsStore
-from ckpt_async.stores.gcs_access import GcsAccess
-from ckpt_async.stores.gcs_errors import translate_status
+from ckpt_async.stores.gcs import client as gcs_client
+from ckpt_async.stores.gcs.access import GcsAccess
+from ckpt_async.stores.gcs.errors import translate_status
+from ckpt_async.stores.gcs.store import GcsStore
 from ckpt_async.stores.pacing import Pace
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.stores.secrecy import clean

@@ -137,7 +137,7 @@ async def test_what_is_unfinished_is_no_object_and_nobody_may_touch_it(place: Cl
 
 async def test_more_parts_than_are_joined_at_once(gcs_place: GcsPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three levels: with parts in groups of 4, 4 of those, and what is left."""
-    monkeypatch.setattr("ckpt_async.stores.gcs.COMPOSE_AT_ONCE", 4)
+    monkeypatch.setattr("ckpt_async.stores.gcs.store.COMPOSE_AT_ONCE", 4)
     contents = [b"%04d" % number for number in range(18)]
     async with gcs_place.store() as store:
         upload_id = await store.begin_multipart("k")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async.stores import azure_client, gcs_client
+from ckpt_async.stores.azure import client as azure_client
 from ckpt_async.stores.contract import Store
+from ckpt_async.stores.gcs import client as gcs_client
 from ckpt_async.stores.limiting import Limiting
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.stores.retrying import Retrying
 from ckpt_async.testing.faulty_store import Fault, FaultyStore

@@ -18,10 +18,10 @@ from botocore.awsrequest import AWSRequest
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.http_client import ASK_FROM_BYTES, HttpClient, Sending
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
-from ckpt_async.stores.s3_direct import Place, place_of
-from ckpt_async.stores.s3_signing import Signer, encode_query
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.direct import Place, place_of
+from ckpt_async.stores.s3.signing import Signer, encode_query
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.words.errors import StoreAccessDenied, StoreRejected, StoreUnavailable
 from tests.stores.scripted_server import Answer, ScriptedServer
 

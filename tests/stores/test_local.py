@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from ckpt_async.disk import durable
-from ckpt_async.stores import local, local_files, local_uploads
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.local import LocalStore
-from ckpt_async.stores.local_errors import translate_os_error
+from ckpt_async.stores.local import files as local_files, store as local, uploads as local_uploads
+from ckpt_async.stores.local.errors import translate_os_error
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.words.errors import (
     InvalidArgument,
     StoreAccessDenied,
@@ -258,7 +258,7 @@ PART = 100_000
 KILLED_WRITER = f"""
 import anyio, os, signal, sys
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 async def main():
     async with LocalStore(sys.argv[1]) as store:
         upload = await store.begin_multipart("m")
@@ -310,7 +310,7 @@ async def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
 RACER = """
 import anyio, sys
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.words.errors import StorePreconditionFailed
 async def main():
     async with LocalStore(sys.argv[1]) as store:

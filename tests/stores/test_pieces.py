@@ -11,16 +11,16 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
-from ckpt_async.stores.azure import AzureStore
+from ckpt_async.stores.azure.store import AzureStore
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
-from ckpt_async.stores.gcs import GcsStore
+from ckpt_async.stores.gcs.store import GcsStore
 from ckpt_async.stores.http_client import Sending
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryStore
 from ckpt_async.stores.opening import open_store
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_body import RequestBody
+from ckpt_async.stores.s3.body import RequestBody
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.words.errors import StoreUnavailable, UnsupportedStore
 from ckpt_async.words.settings import StoreAddress

@@ -15,11 +15,11 @@ from ckpt_async.stores.access import load_access
 from ckpt_async.stores.contract import Body, Part, Store
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
-from ckpt_async.stores.s3_aio import AIOBOTOCORE
-from ckpt_async.stores.s3_body import RequestBody
-from ckpt_async.stores.s3_client import ClientLibrary
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.aio import AIOBOTOCORE
+from ckpt_async.stores.s3.body import RequestBody
+from ckpt_async.stores.s3.client import ClientLibrary
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.testing.seaweed import SeaweedIdentity, SeaweedServer
 from ckpt_async.testing.slow_line import SlowLine

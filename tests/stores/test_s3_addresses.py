@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.store import S3Store
 from tests.stores.scripted_bucket import Bucket
 from tests.stores.scripted_server import ScriptedServer
 

@@ -14,10 +14,10 @@ from botocore.exceptions import CredentialRetrievalError, EndpointConnectionErro
 from ckpt_async.stores.contract import Body, CopySource
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
-from ckpt_async.stores.s3_credentials import FollowedCredentials
-from ckpt_async.stores.s3_errors import translate, translate_code
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
+from ckpt_async.stores.s3.credentials import FollowedCredentials
+from ckpt_async.stores.s3.errors import translate, translate_code
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.testing.ports import free_ports
 from ckpt_async.words.errors import (
     StoreAccessDenied,

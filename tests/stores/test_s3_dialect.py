@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from ckpt_async.stores.contract import Body, Part
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_dialect import CONDITIONS, Dialect, Refusal, dialect_for, heeded, learn, overlooked
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.dialect import CONDITIONS, Dialect, Refusal, dialect_for, heeded, learn, overlooked
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.words.errors import StoreAccessDenied, StoreBusy, StoreObjectMissing, StorePreconditionFailed, StoreRejected
 from tests.stores.scripted_bucket import Bucket, md5_of, refusing, told
 from tests.stores.scripted_server import Answer, Request, ScriptedServer, error_answer

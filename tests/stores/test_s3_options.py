@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3.access import S3Access
 from ckpt_async.words.errors import InvalidArgument
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1-2"

@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ckpt_async.stores import s3_requests
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.limiting import Limiting
 from ckpt_async.stores.retrying import Retrying
-from ckpt_async.stores.s3 import S3Store
+from ckpt_async.stores.s3 import requests as s3_requests
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.download import download
 from ckpt_async.transfer.unchanged import StoredBefore

@@ -12,8 +12,8 @@ import pytest
 from botocore.config import Config
 
 from ckpt_async.stores.contract import Body, CopySource, Part
-from ckpt_async.stores.s3 import S3Store
-from ckpt_async.stores.s3_access import S3Credentials
+from ckpt_async.stores.s3.access import S3Credentials
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.words.errors import StoreAccessDenied
 from tests.stores.moto_server import BUCKET, MotoServer
 from tests.stores.scripted_bucket import told

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_async.stores.contract import Store, StoreTraits
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryStore
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.plan import SourceFile, tar_size_bytes

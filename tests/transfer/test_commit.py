@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_scope, list_task, resolve

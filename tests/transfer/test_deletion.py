@@ -15,9 +15,9 @@ import anyio.lowlevel
 import pytest
 
 from ckpt_async.stores.contract import Body, Store
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
-from ckpt_async.stores.s3 import S3Store
+from ckpt_async.stores.s3.store import S3Store
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_scope, list_task, resolve
 from ckpt_async.transfer.commit import commit

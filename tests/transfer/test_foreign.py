@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.transfer.catalog import latest_of, list_scope, list_task, resolve
 from ckpt_async.transfer.commit import advance_pointer

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from ckpt_async.stores.contract import Body, ObjectInfo, Store
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.memory import MemoryObjects
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_task, resolve

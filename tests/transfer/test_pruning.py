@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -16,13 +17,15 @@ from ckpt_async.stores.memory import MemoryObjects, MemoryStore
 from ckpt_async.testing.faulty_store import Fault, FaultyStore
 from ckpt_async.transfer.catalog import latest_of, list_task
 from ckpt_async.transfer.commit import commit
-from ckpt_async.transfer.deletion import delete_checkpoint
+from ckpt_async.transfer.deletion import delete_checkpoint, delete_unless_wanted
+from ckpt_async.transfer.group_catalog import mark_damaged
 from ckpt_async.transfer.pins import pin, pinned_keys_of, unpin
-from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune_all
+from ckpt_async.transfer.pruning import PruneResult, plan_prune, prune, prune_all
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, StoreUnavailable
 from ckpt_async.words.events import CheckpointPruned, Notice
+from ckpt_async.words.groups import GROUP_STRIDE
 from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
@@ -166,8 +169,11 @@ async def test_what_is_pinned_in_time_stays_whole_and_a_pin_that_comes_too_late_
             assert await check_shape(store, records[0]) == [] and keys.pin_key(records[0].key) in there, f"seed {seed}"
         else:
             refused += 1
-            # Either it is gone, or both stepped back from it, and the next pass deletes it.
-            await prune_task(store)
+            # Either it is gone, or the pin was seen all the same: then it stays, until somebody takes the pin away.
+            if keys.pin_key(records[0].key) in there:
+                assert await check_shape(store, records[0]) == [], f"seed {seed}"
+                await unpin(store, records[0])
+                await prune_task(store)
             assert not [info for info in await store.list("") if records[0].key.rpartition("/")[2] in info.key], f"seed {seed}"
     assert kept > 10 and refused > 10
 
@@ -215,6 +221,85 @@ async def test_what_does_not_verify_is_not_relied_on(tmp_path: Path) -> None:
     await store.delete([f"{saved[3].key}/a"])
     result = await prune_all(store, decision)
     assert result.deleted == () and result.spared == (saved[2],) and "missing" in result.problems[-1]
+
+
+async def test_what_a_retry_could_begin_with_instead_of_what_is_damaged_stays(tmp_path: Path) -> None:
+    store = MemoryStore()
+    saved = [await save(store, tmp_path / "s", number) for number in range(3)]
+    await store.delete([f"{saved[2].key}/deep/b"])
+    # It is whole, and a retry does not begin with it.
+    await save(store, tmp_path / "s", 3, latest=False)
+    assert (await prune_task(store, KeepRules(last=1))).deleted == (saved[0],)
+
+
+async def test_what_somebody_else_deletes_in_this_moment_is_not_called_damaged(tmp_path: Path) -> None:
+    store = MemoryStore()
+    saved = [await save(store, tmp_path / "s", number) for number in range(2)]
+    decision = await plan_prune(store, (await list_task(store, saved[0].pathspec)).records, KeepRules(last=1))
+    # In the middle of it, and when it is over.
+    for other in (FaultyStore(store, [Fault("delete", key="*/artifact_metadata/*")]), store):
+        with contextlib.suppress(StoreUnavailable):
+            await delete_checkpoint(other, saved[1])
+        assert await check_shape(store, saved[1])
+        assert await prune(store, decision) == PruneResult(spared=(saved[0],))
+
+
+async def test_what_another_task_has_saved_stays_also_where_its_record_is_in_the_list(tmp_path: Path) -> None:
+    store = MemoryStore()
+    mine = [await save(store, tmp_path / "s", number) for number in range(2)]
+    others = [await save(store, tmp_path / "s", number, run="2") for number in range(3)]
+    prefix = keys.task_records_prefix(mine[0].pathspec)
+    for record in others:
+        await store.put(f"{prefix}0.best.{record.version_id + 100}.metadata", Body.of(record.to_json()))
+    # One that names the task, of a checkpoint that is another's.
+    odd = dataclasses.replace(others[0], pathspec=mine[0].pathspec)
+    await store.put(f"{prefix}0.best.200.metadata", Body.of(odd.to_json()))
+    retention = Retention(store, KeepRules(last=1), lambda _: None)
+    retention.committed(mine[1])
+    await retention.finish()
+    left = {info.key for info in await store.list("")}
+    for record in others:
+        assert await check_shape(store, record) == []
+    assert not [key for key in left if mine[0].key in key or "/deletions/" in key]
+
+
+async def test_a_mark_alone_deletes_nothing_that_the_rules_of_now_keep(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    saved = await save_some(MemoryStore(objects), tmp_path / "s", 4)
+    # Stopped in time: the rules were wrong.
+    with pytest.raises(StoreUnavailable):
+        await prune_task(FaultyStore(MemoryStore(objects), [Fault("delete")]), KeepRules(last=1))
+    store = MemoryStore(objects)
+    assert [info for info in await store.list("") if "/deletions/" in info.key]
+    assert await prune_task(store, KeepRules(last=4)) == PruneResult()
+    assert await check_whole(store, tmp_path / "loaded") == {record.key for record in saved}
+    # One that is doomed again goes, mark and all.
+    assert (await prune_task(store, KeepRules(last=1))).deleted == tuple(saved[:3])
+    assert not [info for info in await store.list("") if "/deletions/" in info.key]
+
+
+async def test_a_pin_that_comes_too_late_takes_none_away_that_was_in_time(tmp_path: Path) -> None:
+    store = MemoryStore()
+    record = await save(store, tmp_path / "s", 0)
+    await pin(store, record)
+    await store.put(keys.deletion_key(record.key), Body.of(record.to_json()))
+    with pytest.raises(CheckpointNotFound, match="is being deleted"):
+        await pin(store, record)
+    assert await pinned_keys_of(store, [record]) == {record.key}
+    # Whoever wrote the mark may be about to delete: who only finds it must not take it back.
+    assert not await delete_unless_wanted(store, record)
+    assert await store.head(keys.deletion_key(record.key)) is not None and await check_shape(store, record) == []
+
+
+async def test_a_group_that_a_node_could_not_load_counts_for_no_rule(tmp_path: Path) -> None:
+    store, saved = SmallMemory(), list[CheckpointRecord]()
+    for number in (1, 2, 3):
+        nodes = gang(tmp_path, version=number * GROUP_STRIDE)
+        for node in nodes:
+            await node.store(store)
+        saved.append((await list_task(store, nodes[0].record.pathspec)).records[0])
+    await mark_damaged(store, saved[2])
+    assert (await prune_task(store, KeepRules(last=1), saved[0].pathspec)).deleted == (saved[0],)
 
 
 async def test_every_lack_is_named(tmp_path: Path) -> None:
@@ -279,8 +364,9 @@ async def test_what_a_pass_costs(tmp_path: Path) -> None:
     assert await costs(0) == ["list", "list", "get"]
     assert await costs(1) == ["list", "get"]
     deleting = await costs(2, of_another=3)
-    # Two pointers and the pins to decide, then a mark, looks behind it, and what any deletion asks for.
-    assert deleting[:6] == ["list", "get", "get", "get", "get", "list"] and len(deleting) < 30
+    # Two pointers and the pins to decide, a look at what a retry begins with, which another process has saved; then a mark, looks
+    # behind it, and what any deletion asks for.
+    assert deleting[:6] == ["list", "get", "get", "get", "get", "list"] and len(deleting) < 35
     assert [event.key for event in told if isinstance(event, CheckpointPruned)] == [record_of(0).key]
     store.calls.clear()
     await retention.finish()

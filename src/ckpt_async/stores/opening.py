@@ -86,7 +86,7 @@ def open_store(address: StoreAddress, pace: Pace | None = None) -> Store:
     if separator and scheme in _OPEN:
         return _OPEN[scheme](address, pace)
     folder = _folder_of(address.url)
-    from ckpt_async.stores.local import LocalStore
+    from ckpt_async.stores.local.store import LocalStore
 
     return LocalStore(folder, address.url, pace)
 
@@ -138,8 +138,8 @@ def _shown(url: str) -> str:
 
 def _open_s3(address: StoreAddress, pace: Pace) -> Store:
     bucket, prefix = _bucket_and_prefix("s3", address.url)
-    from ckpt_async.stores.s3 import S3Store
-    from ckpt_async.stores.s3_access import S3Access
+    from ckpt_async.stores.s3.access import S3Access
+    from ckpt_async.stores.s3.store import S3Store
 
     access = functools.partial(load_access, address.access, S3Access) if address.access else S3Access()
     return S3Store(bucket, prefix, access, pace)
@@ -147,8 +147,8 @@ def _open_s3(address: StoreAddress, pace: Pace) -> Store:
 
 def _open_azure(address: StoreAddress, pace: Pace) -> Store:
     container, prefix = _bucket_and_prefix("azure", address.url)
-    from ckpt_async.stores.azure import AzureStore
-    from ckpt_async.stores.azure_access import AzureAccess
+    from ckpt_async.stores.azure.access import AzureAccess
+    from ckpt_async.stores.azure.store import AzureStore
 
     access = functools.partial(load_access, address.access, AzureAccess) if address.access else AzureAccess()
     return AzureStore(container, prefix, access, pace)
@@ -156,8 +156,8 @@ def _open_azure(address: StoreAddress, pace: Pace) -> Store:
 
 def _open_gcs(address: StoreAddress, pace: Pace) -> Store:
     bucket, prefix = _bucket_and_prefix("gs", address.url)
-    from ckpt_async.stores.gcs import GcsStore
-    from ckpt_async.stores.gcs_access import GcsAccess
+    from ckpt_async.stores.gcs.access import GcsAccess
+    from ckpt_async.stores.gcs.store import GcsStore
 
     access = functools.partial(load_access, address.access, GcsAccess) if address.access else GcsAccess()
     return GcsStore(bucket, prefix, access, pace)
@@ -165,8 +165,8 @@ def _open_gcs(address: StoreAddress, pace: Pace) -> Store:
 
 def _open_blobs(address: StoreAddress, pace: Pace) -> Store:
     _check_blobs(address)
-    from ckpt_async.stores.blobs import BlobsStore
-    from ckpt_async.stores.blobs_access import BlobsAccess
+    from ckpt_async.stores.blobs.access import BlobsAccess
+    from ckpt_async.stores.blobs.store import BlobsStore
 
     return BlobsStore(address.url, functools.partial(load_access, address.access, BlobsAccess, address.url), pace)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from ckpt_async.stores.azure_access import AzureAccess
-from ckpt_async.stores.gcs_access import GcsAccess
-from ckpt_async.stores.s3_access import S3Access, S3Credentials
+from ckpt_async.stores.azure.access import AzureAccess
+from ckpt_async.stores.gcs.access import GcsAccess
+from ckpt_async.stores.s3.access import S3Access, S3Credentials
 
 __all__ = [
     "ACCESS_SPEC",

@@ -50,13 +50,13 @@ IMPORTED_LATE = (
     "ckpt_async.hosting",
     "ckpt_async.recovery",
     "ckpt_async.spool.keeping",
-    "ckpt_async.stores.local",
+    "ckpt_async.stores.local.store",
     "ckpt_async.taking",
     "ckpt_async.worker.detached",
 )
 
 #: What a store of an address needs, by its scheme.
-IMPORTED_FOR = {"azure": "ckpt_async.stores.azure", "gs": "ckpt_async.stores.gcs"}
+IMPORTED_FOR = {"azure": "ckpt_async.stores.azure.store", "gs": "ckpt_async.stores.gcs.store"}
 
 
 def prepare(text: str, role: str, partner: Callable[[], int]) -> Journal:

@@ -4,8 +4,9 @@ A mark, that the rest may be finished by whoever calls again; of a group save, t
 the task's record, the record by key, the manifest and the data go; the mark goes. Each step may be repeated. Without record and
 mark nothing is touched: data alone may be of a save that is on its way.
 
-Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so. Who pins
-looks for a mark behind the pin. One of two that do it at once sees the other, so that nothing is deleted whose pin was confirmed.
+Who deletes by rules looks, behind the mark, whether the checkpoint is pinned or the latest, and takes the mark back if so, unless
+it was there before: another one, past this look, may rely on it. Who pins looks for a mark behind the pin. One of two that do
+it at once sees the other, so that nothing is deleted whose pin was confirmed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ from ckpt_async.words.groups import DELETED, verdict_key
 from ckpt_async.words.identity import json_hash
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["delete_all_of", "delete_checkpoint", "delete_unless_wanted", "is_visible", "mend_pointer", "successor"]
+__all__ = [
+    "delete_all_of",
+    "delete_checkpoint",
+    "delete_unless_wanted",
+    "is_leaving",
+    "is_of_task",
+    "is_visible",
+    "mend_pointer",
+    "successor",
+]
 
 _DELETE = "delete a checkpoint"
 
@@ -91,7 +101,7 @@ async def delete_unless_wanted(
 ) -> bool:
     """Delete a checkpoint as `delete_all_of` does, unless it is pinned or a pointer names it; returns whether it is deleted.
 
-    What an interrupted call has left of one is deleted in any case: nobody could load it.
+    What an interrupted call has begun to delete goes in any case: nobody could load it.
 
     Parameters
     ----------
@@ -100,7 +110,9 @@ async def delete_unless_wanted(
     """
     interrupted = await _mark(store, record)
     if await _is_wanted(store, record):
-        await store.delete([keys.deletion_key(record.key)])
+        # A mark that was there before may be that of another one who deletes in this moment: whoever pins must see it.
+        if not interrupted:
+            await store.delete([keys.deletion_key(record.key)])
         return False
     begin(record)
     await _delete_marked(store, record, interrupted=interrupted)
@@ -110,8 +122,12 @@ async def delete_unless_wanted(
 async def _mark(store: Store, record: CheckpointRecord) -> bool:
     """Note that a checkpoint is being deleted; returns whether that was noted before."""
     mark = keys.deletion_key(record.key)
+    # The look is for stores that ignore conditions.
     interrupted = await store.head(mark) is not None
-    await store.put(mark, Body.of(record.to_json()))
+    try:
+        await store.put(mark, Body.of(record.to_json()), if_absent=True)
+    except StorePreconditionFailed:
+        return True
     return interrupted
 
 
@@ -120,7 +136,30 @@ async def is_visible(store: Store, record: CheckpointRecord) -> bool:
     for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
         if await store.head(stored) is None:
             return False
+    if record.group:
+        # With the word that it is deleted, a node that commits it once more would have it deleted.
+        verdict = verdict_key(record.group_folder)
+        return await store.head(verdict) is None or await store.get(verdict) != DELETED
     return True
+
+
+async def is_leaving(store: Store, record: CheckpointRecord) -> bool:
+    """Return whether a checkpoint is being deleted, or has been."""
+    if await store.head(keys.deletion_key(record.key)) is not None:
+        return True
+    for stored in (keys.record_key(record.key), keys.task_record_key_of(record.key, record.pathspec)):
+        if await store.head(stored) is not None:
+            return False
+    return True
+
+
+def is_of_task(record: CheckpointRecord, pathspec: str) -> bool:
+    """Return whether a checkpoint is a task's own, by its record and by its key. A list may hold copies of other tasks' records."""
+    if record.pathspec != pathspec:
+        return False
+    parsed = keys.parse_data_key(record.key)
+    flow, _, step, _ = pathspec.split("/")
+    return (flow, step) == (parsed.flow, parsed.step) and json_hash(pathspec).startswith(parsed.pathspec_hash)
 
 
 async def _is_wanted(store: Store, record: CheckpointRecord) -> bool:
@@ -218,9 +257,7 @@ async def _record_of_doomed(store: Store, reference: object) -> CheckpointRecord
             cause=f"{store.traits.url} has no record of it",
             hint="It was deleted before, is not stored yet, or is in another datastore.",
         )
-    parsed = keys.parse_data_key(key)
-    flow, _, step, _ = record.pathspec.split("/")
-    if (flow, step) != (parsed.flow, parsed.step) or not json_hash(record.pathspec).startswith(parsed.pathspec_hash):
+    if not is_of_task(record, record.pathspec):
         raise CheckpointDamaged(
             _DELETE, on=key, cause=f"its record names a task that has not saved it, {record.pathspec!r}; nothing was deleted"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import anyio
 
@@ -15,14 +15,14 @@ from ckpt_async.transfer.gathering import GroupPart, agree, store_part
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing, from_wire
-from ckpt_async.words.groups import COMMITTED, groups_folder, has_group_number, part_key, resume_key, verdict_key
+from ckpt_async.words.groups import COMMITTED, damaged_key, groups_folder, has_group_number, part_key, resume_key, verdict_key
 from ckpt_async.words.identity import TaskIdentity
 from ckpt_async.words.records import CheckpointRecord
 
-__all__ = ["agreed_group", "mark_damaged", "part_of", "visible"]
+__all__ = ["agreed_group", "begun_with", "mark_damaged", "part_of", "visible"]
 
-#: The mark, beside the parts of a group save, that one of them can't be loaded.
-DAMAGED = "damaged"
+#: So many attempts behind that of the newest group save may have decided what they begin with. A task has a handful of attempts.
+LATER_ATTEMPTS = 5
 
 BY_HAND = "Load one by hand: load_policy='none', and load(reference, path, node=...). Or delete it."
 
@@ -128,7 +128,7 @@ async def _newest_group_of_scope(store: Store, identity: TaskIdentity, damages: 
 async def _may_go_on_from(store: Store, record: CheckpointRecord, damages: list[CheckpointDamaged]) -> bool:
     if not (record.group and record.latest):
         return False
-    if await store.head(record.group_folder + DAMAGED) is None:
+    if await store.head(damaged_key(record.group_folder)) is None:
         return True
     cause = "a node could not load its part of it"
     damages.append(CheckpointDamaged("go on from a group save", on=record.key, cause=cause, hint=BY_HAND))
@@ -171,12 +171,37 @@ async def _finish_commit(store: Store, identity: TaskIdentity, folder: str, ther
         await store_part(store, of_attempt, record, part.manifest)
 
 
+async def begun_with(store: Store, records: Iterable[CheckpointRecord]) -> set[str]:
+    """Return the keys of the group saves that nodes may be loading: those that attempts have agreed on, of which no group save is
+    visible yet. Once one is, all nodes have begun.
+
+    Parameters
+    ----------
+    records : iterable of CheckpointRecord
+        All group saves of a task, or of several; what else is among them does not count.
+    """
+    newest: dict[str, int] = {}
+    for record in records:
+        if record.group:
+            newest[record.pathspec] = max(newest.get(record.pathspec, 0), record.attempt)
+    found = set()
+    for pathspec, attempt in newest.items():
+        for later in range(attempt + 1, attempt + 1 + LATER_ATTEMPTS):
+            try:
+                said = json.loads(await store.get(resume_key(pathspec, later)))["record"]
+            except (StoreObjectMissing, KeyError, TypeError, ValueError):
+                continue  # There is no such attempt, or none that could begin with what can't be read.
+            if isinstance(said, dict):
+                found.add(str(said.get("key")))
+    return found
+
+
 async def mark_damaged(store: Store, record: CheckpointRecord) -> None:
     """Note that a node could not load its part of a group save: no later attempt goes on from it. Nothing is noted of one that was
     deleted meanwhile.
     """
     if await store.head(keys.record_key(record.key)) is not None:
-        await store.put(record.group_folder + DAMAGED, Body.of(b"damaged"))
+        await store.put(damaged_key(record.group_folder), Body.of(b"damaged"))
 
 
 def part_of(record: CheckpointRecord, node: int) -> CheckpointRecord:

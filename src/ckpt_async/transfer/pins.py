@@ -30,10 +30,17 @@ async def pin(store: Store, reference: object) -> CheckpointRecord:
     await store.put(keys.pin_key(record.key), Body.of(body))
     # Behind the pin: who deletes by rules looks for a pin behind the mark.
     marked = await store.head(keys.deletion_key(record.key)) is not None
-    if marked or await store.head(keys.record_key(record.key)) is None:
+    gone = await store.head(keys.record_key(record.key)) is None
+    if gone:
         await store.delete([keys.pin_key(record.key)])
+    if gone or marked:
+        # Where it is not gone yet, the pin stays: it may be that of another call, which has been confirmed. A deletion that goes on
+        # takes it along.
         raise CheckpointNotFound(
-            "pin a checkpoint", on=record.key, cause="it is being deleted", hint="Pin another one; list() shows what there is."
+            "pin a checkpoint",
+            on=record.key,
+            cause="it is being deleted",
+            hint="Pin another one; list() shows what there is. Where this one stays after all, it is pinned.",
         )
     return record
 

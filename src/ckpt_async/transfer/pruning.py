@@ -13,16 +13,15 @@ import anyio
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.catalog import latest_keys_of
-from ckpt_async.transfer.deletion import delete_unless_wanted
+from ckpt_async.transfer.deletion import delete_unless_wanted, is_leaving, is_of_task, is_visible
 from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.pins import pinned_keys_of
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
-from ckpt_async.words.identity import json_hash
 from ckpt_async.words.keep_rules import KeepRules
 from ckpt_async.words.records import CheckpointRecord
-from ckpt_async.words.retention import Family, RetentionDecision, decide_retention, family_of
+from ckpt_async.words.retention import RESUMED, Family, RetentionDecision, decide_retention, family_of
 
 __all__ = ["PruneResult", "finish_deletions", "plan_prune", "prune", "prune_all"]
 
@@ -54,16 +53,21 @@ class PruneResult:
 
 @dataclass
 class _Looks:
-    """Which checkpoints were looked at: those that have all they consist of, and what the others lack."""
+    """Which checkpoints were looked at: those that have all they consist of, those that don't, and what these lack. What somebody
+    else is deleting in this moment lacks nothing.
+    """
 
     whole: set[str] = field(default_factory=set)
-    problems: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
 
     async def is_whole(self, store: Store, record: CheckpointRecord) -> bool:
-        if record.key not in self.whole and record.key not in self.problems:
+        if record.key not in self.whole and record.key not in self.damaged:
             found = await check_shape(store, record)
             if found:
-                self.problems[record.key] = f"{record.key}: {'; '.join(found[:3])}{'; …' if len(found) > 3 else ''}"
+                self.damaged.add(record.key)
+                if not await is_leaving(store, record):
+                    self.problems.append(f"{record.key}: {'; '.join(found[:3])}{'; …' if len(found) > 3 else ''}")
             else:
                 self.whole.add(record.key)
         return record.key in self.whole
@@ -75,6 +79,15 @@ class _Looks:
             if family_of(record) in open_ones and await self.is_whole(store, record):
                 open_ones.discard(family_of(record))
         return open_ones
+
+    async def look_at_resumed(self, store: Store, decision: RetentionDecision) -> None:
+        """Look at what a retry begins with where something goes that it could begin with otherwise: what else is whole may be
+        nothing to begin with.
+        """
+        nodes = {(record.pathspec, record.node_index) for record in decision.doomed if record.latest}
+        for one in decision.judged:
+            if RESUMED in one.reasons and (one.record.pathspec, one.record.node_index) in nodes:
+                await self.is_whole(store, one.record)
 
 
 async def plan_prune(
@@ -98,12 +111,26 @@ async def plan_prune(
     """
     listed = tuple(records)
     latest, pinned = await latest_keys_of(store, listed), await pinned_keys_of(store, listed)
+    begun: set[str] | None = None
     looks = _Looks(set(trusted))
     while True:
-        known = len(looks.problems)
-        decision = decide_retention(listed, rules, latest_keys=latest, pinned_keys=pinned, damaged_keys=frozenset(looks.problems))
+        known = len(looks.damaged)
+        decision = decide_retention(
+            listed,
+            rules,
+            latest_keys=latest,
+            pinned_keys=pinned,
+            begun_keys=begun or (),
+            damaged_keys=frozenset(looks.damaged),
+        )
+        if begun is None and any(record.group for record in decision.doomed):
+            from ckpt_async.transfer.group_catalog import begun_with  # only gangs have groups
+
+            begun = await begun_with(store, listed)
+            continue
         await looks.families_without(store, decision)
-        if len(looks.problems) == known:
+        await looks.look_at_resumed(store, decision)
+        if len(looks.damaged) == known:
             return decision
 
 
@@ -149,7 +176,7 @@ async def prune(
     return PruneResult(
         tuple(record for record in doomed if record.key in deleted),
         tuple(record for record in doomed if record.key not in deleted),
-        problems=tuple(looks.problems.values()),
+        problems=tuple(looks.problems),
     )
 
 
@@ -168,6 +195,9 @@ async def finish_deletions(
 ) -> tuple[CheckpointRecord, ...]:
     """Finish the deletions of a task's checkpoints that were interrupted; returns what is deleted now.
 
+    One of which nothing is gone yet is left as it is, to be judged anew: the rules may have been others, or those that were to stay
+    instead of it.
+
     Parameters
     ----------
     prefixes : iterable of str
@@ -182,8 +212,7 @@ async def finish_deletions(
                 record = CheckpointRecord.from_json(await store.get(info.key), source=info.key)
             except (StoreObjectMissing, CheckpointDamaged):
                 continue  # Another one has finished it; or the mark says nothing that could be relied on.
-            hashed = keys.parse_data_key(record.key).pathspec_hash
-            mine = keys.deletion_key(record.key) == info.key and record.pathspec == pathspec
-            if mine and json_hash(pathspec).startswith(hashed) and await delete_unless_wanted(store, record, begin):
+            mine = keys.deletion_key(record.key) == info.key and is_of_task(record, pathspec)
+            if mine and not await is_visible(store, record) and await delete_unless_wanted(store, record, begin):
                 finished.append(record)
     return tuple(finished)

@@ -9,6 +9,7 @@ from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.download import read_manifest
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
+from ckpt_async.words.groups import damaged_key
 from ckpt_async.words.manifest import Manifest
 from ckpt_async.words.records import CheckpointRecord
 
@@ -32,6 +33,8 @@ async def check_shape(store: Store, record: CheckpointRecord) -> list[str]:
         The store can't tell.
     """
     problems = await _check_records(store, record)
+    if record.group and await store.head(damaged_key(record.group_folder)) is not None:
+        problems.append("a node could not load its part of it")
     manifest: Manifest | None = None
     if record.manifest:
         try:

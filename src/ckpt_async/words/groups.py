@@ -18,6 +18,7 @@ __all__ = [
     "DELETED",
     "GIVEN_UP",
     "GROUP_STRIDE",
+    "damaged_key",
     "group_after",
     "group_folder",
     "group_leaf",
@@ -98,6 +99,11 @@ def part_key(folder: str, node_index: int) -> str:
 def verdict_key(folder: str) -> str:
     """Return the key under which is decided what becomes of a group save. `folder`: as `group_folder` returns it."""
     return f"{folder}verdict"
+
+
+def damaged_key(folder: str) -> str:
+    """Return the key of the mark that a node could not load its part of a group save. `folder`: as `group_folder` returns it."""
+    return f"{folder}damaged"
 
 
 def resume_key(pathspec: str, attempt: int) -> str:

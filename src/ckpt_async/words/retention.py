@@ -107,12 +107,14 @@ def decide_retention(
     *,
     latest_keys: Collection[str] = (),
     pinned_keys: Collection[str] = (),
+    begun_keys: Collection[str] = (),
     damaged_keys: Collection[str] = (),
 ) -> RetentionDecision:
     """Decide which checkpoints are kept, and why.
 
     Whatever the rules say, these are kept: what a `latest` pointer names; of each node of a task, the newest that a retry may begin
-    with; what is pinned; what does not verify, which counts for no rule either; and at least one of each task, name and node.
+    with, and what one has decided to begin with; what is pinned; what does not verify, which counts for no rule either; and one of
+    each task, name and node.
 
     Parameters
     ----------
@@ -122,6 +124,8 @@ def decide_retention(
         What is wanted.
     latest_keys, pinned_keys : collection of str
         The keys of the checkpoints that pointers name, and of those that are pinned.
+    begun_keys : collection of str
+        The keys of those that an attempt has decided to begin with, and may be loading.
     damaged_keys : collection of str
         The keys of those that are known not to verify.
     """
@@ -131,7 +135,8 @@ def decide_retention(
     judging.keep((record for record in listed if record.key in pinned_keys), PINNED)
     judging.keep((record for record in listed if record.key in damaged_keys), DAMAGED)
     sound = sorted((record for record in listed if record.key not in damaged_keys), key=_order, reverse=True)
-    judging.keep(_resumed(sound), RESUMED)
+    resumed = {record.key for record in _resumed(sound)} | set(begun_keys)
+    judging.keep((record for record in listed if record.key in resumed), RESUMED)
     families: dict[Family, list[CheckpointRecord]] = defaultdict(list)
     for record in sound:
         families[family_of(record)].append(record)

@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Store
 from ckpt_async.transfer.catalog import KnownRecords, list_task
-from ckpt_async.transfer.deletion import is_visible
+from ckpt_async.transfer.deletion import is_of_task, is_visible
 from ckpt_async.transfer.pruning import finish_deletions, plan_prune, prune
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointError
@@ -127,7 +127,7 @@ class Retention:
             self._swept.add(pathspec)
         groups = node_index < 0
         listing = await list_task(self._store, pathspec, groups_only=groups, known=self._known[groups])
-        mine = [record for record in listing.records if record.node_index == node_index]
+        mine = [record for record in listing.records if record.node_index == node_index and is_of_task(record, pathspec)]
         trusted = {record.key for record in fresh}
         first = decide_retention(mine, self._rules)
         for text in first.notices:

@@ -5,7 +5,13 @@ import sys
 from metaflow import FlowSpec, Task, checkpoint, current, step
 
 #: What only saving, loading, or an upload in this process needs.
-NOT_NEEDED = ("anyio", "ckpt_async.disk.snapshot", "ckpt_async.recovery", "ckpt_async.stores.local", "ckpt_async.transfer.upload")
+NOT_NEEDED = (
+    "anyio",
+    "ckpt_async.disk.snapshot",
+    "ckpt_async.recovery",
+    "ckpt_async.stores.local.store",
+    "ckpt_async.transfer.upload",
+)
 
 
 def tell_imported():

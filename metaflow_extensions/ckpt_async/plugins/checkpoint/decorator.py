@@ -103,12 +103,12 @@ class CheckpointDecorator(StepDecorator):  # type: ignore[misc]
     watch_max_wait : float, default 60
         How many seconds something may stay incomplete before that is said; how long a missing marker is waited for, and, at the end
         of the step, what is still being written.
-    watch_marker : str or list of str, optional, default None
+    watch_marker : str or list, optional, default None
         Patterns of the files that say that their folder is complete. Without one it is so only after `watch_max_wait` then.
         Default: the usual ones (".metadata", "_SUCCESS", "*.done", ...) are honoured where they are.
-    watch_ignore : str or list of str, optional, default None
+    watch_ignore : str or list, optional, default None
         Patterns of what makes no checkpoint and keeps none back, such as a log; it is saved along. Beside those that are known.
-    watch_temporary : str or list of str, optional, default None
+    watch_temporary : str or list, optional, default None
         Patterns of what is never saved, beside the usual ones ("*.tmp", "*.part", ...).
     s3_options : dict or str, optional, default None
         What the server is asked for where the datastore is S3, for example "checksums:md5,requester_pays:true". Default: what it

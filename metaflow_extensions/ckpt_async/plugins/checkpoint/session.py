@@ -224,7 +224,9 @@ class TaskSession:
             not_stored = self._store_all(failed=failure is not None, retried=failure is not None and not last)
             if last:
                 self._checkpointer.end_keeping()
-            ask_store = children_saved or bool(self._deleted)
+            # Of an earlier attempt, a worker that is still alive keeps the rules too, and judges what this one has saved.
+            others_prune = self._checkpointer.identity.attempt > 0 and bool(self._attributes.settings.keep_rules)
+            ask_store = children_saved or bool(self._deleted) or others_prune
             self._leave_artifacts(ask_store=ask_store and not isinstance(not_stored, (FlushTimeout, StoreError)))
             self._finish_card(failed=failure is not None or not_stored is not None)
         finally:

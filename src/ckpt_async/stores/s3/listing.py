@@ -9,10 +9,10 @@ import anyio
 
 from ckpt_async.stores.contract import ListPage, ObjectInfo
 from ckpt_async.stores.failures import worst
-from ckpt_async.stores.s3_copy import quoted
-from ckpt_async.stores.s3_dialect import CHECKSUM_MD5, CHECKSUM_OFF, Dialect
-from ckpt_async.stores.s3_errors import translate_code
-from ckpt_async.stores.s3_requests import Requests
+from ckpt_async.stores.s3.copy import quoted
+from ckpt_async.stores.s3.dialect import CHECKSUM_MD5, CHECKSUM_OFF, Dialect
+from ckpt_async.stores.s3.errors import translate_code
+from ckpt_async.stores.s3.requests import Requests
 from ckpt_async.words.errors import StoreError, StoreObjectMissing, StoreRejected
 
 __all__ = ["delete_objects", "list_objects", "list_some", "list_uploads"]

@@ -20,10 +20,10 @@ from botocore.exceptions import NoCredentialsError
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.http_client import Sending
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_body import PIECE_BYTES, RequestBody
-from ckpt_async.stores.s3_client import ClientLibrary, S3Client, client_params
-from ckpt_async.stores.s3_credentials import ChainCredentials, SigningKeys
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.body import PIECE_BYTES, RequestBody
+from ckpt_async.stores.s3.client import ClientLibrary, S3Client, client_params
+from ckpt_async.stores.s3.credentials import ChainCredentials, SigningKeys
 from ckpt_async.stores.tickets import Ticket
 
 __all__ = ["threads_library"]

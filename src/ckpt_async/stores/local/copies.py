@@ -8,8 +8,8 @@ import os
 
 from ckpt_async.disk.clone import send_bytes
 from ckpt_async.stores.contract import CopySource, ObjectInfo, Part
-from ckpt_async.stores.local_files import LocalFiles
-from ckpt_async.stores.local_uploads import LocalUploads
+from ckpt_async.stores.local.files import LocalFiles
+from ckpt_async.stores.local.uploads import LocalUploads
 from ckpt_async.words.errors import StorePreconditionFailed
 
 __all__ = ["LocalCopies"]

@@ -26,8 +26,8 @@ from requests.adapters import HTTPAdapter
 
 from ckpt_async.stores.access import ask_for_credentials
 from ckpt_async.stores.contract import Body
-from ckpt_async.stores.gcs_access import GcsAccess
-from ckpt_async.stores.gcs_errors import GcsRefusal, translate_gcs
+from ckpt_async.stores.gcs.access import GcsAccess
+from ckpt_async.stores.gcs.errors import GcsRefusal, translate_gcs
 from ckpt_async.stores.in_threads import Call, PacedBody, Patience
 from ckpt_async.words.errors import StoreError
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ckpt_async.disk.digests import crc32
 from ckpt_async.stores.contract import Body, ObjectInfo, Part, UnfinishedUpload
-from ckpt_async.stores.local_files import UPLOAD_MARK, LocalFiles
+from ckpt_async.stores.local.files import UPLOAD_MARK, LocalFiles
 from ckpt_async.words.errors import StoreObjectMissing, StoreRejected
 
 __all__ = ["LocalUploads", "write_body"]

@@ -13,9 +13,9 @@ import anyio.to_thread
 from ckpt_async.stores.contract import Body, StoreTraits
 from ckpt_async.stores.crc32 import encode_crc32
 from ckpt_async.stores.failures import damaged
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_calls import Caller, Way
-from ckpt_async.stores.s3_dialect import (
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.calls import Caller, Way
+from ckpt_async.stores.s3.dialect import (
     CHECKSUM_CRC32,
     CHECKSUM_MD5,
     CONDITIONS,
@@ -27,7 +27,7 @@ from ckpt_async.stores.s3_dialect import (
     learn,
     overlooked,
 )
-from ckpt_async.stores.s3_errors import code_of, message_of
+from ckpt_async.stores.s3.errors import code_of, message_of
 from ckpt_async.words.errors import StoreRejected
 
 __all__ = ["Compose", "Requests", "encryption"]

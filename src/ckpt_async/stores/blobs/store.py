@@ -23,11 +23,11 @@ import anyio.to_thread
 
 from ckpt_async.disk import durable
 from ckpt_async.disk.digests import crc32
-from ckpt_async.stores.blobs_access import BlobsAccess
-from ckpt_async.stores.blobs_loaded import LoadedBlobs
+from ckpt_async.stores.blobs.access import BlobsAccess
+from ckpt_async.stores.blobs.loaded import LoadedBlobs
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits, check_key
 from ckpt_async.stores.groups import plain_task_group
-from ckpt_async.stores.local import LocalStore
+from ckpt_async.stores.local.store import LocalStore
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.secrecy import clean
 from ckpt_async.stores.tickets import Ticket

@@ -19,9 +19,9 @@ from botocore.utils import get_environ_proxies
 from ckpt_async.stores.contract import Chunk
 from ckpt_async.stores.http_answer import HttpAnswer
 from ckpt_async.stores.http_client import HttpClient, Sending
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_client import S3Client
-from ckpt_async.stores.s3_signing import Keys, Signer, encode_query
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.client import S3Client
+from ckpt_async.stores.s3.signing import Keys, Signer, encode_query
 
 __all__ = ["DirectPath", "Place", "find_place", "place_of"]
 

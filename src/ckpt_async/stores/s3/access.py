@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckpt_async.stores.s3_options import read_options, write_options
+from ckpt_async.stores.s3.options import read_options, write_options
 
 __all__ = ["S3Access", "S3Credentials"]
 
@@ -100,7 +100,7 @@ class S3Access:
         read_options({"checksums": self.checksums, "addressing_style": self.addressing_style})
 
     def with_options(self, options: Mapping[str, object] | str) -> S3Access:
-        """Return this access with other values for some of its fields, as `ckpt_async.stores.s3_options` reads them.
+        """Return this access with other values for some of its fields, as `ckpt_async.stores.s3.options` reads them.
 
         Parameters
         ----------

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ckpt_async.stores.blobs_access import Blobs
+from ckpt_async.stores.blobs.access import Blobs
 
 __all__ = ["LoadedBlobs"]
 

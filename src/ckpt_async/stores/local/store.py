@@ -22,10 +22,10 @@ from ckpt_async.stores.contract import (
     Uploads,
     check_key,
 )
-from ckpt_async.stores.local_copies import LocalCopies
-from ckpt_async.stores.local_errors import translate_os_error
-from ckpt_async.stores.local_files import TEMP_FOLDER, LocalFiles, etag_of
-from ckpt_async.stores.local_uploads import LocalUploads, write_body
+from ckpt_async.stores.local.copies import LocalCopies
+from ckpt_async.stores.local.errors import translate_os_error
+from ckpt_async.stores.local.files import TEMP_FOLDER, LocalFiles, etag_of
+from ckpt_async.stores.local.uploads import LocalUploads, write_body
 from ckpt_async.stores.pacing import UNPACED, Pace
 
 __all__ = ["LocalStore"]

@@ -19,8 +19,8 @@ from botocore.httpsession import create_urllib3_context, get_cert_path
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.http_client import Sending
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_credentials import ChainCredentials, FollowedCredentials, SigningKeys
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.credentials import ChainCredentials, FollowedCredentials, SigningKeys
 from ckpt_async.words.errors import StoreUnavailable
 
 __all__ = ["ClientKeeper", "ClientLibrary", "S3Client", "client_params", "tls_context", "warm_up"]

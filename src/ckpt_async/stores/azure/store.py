@@ -12,9 +12,9 @@ import anyio
 import anyio.to_thread
 from azure.core import MatchConditions
 
-from ckpt_async.stores.azure_access import AzureAccess
-from ckpt_async.stores.azure_client import AzureClient, NoRanges, md5_of
-from ckpt_async.stores.azure_errors import code_of, translate_azure, translate_code
+from ckpt_async.stores.azure.access import AzureAccess
+from ckpt_async.stores.azure.client import AzureClient, NoRanges, md5_of
+from ckpt_async.stores.azure.errors import code_of, translate_azure, translate_code
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.in_threads import Call, Caller

@@ -12,8 +12,8 @@ import anyio.to_thread
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
-from ckpt_async.stores.s3_access import S3Credentials
-from ckpt_async.stores.s3_errors import NO_CREDENTIALS
+from ckpt_async.stores.s3.access import S3Credentials
+from ckpt_async.stores.s3.errors import NO_CREDENTIALS
 from ckpt_async.words.errors import CheckpointError, StoreUnavailable
 
 __all__ = ["ChainCredentials", "FollowedCredentials", "SigningKeys"]

@@ -10,10 +10,10 @@ import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
 from ckpt_async.stores.failures import damaged, worst
-from ckpt_async.stores.gcs_access import GcsAccess
-from ckpt_async.stores.gcs_client import GcsClient, crc32c_of
-from ckpt_async.stores.gcs_errors import HINT_BUCKET, GcsRefusal, translate_gcs, translate_status
-from ckpt_async.stores.gcs_joining import Sources, joined_to_few
+from ckpt_async.stores.gcs.access import GcsAccess
+from ckpt_async.stores.gcs.client import GcsClient, crc32c_of
+from ckpt_async.stores.gcs.errors import HINT_BUCKET, GcsRefusal, translate_gcs, translate_status
+from ckpt_async.stores.gcs.joining import Sources, joined_to_few
 from ckpt_async.stores.in_threads import Call, Caller
 from ckpt_async.stores.pacing import UNPACED, Pace
 from ckpt_async.stores.upload_marks import HIDDEN_FOLDER, UploadMarks, check_open_key

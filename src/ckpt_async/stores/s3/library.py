@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from ckpt_async.stores.s3_client import ClientLibrary
+from ckpt_async.stores.s3.client import ClientLibrary
 
 __all__ = ["find_library"]
 
@@ -16,9 +16,9 @@ def find_library() -> ClientLibrary:
     An aiobotocore that was made for another botocore than the one beside it, as after an update of boto3 alone, can't be imported.
     """
     try:
-        from ckpt_async.stores.s3_aio import AIOBOTOCORE
+        from ckpt_async.stores.s3.aio import AIOBOTOCORE
     except (ImportError, AttributeError) as error:
-        from ckpt_async.stores.s3_threads import threads_library
+        from ckpt_async.stores.s3.threads import threads_library
 
         return threads_library(f"aiobotocore can't be imported ({error}).")
     return AIOBOTOCORE

@@ -15,8 +15,8 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.storage.blob import BlobBlock, BlobServiceClient, ContainerClient
 
 from ckpt_async.stores.access import ask_for_credentials
-from ckpt_async.stores.azure_access import ACCOUNT, CONNECTION_STRING, AzureAccess
-from ckpt_async.stores.azure_errors import translate_azure
+from ckpt_async.stores.azure.access import ACCOUNT, CONNECTION_STRING, AzureAccess
+from ckpt_async.stores.azure.errors import translate_azure
 from ckpt_async.stores.contract import Body, Chunk
 from ckpt_async.stores.in_threads import Call, Patience
 from ckpt_async.words.errors import StoreError, UnsupportedStore

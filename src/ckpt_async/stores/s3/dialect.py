@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ckpt_async.stores.s3_access import S3Access
+from ckpt_async.stores.s3.access import S3Access
 
 __all__ = [
     "CHECKSUM_CRC32",

@@ -15,10 +15,10 @@ from botocore.credentials import ReadOnlyCredentials
 
 from ckpt_async.stores.http_client import Sending
 from ckpt_async.stores.pacing import UNPACED, Pace
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_client import ClientKeeper, ClientLibrary, S3Client, tls_context
-from ckpt_async.stores.s3_direct import DirectPath, find_place
-from ckpt_async.stores.s3_errors import FOREIGN, credentials_refused, sent_elsewhere, translate
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.client import ClientKeeper, ClientLibrary, S3Client, tls_context
+from ckpt_async.stores.s3.direct import DirectPath, find_place
+from ckpt_async.stores.s3.errors import FOREIGN, credentials_refused, sent_elsewhere, translate
 from ckpt_async.words.errors import StoreMissing, StoreObjectMissing, StoreUnavailable
 
 __all__ = ["Caller", "Way"]

@@ -20,15 +20,15 @@ from ckpt_async.stores.contract import (
 )
 from ckpt_async.stores.crc32 import combined_crc32, encode_crc32
 from ckpt_async.stores.pacing import UNPACED, Pace
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_calls import Caller, Way
-from ckpt_async.stores.s3_client import ClientLibrary
-from ckpt_async.stores.s3_copy import copied_etag, quoted, source_params, tells_content
-from ckpt_async.stores.s3_dialect import CHECKSUM_CRC32, Dialect
-from ckpt_async.stores.s3_errors import code_of
-from ckpt_async.stores.s3_library import find_library
-from ckpt_async.stores.s3_listing import delete_objects, list_objects, list_some, list_uploads
-from ckpt_async.stores.s3_requests import Requests, encryption
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.calls import Caller, Way
+from ckpt_async.stores.s3.client import ClientLibrary
+from ckpt_async.stores.s3.copy import copied_etag, quoted, source_params, tells_content
+from ckpt_async.stores.s3.dialect import CHECKSUM_CRC32, Dialect
+from ckpt_async.stores.s3.errors import code_of
+from ckpt_async.stores.s3.library import find_library
+from ckpt_async.stores.s3.listing import delete_objects, list_objects, list_some, list_uploads
+from ckpt_async.stores.s3.requests import Requests, encryption
 from ckpt_async.words.errors import (
     StoreError,
     StoreObjectMissing,

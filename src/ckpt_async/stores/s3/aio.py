@@ -14,10 +14,10 @@ from botocore.credentials import ReadOnlyCredentials
 
 from ckpt_async.stores.contract import Body
 from ckpt_async.stores.http_client import Sending, open_socket
-from ckpt_async.stores.s3_access import S3Access
-from ckpt_async.stores.s3_body import RequestBody
-from ckpt_async.stores.s3_client import ClientLibrary, S3Client, client_params, warm_up
-from ckpt_async.stores.s3_credentials import ChainCredentials, SigningKeys
+from ckpt_async.stores.s3.access import S3Access
+from ckpt_async.stores.s3.body import RequestBody
+from ckpt_async.stores.s3.client import ClientLibrary, S3Client, client_params, warm_up
+from ckpt_async.stores.s3.credentials import ChainCredentials, SigningKeys
 
 __all__ = ["AIOBOTOCORE"]
 
