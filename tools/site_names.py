@@ -1,4 +1,4 @@
-"""An extension of griffe, which reads docstrings for the site: of names that share a line, each has its own type and default.
+"""An extension of griffe, which reads docstrings for the site: names that share a line have types and defaults of their own.
 
 Griffe gives all parameters of ``node_index, num_nodes`` what the signature says of the first, and takes such attributes for one.
 """
@@ -43,6 +43,9 @@ def _take_from_signature(documented: list[griffe.DocstringParameter], function: 
 def _apart(documented: griffe.DocstringAttribute, owner: griffe.Object) -> list[griffe.DocstringAttribute]:
     names = documented.name.split(", ")
     if len(names) == 1:
+        # Of attributes, griffe takes ``str, optional`` for a tuple.
+        if (text := str(documented.annotation)).endswith(", optional)"):
+            documented.annotation = text[1 : -len(", optional)")]
         return [documented]
     return [
         griffe.DocstringAttribute(
