@@ -14,7 +14,7 @@ FAULTS_FLAGS ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test azurite lint bench scale faults soak docs-check clean
+.PHONY: help demo test azurite lint bench scale faults soak docs docs-check clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,8 +57,11 @@ soak: .venv/stamp ## Kill tasks and sidecars at random moments for MINUTES (5), 
 docs-check: .venv/stamp ## Check the links, commands and code blocks of the documentation
 	.venv/bin/python tools/check_docs.py
 
+docs: .venv-docs/stamp ## Build the documentation's site in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean: ## Remove the environments, caches and build products
-	rm -rf .venv .venv-demo .venv-bench .venv-peer .venv-tests build dist src/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-demo .venv-bench .venv-peer .venv-docs .venv-tests build dist src/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 	find src metaflow_extensions tests examples benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,6 +85,11 @@ endef
 .venv-bench/stamp: pyproject.toml
 	$(fresh_venv)
 	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[bench]'
+	@touch $@
+
+.venv-docs/stamp: pyproject.toml
+	$(fresh_venv)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e '.[docs]'
 	@touch $@
 
 # An environment of its own: both packages define @checkpoint, and the last one loaded wins.

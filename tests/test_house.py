@@ -128,7 +128,7 @@ def test_version_is_the_same_everywhere() -> None:
         assert importlib.import_module(name).__version__ == _project()["version"]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "docs-check", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "docs", "docs-check", "clean"])
 def test_front_door_has_target(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""Checks the documentation: links lead somewhere, commands and tests that it names exist, Python blocks compile."""
+"""Checks the documentation: links lead somewhere; what it names (commands, options, attributes, tests) exists; Python compiles."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import ast
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import typer
+
+from ckpt_async.cli.app import app
+from metaflow_extensions.ckpt_async.plugins.checkpoint.names import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?(?:::(\w+))?")
 _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
+#: At the beginning of a line, behind a prompt, a pipe or another program, or of inline code.
+_COMMAND = re.compile(
+    r"(?:^|[$`|&/ ])(?:ckpt-async|python -m ckpt_async\.cli|\w+\.py checkpoint) +((?:[^\n`|&\\]|\\\n)*)", re.MULTILINE
+)
+_WITH = re.compile(r"--with '?checkpoint:([^\s`'\"]+)")
+_DECORATOR = re.compile(r"@checkpoint\(([^()`]*)\)")
 
 
 def pages() -> list[Path]:
@@ -43,10 +55,40 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
 
 def missing_targets(text: str, makefile: str) -> Iterator[str]:
     """Commands `make X`, in code, that the Makefile does not have."""
-    code = "\n".join([*(match[2] for match in _FENCE.findall(text)), *re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))])
-    for target in sorted(set(_MAKE.findall(code))):
+    for target in sorted(set(_MAKE.findall(code_of(text)))):
         if not re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE):
             yield f"'make {target}' does not exist"
+
+
+def code_of(text: str) -> str:
+    """The code of a page: its blocks, the indented ones too, and what stands between backquotes."""
+    prose = _FENCE.sub("", text)
+    blocks = [match[2] for match in _FENCE.findall(text)]
+    return "\n".join([*blocks, *re.findall(r"^ {4}.*$", prose, re.MULTILINE), *re.findall(r"`([^`\n]+)`", prose)])
+
+
+def missing_commands(text: str, program: Any) -> Iterator[str]:
+    """Commands of ``ckpt-async``, and options of them, that it does not have."""
+    commands: Mapping[str, Any] = program.commands
+    own = {name for parameter in program.params for name in parameter.opts}
+    for line in _COMMAND.findall(code_of(text)):
+        named = re.match(r"(?:--(?:store|access) \S+ +)*([a-z]+)\b", line)
+        if named and named[1] not in commands:
+            yield f"'ckpt-async {named[1]}' does not exist"
+            continue
+        known = own | {name for parameter in (commands[named[1]].params if named else ()) for name in parameter.opts}
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
+            if option not in known | {"--help", "-h"}:
+                yield f"'ckpt-async {named[1] if named else ''} {option}' does not exist"
+
+
+def missing_attributes(text: str) -> Iterator[str]:
+    """Attributes that `@checkpoint` does not have, in the decorator and on the command line."""
+    code = code_of(text)
+    given = [attribute.partition("=")[0] for found in _WITH.findall(code) for attribute in re.split(r",(?=\w+=)", found)]
+    given += [name for found in _DECORATOR.findall(code) for name in re.findall(r"(\w+)=", found)]
+    for name in sorted(set(given) - set(DEFAULTS) - {"NAME"}):
+        yield f"@checkpoint has no attribute {name!r}"
 
 
 def missing_tests(text: str) -> Iterator[str]:
@@ -78,11 +120,19 @@ def broken_blocks(text: str) -> Iterator[str]:
 def main() -> int:
     """Check all pages; print what is wrong. Returns the exit status."""
     makefile = (ROOT / "Makefile").read_text()
+    program = typer.main.get_command(app)
     problems: list[str] = []
     checked = pages()
     for page in checked:
         text = page.read_text()
-        for found in (broken_links(page, text), missing_targets(text, makefile), missing_tests(text), broken_blocks(text)):
+        for found in (
+            broken_links(page, text),
+            missing_targets(text, makefile),
+            missing_commands(text, program),
+            missing_attributes(text),
+            missing_tests(text),
+            broken_blocks(text),
+        ):
             problems += [f"{page.relative_to(ROOT)}: {problem}" for problem in found]
     print("\n".join(problems) if problems else f"{len(checked)} pages, nothing wrong")
     return 1 if problems else 0

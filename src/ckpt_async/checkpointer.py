@@ -25,7 +25,7 @@ from ckpt_async.warmth import warm_up
 from ckpt_async.words.errors import CheckpointError, InvalidArgument
 from ckpt_async.words.events import EntrySaved, SaveReturned, Wake
 from ckpt_async.words.identity import TaskIdentity
-from ckpt_async.words.names import DEFAULT_NAME
+from ckpt_async.words.names import DEFAULT_NAME, is_being_written
 from ckpt_async.words.records import CheckpointRecord
 from ckpt_async.worker.handle import GUARD_TIMEOUT_S
 
@@ -188,7 +188,7 @@ class Checkpointer:
             version = self._taking.group_number() if group and self._header.num_nodes > 1 else None
             request = SaveRequest.checked(name, metadata, latest=latest, storage_format=storage_format, group=group)
             self._gate.raise_earlier_failure()
-            reference = self._take(scan(path), request, version)
+            reference = self._take(scan(path, leave_out=is_being_written), request, version)
         self._tell_worker(reference)
         if not self.settings.async_upload:
             waiting_s = time.monotonic()
@@ -224,7 +224,9 @@ class Checkpointer:
 
     def _take(self, tree: ScannedTree, request: SaveRequest, version: int | None, *, as_seen: bool = False) -> CheckpointReference:
         self._taking.check_outside(tree.root)
-        self._gate.pass_in(tree.size_bytes, request.name, latest=request.latest, group=version is not None)
+        waited_s = self._gate.pass_in(tree.size_bytes, request.name, latest=request.latest, group=version is not None)
+        if not as_seen:
+            self._ledger.charge_wait(waited_s)
         self._check_usable("save a checkpoint")  # Another thread may have closed it meanwhile.
         reference = self._taking.take(tree, request, version, as_seen=as_seen)
         for tell in self._on_taken:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ckpt_async.flushing import Flusher
 from ckpt_async.ledger import Ledger
-from ckpt_async.progress import readable_seconds
+from ckpt_async.progress import LINE_EVERY_S, readable_seconds
 from ckpt_async.spool.admission import Admit, Drop, Limits, Queued, Refuse, SpoolLoad, Wait, decide
 from ckpt_async.spool.kept import drop_all_kept
 from ckpt_async.spool.spool import Spool
@@ -57,6 +57,7 @@ class Gate:
         self._timeout_s = settings.flush_timeout_s
         self._say = say
         self._closed = False
+        self._next_line_s = 0.0
 
     def close(self) -> None:
         """Let no save in any more; one that waits is refused now."""
@@ -68,8 +69,8 @@ class Gate:
         self._worker.raise_fatal()
         self._flusher.raise_failures("Mend the cause and call flush(), or let the next attempt try again.", told_again=False)
 
-    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> None:
-        """Return when a save of this size may enter the spool.
+    def pass_in(self, size_bytes: int, name: str, *, latest: bool, group: bool) -> float:
+        """Return when a save of this size may enter the spool: how many seconds it had to wait for that.
 
         Raises
         ------
@@ -96,10 +97,9 @@ class Gate:
                 continue
             if not waited:
                 waited = True
-                self._say(f"save() waits: {decision.reason}.")
+                self._tell_wait(decision)
             self._wait(decision, load.saves, started_s + self._timeout_s)
-        if waited:
-            self._ledger.charge_wait(time.monotonic() - started_s)
+        return time.monotonic() - started_s if waited else 0.0
 
     def _load(self, size_bytes: int, superseded: Iterable[Queued], tried: set[str]) -> SpoolLoad:
         saves, held_bytes = self._ledger.held()
@@ -132,6 +132,12 @@ class Gate:
             self._worker.sweep()
             self._worker.listeners.tell(EntryDropped(decision.entry, decision.reason))
             self._say(f"Save {version_of(decision.entry)} was dropped before its upload began: {decision.reason}.")
+
+    def _tell_wait(self, decision: Wait) -> None:
+        """Where uploads are slower than saves, each one waits: that needs no line for each."""
+        if time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + LINE_EVERY_S
+            self._say(f"save() waits: {decision.reason}.")
 
     def _wait(self, decision: Wait, held_saves: int, deadline_s: float) -> None:
         def changed() -> bool:

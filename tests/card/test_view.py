@@ -105,6 +105,14 @@ def test_the_numbers_that_matter() -> None:
         assert told in head.text, told
 
 
+def test_saves_that_nobody_called_for_take_no_time_and_spoil_no_average() -> None:
+    watched = [save(number, 100 - number, blocked_s=0.0) for number in range(3)]
+    head, _, _ = texts(facts(watched))
+    assert "save() took–" in head.text and "nothing was held up by it" in head.text
+    head, _, _ = texts(facts([*watched, save(3, 50)]))
+    assert "save() took12 ms" in head.text
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

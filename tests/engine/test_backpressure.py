@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_async import Checkpointer, CheckpointNotStored, CheckpointReference, SaveRefused, SpoolDamaged
+from ckpt_async.disk.scan import scan
+from ckpt_async.progress import compare_with_waiting
 from ckpt_async.spool.entry import Entry
 from ckpt_async.spool.spool import Spool
 from ckpt_async.spool.states import EntryState
@@ -39,6 +41,37 @@ def test_save_waits_for_room_and_counts_it(s3_desk: Desk, seaweed: SeaweedServer
     stats = checkpointer.stats
     assert stats.committed == 3
     assert 0 < stats.waited_s <= stats.blocked_s
+
+
+def test_where_each_save_waits_there_is_no_line_for_each(
+    s3_desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckpt_async.gate.LINE_EVERY_S", DEADLINE_S)
+    checkpointer = s3_desk.open(max_pending=1)
+    with paused(seaweed):
+        checkpointer.save(s3_desk.tree())
+        threads = [save_in_thread(s3_desk, checkpointer)[0] for _ in range(3)]
+        wait_for(lambda: any("save() waits" in line for line in s3_desk.said), "they wait, one after the other")
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    assert checkpointer.stats.committed == 4
+    assert sum("save() waits" in line for line in s3_desk.said) == 1
+
+
+def test_a_save_that_nobody_called_for_holds_up_no_training(s3_desk: Desk, seaweed: SeaweedServer) -> None:
+    """It waits for room in a thread of its own, as that of watch mode does."""
+    checkpointer = s3_desk.open(max_pending=1)
+    with paused(seaweed):
+        checkpointer.save(s3_desk.tree())
+        thread = threading.Thread(target=checkpointer.save_as_seen, args=(scan(s3_desk.tree()),))
+        thread.start()
+        wait_for(lambda: any("save() waits" in line for line in s3_desk.said), "it waits, and says so")
+    thread.join(DEADLINE_S)
+    checkpointer.close(timeout_s=DEADLINE_S)
+    stats = checkpointer.stats
+    assert stats.committed == 2 and stats.waited_s == 0
+    assert compare_with_waiting(stats).waiting_s > 0
 
 
 @pytest.mark.parametrize("worker", ["process", "thread"])

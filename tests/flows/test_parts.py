@@ -378,9 +378,11 @@ class TestDirectory:
         dead.wait()
         own = make_directory(str(tmp_path), IDENTITY, 0)
         left = tmp_path / Path(own).name.replace(f"_1_{os.getpid()}_", f"_0_{dead.pid}_")
-        alive = tmp_path / Path(own).name.replace(f"_1_{os.getpid()}_", f"_0_{os.getpid()}_")
+        alive = tmp_path / Path(own).name.replace(f"_1_{os.getpid()}_", f"_0_{os.getppid()}_")
+        # Of a container that was started anew: the attempt that died in it had the number that is ours now.
+        before = tmp_path / Path(own).name.replace("_1_", "_0_")
         other = tmp_path / "metaflow_checkpoint_other"
-        for folder in (left, alive, other):
+        for folder in (left, before, alive, other):
             folder.mkdir()
         (left / "file").write_text("x")
         remove_directories_of_dead_attempts(str(tmp_path), IDENTITY, 0)

@@ -103,6 +103,25 @@ def test_a_step_that_fails_with_the_stores_refusal_is_not_told_of_it_twice(
     assert "not all stored" not in capfd.readouterr().err
 
 
+def test_after_a_signal_the_newest_save_comes_first_before_anything_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(tmp_path, SimpleNamespace(), watch=True)
+    order: list[str] = []
+    watcher: Any = session._watcher
+
+    def note(what: Any, name: str) -> None:
+        act = getattr(what, name)
+        monkeypatch.setattr(what, name, lambda *arguments, **more: [order.append(name), act(*arguments, **more)][1])
+
+    note(session._checkpointer, "press")
+    note(watcher, "stop")
+
+    with pytest.raises(SystemExit):
+        session.run(lambda: os.kill(os.getpid(), signal.SIGTERM), (), {})
+    assert order[:2] == ["press", "stop"]
+
+
 def test_a_failure_to_close_fails_a_step_that_ended_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = SimpleNamespace()
     session = open_session(tmp_path, flow)

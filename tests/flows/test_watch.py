@@ -133,9 +133,10 @@ class TestFixedPath:
         assert [record.metadata for record in stored(tmp_path)] == [{"watch": ["model"]}]
         assert not os.path.lexists(path)
 
-    def test_the_link_of_a_dead_attempt_is_replaced(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("pid", [2**22 + 7, os.getpid()], ids=["of nobody", "of this process, in a container started anew"])
+    def test_the_link_of_a_dead_attempt_is_replaced(self, tmp_path: Path, pid: int) -> None:
         path = tmp_path / "checkpoints"
-        path.symlink_to(tmp_path / f"{PREFIX}{'0' * 12}_0_{2**22 + 7}_gone")
+        path.symlink_to(tmp_path / f"{PREFIX}{'0' * 12}_0_{pid}_gone")
         run(tmp_path, lambda current: (path / "model").write_bytes(WHOLE), watch=str(path))
         assert len(stored(tmp_path)) == 1
 
@@ -151,7 +152,7 @@ class TestFixedPath:
             (tmp_path / "mine").mkdir()
             path.symlink_to(tmp_path / "mine")
         else:
-            path.symlink_to(tmp_path / f"{PREFIX}{'0' * 12}_0_{os.getpid()}_alive")
+            path.symlink_to(tmp_path / f"{PREFIX}{'0' * 12}_0_{os.getppid()}_alive")
         with pytest.raises(InvalidArgument, match="could not have a folder watched"):
             run(tmp_path, lambda current: None, watch=str(path))
         assert os.path.lexists(path)

@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ckpt_async import CheckpointRecord, StoreAddress, open_reader
+from ckpt_async import CheckpointError, CheckpointRecord, StoreAddress, Watcher, open_reader
 from ckpt_async.testing.seaweed import SeaweedServer
+from ckpt_async.watching import daemon as daemon_module
 from tests.engine.desk import DEADLINE_S, alive, paused, read_tree, wait_for
 from tests.watching.conftest import whole
 
@@ -257,3 +259,48 @@ def test_wrong_arguments_are_refused_before_anything_is_done(
     assert main() == code
     assert words in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "store").exists() and list((tmp_path / "watched").iterdir()) == []
+
+
+def test_a_signal_that_strikes_inside_a_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs in the middle of whatever the main thread does, the lock of the event in its hand included."""
+    from ckpt_async.cli.watch import _Signals
+
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    stopped = threading.Event()
+    signals = _Signals(stopped)
+    signals.install()
+    with stopped._cond:  # type: ignore[attr-defined]
+        striking = threading.Thread(target=signals._on_signal, args=(signal.SIGTERM, None), daemon=True)
+        striking.start()
+        striking.join(DEADLINE_S / 2)
+        assert not striking.is_alive()
+    assert stopped.wait(DEADLINE_S)
+
+
+def test_a_daemon_whose_watcher_has_broken_down_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_address: StoreAddress
+) -> None:
+    """Else it would look alive, and save nothing."""
+    monkeypatch.setattr(daemon_module, "RETRY_EVERY_S", 0.05)
+    monkeypatch.setattr(Watcher, "_step", lambda self, now_s: 1 / 0)
+    said: list[str] = []
+    plan = daemon_module.WatchPlan(str(tmp_path / "watched"), local_address, PATHSPEC)
+    with pytest.raises(CheckpointError, match="could not watch a folder"):
+        daemon_module.run_daemon(plan, threading.Event(), say=said.append)
+    assert any("nothing is saved by itself any more" in line and "ZeroDivisionError" in line for line in said)
+    assert not any("told to stop" in line for line in said)
+
+
+def test_the_grace_is_one_for_what_is_saved_last_and_for_the_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    given: list[float] = []
+
+    def stop(*, failed: bool, timeout_s: float) -> None:
+        given.append(timeout_s)
+        now_s[0] += timeout_s  # it waits for room until the time is over
+
+    monkeypatch.setattr(daemon_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    checkpointer: Any = SimpleNamespace(close=lambda *, timeout_s, retried: given.append(timeout_s))
+    plan = daemon_module.WatchPlan("/watched", StoreAddress("/store"), PATHSPEC, grace_s=30.0)
+    assert daemon_module._end(plan, checkpointer, SimpleNamespace(stop=stop), threading.Event(), print)  # type: ignore[arg-type]
+    assert given == [30.0, 0.0]

@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
 
 from ckpt_async import CheckpointError, SaveRefused
+from ckpt_async.integrations.saver import fresh_folder
 from ckpt_async.watching import notices as notices_module, watcher as watcher_module
 from tests.engine.desk import DEADLINE_S, Desk, wait_for
 from tests.watching.conftest import QUIET_S, MakeWatching, Watching, is_whole, whole
@@ -220,6 +222,46 @@ def test_the_end_waits_no_longer_than_it_may(watching: Watching) -> None:
     assert "is not complete and is not saved: progress.txt" in watching.said[-1]
 
 
+@pytest.mark.parametrize(
+    ("timeout_s", "pressed"), [(2.0, False), (DEADLINE_S, True)], ids=["half of the time is over", "a signal has come meanwhile"]
+)
+def test_at_a_good_end_a_writer_is_not_waited_for_when_time_is_short(watching: Watching, timeout_s: float, pressed: bool) -> None:
+    """Its file is not complete, which is no failure: there is time left for what was saved."""
+    watcher = watching.watch()
+    with (watching.folder / "model").open("wb", buffering=0) as file:
+        file.write(b"half")
+        assert watcher.stop(failed=False, timeout_s=timeout_s, pressed=lambda: pressed) is None
+    assert watching.checkpointer.stats.saves == 0
+    assert "is not complete and is not saved: model is open for writing" in watching.said[-1]
+
+
+@pytest.mark.slow
+def test_what_was_written_last_is_saved_also_where_the_quiet_period_is_most_of_the_time(watching: Watching) -> None:
+    watcher = watching.watch(quiet_s=3.0)
+    (watching.folder / "model").write_bytes(whole("model"))
+    assert watcher.stop(failed=False, timeout_s=5.9) is None
+    assert watching.stored() == [{"model": whole("model")}]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_load_that_is_under_way_does_not_hold_up_the_end(watching: Watching, failed: bool) -> None:
+    watcher = watching.watch()
+    ending = threading.Thread(target=watcher.stop, kwargs={"failed": failed, "timeout_s": DEADLINE_S})
+    with watcher.loading():
+        (watching.folder / "loaded").write_bytes(whole("loaded"))
+        ending.start()
+        ending.join(DEADLINE_S / 2)
+        assert not ending.is_alive()
+    assert watching.checkpointer.stats.saves == 0
+
+
+def test_names_of_files_forge_no_lines(watching: Watching) -> None:
+    watching.watch()
+    (watching.folder / "a\nsaved\x1b[2J").write_bytes(whole("a"))
+    watching.saves(1)
+    watching.says("saved what was written: a\\nsaved\\x1b[2J")
+
+
 def test_what_can_not_be_saved_is_said_and_returned_at_the_end(watching: Watching) -> None:
     watcher = watching.watch()
     (watching.folder / "model").write_bytes(whole("model"))
@@ -230,6 +272,17 @@ def test_what_can_not_be_saved_is_said_and_returned_at_the_end(watching: Watchin
 
 
 # Beside saves and loads that are called for
+
+
+def test_what_an_integration_is_writing_is_part_of_no_other_save(watching: Watching) -> None:
+    """It stands in the same folder, half written, and will be gone when its own save is taken."""
+    watching.watch()
+    with fresh_folder(SimpleNamespace(directory=str(watching.folder))) as writing:  # type: ignore[arg-type]
+        Path(writing, "state.pt").write_bytes(b"half")
+        (watching.folder / "model").write_bytes(whole("model"))
+        watching.saves(1)
+        watching.checkpointer.save(str(watching.folder))
+    assert watching.stored() == [{"model": whole("model")}] * 2
 
 
 def test_a_state_that_was_saved_by_hand_is_not_saved_again(watching: Watching) -> None:

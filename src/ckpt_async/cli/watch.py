@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,22 +84,32 @@ def _facts(reference: CheckpointReference) -> dict[str, Any]:
 
 
 class _Signals:
-    """SIGTERM and SIGINT end it in order; the second SIGINT at once."""
+    """SIGTERM and SIGINT end it in order; the second SIGINT at once.
 
-    def __init__(self, stopped: threading.Event, lines: _Lines) -> None:
+    The event is set by a thread: in the handler, `set` would wait for ever for a lock that the interrupted code may hold.
+    """
+
+    def __init__(self, stopped: threading.Event) -> None:
         self._stopped = stopped
-        self._lines = lines
+        self._came = False
+        self._news: SimpleQueue[None] = SimpleQueue()
+
+    def _pass_on(self) -> None:
+        self._news.get()
+        self._stopped.set()
 
     def install(self) -> None:
+        threading.Thread(target=self._pass_on, name="ckpt-async-signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._stopped.is_set():
+        if number == signal.SIGINT and self._came:
             # Nothing is lost by that: what was saved lies in the spool.
             os.write(2, b"left at once; what is not stored lies in the spool, and the next one goes on with it\n")
             os._exit(INTERRUPTED)
-        self._stopped.set()
+        self._came = True
+        self._news.put(None)
 
 
 def watch(
@@ -233,7 +244,7 @@ def watch(
     )
     lines = _Lines(as_json=as_json)
     stopped = threading.Event()
-    _Signals(stopped, lines).install()
+    _Signals(stopped).install()
     return OK if run_daemon(plan, stopped, say=lines.say, listener=lines.on_event) else NOT_DONE
 
 

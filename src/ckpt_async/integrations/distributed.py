@@ -30,7 +30,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from ckpt_async.integrations.saver import Saver, fresh_folder
 from ckpt_async.reference import CheckpointReference
 from ckpt_async.words.errors import CheckpointError, FlushTimeout, InvalidArgument, SnapshotFailed
-from ckpt_async.words.names import DEFAULT_NAME
+from ckpt_async.words.names import DEFAULT_NAME, SAVING_PREFIX
 
 __all__ = ["CheckpointReader", "CheckpointWriter", "ShardedSaves"]
 
@@ -124,7 +124,7 @@ class CheckpointWriter(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
         """Choose the folder, and tell all."""
-        folder = f".saving-{uuid.uuid4().hex}"
+        folder = f"{SAVING_PREFIX}{uuid.uuid4().hex}"
         if not self._group:
             folder = os.path.join(self._directory, folder)
         return [dataclasses.replace(plan, storage_data=_Share(f"__{rank}_", folder)) for rank, plan in enumerate(plans)]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckpt_async.words.errors import CheckpointError, InvalidArgument, SnapshotFailed
-from ckpt_async.words.names import DEFAULT_NAME
+from ckpt_async.words.names import DEFAULT_NAME, SAVING_PREFIX
 
 if TYPE_CHECKING:
     from ckpt_async.checkpointer import Checkpointer
@@ -116,7 +116,7 @@ def fresh_folder(saver: Saver) -> Iterator[str]:
     """Yield an empty folder for the files of one save, and remove it afterwards.
 
     It stands in the checkpoint directory, so that a save can link the files; and since none is ever written to again, no save
-    has to be copied because of the next.
+    has to be copied because of the next. A save of the directory itself, also one that watching takes, leaves it out.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def fresh_folder(saver: Saver) -> Iterator[str]:
         It can't be made, or what is done with it meets an error of the operating system.
     """
     try:
-        folder = tempfile.mkdtemp(prefix=".saving-", dir=saver.directory)
+        folder = tempfile.mkdtemp(prefix=SAVING_PREFIX, dir=saver.directory)
     except OSError as error:
         hint = "The checkpoint directory must stay where it is while the training runs."
         raise _not_written("make a folder for the files of a save", saver.directory, error, hint) from error

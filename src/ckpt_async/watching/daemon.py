@@ -9,6 +9,7 @@ import fcntl
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -142,7 +143,8 @@ def run_daemon(
                 checkpointer.close(timeout_s=0.0, retried=True)
             raise
         if not plan.once:
-            _wait(checkpointer, stopped, say)
+            _wait(checkpointer, watcher, stopped, say)
+        if stopped.is_set():
             say("told to stop: what is complete is saved and stored; a second Ctrl-C leaves at once.")
         return _end(plan, checkpointer, watcher, stopped, say)
 
@@ -231,9 +233,10 @@ def _files_of_newest(checkpointer: Checkpointer, newest: CheckpointRecord | None
     return [(file.path, file.size_bytes, file.mtime_ns) for file in manifest.files]
 
 
-def _wait(checkpointer: Checkpointer, stopped: threading.Event, say: Say) -> None:
+def _wait(checkpointer: Checkpointer, watcher: Watcher, stopped: threading.Event, say: Say) -> None:
     told = ""
-    while not stopped.wait(RETRY_EVERY_S):
+    # A watcher that has broken down watches nothing any more: the end tells that to whoever can start another daemon.
+    while not stopped.wait(RETRY_EVERY_S) and not watcher.broken:
         if not checkpointer.stats.failed:
             continue
         try:
@@ -248,9 +251,11 @@ def _wait(checkpointer: Checkpointer, stopped: threading.Event, say: Say) -> Non
 
 def _end(plan: WatchPlan, checkpointer: Checkpointer, watcher: Watcher, stopped: threading.Event, say: Say) -> bool:
     # Told to stop: who writes goes on writing, and is not waited for.
-    not_saved = watcher.stop(failed=stopped.is_set(), timeout_s=plan.settings.flush_timeout_s if plan.once else plan.grace_s)
+    timeout_s = plan.settings.flush_timeout_s if plan.once else plan.grace_s
+    deadline_s = time.monotonic() + timeout_s
+    not_saved = watcher.stop(failed=stopped.is_set(), timeout_s=timeout_s)
     try:
-        checkpointer.close(timeout_s=plan.settings.flush_timeout_s if plan.once else plan.grace_s, retried=True)
+        checkpointer.close(timeout_s=max(0.0, deadline_s - time.monotonic()), retried=True)
     except FlushTimeout as error:
         say(f"{error} Another `ckpt-async watch` of this folder goes on with it.")
         return False

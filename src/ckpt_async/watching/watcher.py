@@ -52,6 +52,9 @@ UNTOLD_LOOKS = 3
 #: And so long lies between two of these looks, at the most.
 UNTOLD_WAIT_S = 0.5
 
+#: Once the writing has ended, so often it is looked at the least, in seconds: what is waited for may have become pressing.
+END_LOOK_S = 1.0
+
 #: The key in a checkpoint's metadata under which stands what was new in the folder.
 METADATA = "watch"
 
@@ -102,7 +105,9 @@ class Watcher:
         self._look_at_s = 0.0
         self._look_every_s = LOOK_EVERY_S
         self._ending = Ending.NOT_YET
-        self._ended_s = 0.0
+        self._pressed: Callable[[], bool] = lambda: False
+        self._give_up_at_s = float("inf")
+        self._loading = 0
         self._untold = 0
         self._told_wait = False
         self._failure: CheckpointError | None = None
@@ -125,12 +130,24 @@ class Watcher:
 
     # For other threads
 
+    @property
+    def broken(self) -> bool:
+        """Whether the watching has ended by itself, because of something that should not have happened; `stop` tells of what."""
+        return self._broken is not None
+
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
         """What is written into the folder inside this block comes from a checkpoint, and makes none."""
+        # Without the lock: a load may take long, and whoever ends the watching would wait for it.
         with self._lock:
+            self._loading += 1
+        try:
             yield
             self.take_as_saved()
+        finally:
+            with self._lock:
+                self._loading -= 1
+            self._wake()
 
     def take_as_saved(self) -> None:
         """What lies in the folder now is in a checkpoint."""
@@ -139,44 +156,53 @@ class Watcher:
             now_s = time.monotonic()
             self._history = after_save(after_look(self._history, seen.state, now_s), seen.state, now_s)
 
-    def stop(self, *, failed: bool, timeout_s: float) -> CheckpointError | None:
-        """End the watching. What is complete and not yet saved is saved before.
+    def stop(self, *, failed: bool, timeout_s: float, pressed: Callable[[], bool] = lambda: False) -> CheckpointError | None:
+        """End the watching. What is complete and not yet saved is saved before. It never waits for a load that is under way.
 
         Parameters
         ----------
         failed : bool
             Whether those who write were interrupted: then only what was complete in this moment is. Otherwise what is still being
-            written is waited for, for `WatchRules.max_wait_s` at most.
+            written is waited for, for `WatchRules.max_wait_s` at most, and for half of `timeout_s`, but for the quiet
+            period in any case: the rest is for saving.
         timeout_s : float
             For all of it, a save that waits for room included.
+        pressed : callable
+            Tells whether time has become short since; asked now and then. Those who write are waited for no longer than the quiet
+            period then.
 
         Returns
         -------
         CheckpointError or None
             Why something that was complete could not be saved.
         """
-        with self._lock:
-            self._ending = Ending.FAILED if failed else Ending.WELL
-            self._ended_s = time.monotonic()
+        self._give_up_at_s = time.monotonic() + min(self._rules.max_wait_s, max(timeout_s / 2, self._rules.quiet_s))
+        self._pressed = pressed
+        self._ending = Ending.FAILED if failed else Ending.WELL
         self._wake()
         self._thread.join(min(timeout_s, threading.TIMEOUT_MAX))
         if self._thread.is_alive():
-            return FlushTimeout(
+            late = FlushTimeout(
                 "save what was written last",
                 on=self._root,
                 cause=f"it was not taken within {readable_seconds(timeout_s)}",
                 hint="What was saved before is not touched by this.",
             )
+            self._say(str(late))  # The flush that follows may fail with something of its own.
+            return late
         if self._broken is not None:
             return CheckpointError("watch a folder", on=self._root, cause=f"{type(self._broken).__name__}: {self._broken}")
         return self._failure
 
     def _wake(self) -> None:
-        with self._lock:
-            loop, news = self._loop, self._news
+        loop, news = self._loop, self._news
         if loop is not None and news is not None:
             with contextlib.suppress(RuntimeError):  # it has ended in this moment
                 loop.call_soon_threadsafe(news.set)
+
+    def _tell(self, text: str) -> None:
+        """Say something in which names of files stand, which may have anything in them: it stays one line, and plain."""
+        self._say("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
     def _on_taken(self, tree: ScannedTree, reference: CheckpointReference) -> None:
         """A save was taken, this watcher's or the user's own."""
@@ -243,6 +269,10 @@ class Watcher:
         """Look, where it is time to, and do what is to be done about it. Returns when to come again; None: never, it is over."""
         with self._lock:
             ending = self._ending
+            if ending is Ending.WELL and self._pressed():
+                self._give_up_at_s = min(self._give_up_at_s, now_s + self._rules.quiet_s)
+            if self._loading:
+                return now_s + LOOK_EVERY_S if ending is Ending.NOT_YET else None
             over_s = self._over_s()
             if ending is Ending.NOT_YET and now_s < min(self._look_at_s, over_s):
                 return min(self._look_at_s, over_s)
@@ -260,9 +290,11 @@ class Watcher:
             self._look_at_s = now_s + max(self._look_every_s, took_s * LOOKS_SHARE)
             if isinstance(decision, Wait):
                 self._look_at_s = min(self._look_at_s, decision.until_s)
+                if ending is not Ending.NOT_YET:
+                    self._look_at_s = min(self._look_at_s, self._give_up_at_s, now_s + max(END_LOOK_S, took_s))
                 self._tell_wait(decision.why, now_s)
             elif isinstance(decision, GiveUp):
-                self._say(f"What was written last in {self._root} is not complete and is not saved: {decision.why}.")
+                self._tell(f"What was written last in {self._root} is not complete and is not saved: {decision.why}.")
         if isinstance(decision, Save):
             return self._save(seen, decision, now_s, ending)
         if isinstance(decision, Wait):
@@ -280,7 +312,7 @@ class Watcher:
             now_s,
             newest_age_s=seen.age_s(waiting),
             ending=ending,
-            give_up_at_s=self._ended_s + self._rules.max_wait_s,
+            give_up_at_s=self._give_up_at_s,
         )
         decision = what_is_known(written=None)
         if not isinstance(decision, Save):
@@ -314,7 +346,7 @@ class Watcher:
         if now_s >= self._over_s():
             self._told_wait = True
             waited = readable_seconds(self._rules.max_wait_s)
-            self._say(f"What is being written in {self._root} has not been complete for {waited}, and is not saved: {why}.")
+            self._tell(f"What is being written in {self._root} has not been complete for {waited}, and is not saved: {why}.")
 
     def _save(self, seen: Look, decision: Save, now_s: float, ending: Ending) -> float | None:
         assert seen.tree is not None
@@ -331,7 +363,7 @@ class Watcher:
         self._failure, self._told_wait = None, False
         named = ", ".join(tops[:3]) + (f" and {len(tops) - 3} more" if len(tops) > 3 else "")
         missing = f", though {decision.lacking}" if decision.lacking else ""
-        self._say(f"saved what was written: {named} ({readable_bytes(reference.state.size_bytes)} in all){missing}")
+        self._tell(f"saved what was written: {named} ({readable_bytes(reference.state.size_bytes)} in all){missing}")
         with self._lock:
             # Guarding moves the files' times of change, which is told; there is nothing to see before that.
             self._look_at_s = now_s if ending is not Ending.NOT_YET else time.monotonic() + self._rules.quiet_s

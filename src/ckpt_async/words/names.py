@@ -10,15 +10,34 @@ import re
 
 from ckpt_async.words.errors import InvalidArgument
 
-__all__ = ["DEFAULT_NAME", "MAX_ENCODED_NAME_CHARS", "check_name", "decode_name", "encode_name", "readable_folder"]
+__all__ = [
+    "DEFAULT_NAME",
+    "MAX_ENCODED_NAME_CHARS",
+    "SAVING_PREFIX",
+    "check_name",
+    "decode_name",
+    "encode_name",
+    "is_being_written",
+    "readable_folder",
+]
 
 DEFAULT_NAME = "mfchckpt"
+
+#: Of the folders in the checkpoint directory in which the integrations write the files of a save of its own.
+SAVING_PREFIX = ".ckpt-async-saving-"
 
 #: A local store keeps the name inside one file name of at most 255 bytes, beside hash, attempt, version and suffix.
 MAX_ENCODED_NAME_CHARS = 180
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ESCAPE = re.compile(r"~([0-9A-F]{2})")
+
+
+def is_being_written(path: str) -> bool:
+    """Return whether a relative path is that of a folder in which an integration writes: no part of a save of what is around it,
+    for it is half written, and gone in a moment.
+    """
+    return path.rpartition("/")[2].startswith(SAVING_PREFIX)
 
 
 def encode_name(name: str) -> str:

@@ -197,6 +197,8 @@ class CardModel:
         How long ago the oldest save was called that is not in the datastore; 0 where none is.
     longest_s : float
         How long the longest ``save()`` took.
+    called : int
+        How many saves a ``save()`` was called for and has returned; those of watch mode hold up nothing.
     adopting : tuple of str
         What earlier attempts left is still being stored, where this is not empty.
     current : Row or None
@@ -220,6 +222,7 @@ class CardModel:
     pending: Pending
     oldest_s: float
     longest_s: float
+    called: int
     adopting: tuple[str, ...]
     current: Row | None
     rows: tuple[Row, ...]
@@ -251,6 +254,7 @@ def make_model(facts: Facts) -> CardModel:
         facts.pending,
         series.oldest_s,
         max((state.blocked_s for state in states), default=0.0),
+        sum(state.blocked_s > 0 for state in states),
         tuple(facts.adopting),
         _row_of(current, now_s) if current else _row_of_adopted(current_adopted, now_s) if current_adopted else None,
         rows,

@@ -129,8 +129,10 @@ def _figures(model: CardModel) -> list[str]:
         f"waiting for each upload would have taken {readable_seconds(comparison.waiting_s)}"
     )
     figures = [_figure("GPU time saved", saved, compared if stats.committed else "known once a save is stored", "lead")]
-    took = readable_seconds(stats.blocked_s / stats.saves) if stats.saves else "–"
-    detail = f"each, on average; the longest {readable_seconds(model.longest_s)}" if stats.saves else "nothing saved yet"
+    took = readable_seconds(stats.blocked_s / model.called) if model.called else "–"
+    detail = "nothing was held up by it" if stats.saves else "nothing saved yet"
+    if model.called:
+        detail = f"each, on average; the longest {readable_seconds(model.longest_s)}"
     figures.append(_figure("save() took", took, detail))
     detail = readable_bytes(stats.saved_bytes) if stats.saves else "nothing saved yet"
     detail += f", {readable_bytes(stats.copied_bytes)} of it not sent again" if stats.copied_bytes else ""

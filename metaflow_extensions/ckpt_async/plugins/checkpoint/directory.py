@@ -167,6 +167,9 @@ def _is_link_of_dead_attempt(path: str) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
+    """Tell whether another process has this number. In a container that was started anew, a dead attempt had that of ours."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -283,7 +283,11 @@ class TaskSession:
     def _close(self, *, failed: bool, newest_first: bool, retried: bool) -> None:
         timeout_s = self._attributes.settings.flush_timeout_s
         deadline_s = time.monotonic() + timeout_s
-        not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s) if self._watcher is not None else None
+        if newest_first:
+            self._checkpointer.press()  # Before anything is waited for: the deadline presses already.
+        not_saved = None
+        if self._watcher is not None:
+            not_saved = self._watcher.stop(failed=failed, timeout_s=timeout_s, pressed=lambda: self._signals.came_late)
         left_s = max(0.0, deadline_s - time.monotonic())
         self._checkpointer.close(timeout_s=left_s, newest_first=newest_first, retried=retried)
         if not_saved is not None:

@@ -86,6 +86,11 @@ class StopSignals:
         """Whether a signal has come, so that time is short."""
         return self._received > 0
 
+    @property
+    def came_late(self) -> bool:
+        """Whether a signal has come since the step's end."""
+        return bool(self._while_ending)
+
     def exit_of_late_signal(self) -> BaseException | None:
         """Return the exception that the first signal after the step's end stands for; None where none came."""
         if not self._while_ending:
