@@ -109,8 +109,7 @@ def test_a_store_of_which_nothing_is_known(run: Run, tmp_path: Path, monkeypatch
     answer = run("doctor", *NOW)
     assert answer.code == 0
     assert answer.out.splitlines()[-4:] == [
-        "This store does not tell when something was stored: what saves and deletions that never ended have left can't be told from what "
-        "is under way, and is not shown.",
+        "This store does not tell when something was stored: what was left behind can't be told from what is under way.",
         "This store does not tell of unfinished uploads in parts.",
         "Nothing wrong was found.",
         "2 checkpoints. Store: blobs://shelf/x",

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["read_age", "register"]
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d)")
-_NO_AGES = (
-    "This store does not tell when something was stored: what saves and deletions that never ended have left can't be told from what "
-    "is under way, and is not shown."
-)
+_NO_AGES = "This store does not tell when something was stored: what was left behind can't be told from what is under way."
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
