@@ -90,6 +90,7 @@ def test_a_sound_store(run: Run, saved: Sequence[CheckpointRecord]) -> None:
     assert run("doctor", *NOW, "--json").json == {
         "store": os.path.abspath("store"),
         "checkpoints": 3,
+        "tells_ages": True,
         "lists_uploads": True,
         "findings": [],
     }

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from ckpt_async.stores import in_threads
-from ckpt_async.stores.contract import Body, CopySource, Part, Store
-from ckpt_async.stores.upload_marks import HIDDEN_FOLDER
+from ckpt_async.stores.azure import client as azure_client
+from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, UnfinishedUpload
+from ckpt_async.stores.gcs import client as gcs_client
+from ckpt_async.stores.gcs.store import _unix_s
+from ckpt_async.stores.memory import MemoryObjects, MemoryStore
+from ckpt_async.stores.upload_marks import HIDDEN_FOLDER, UploadMarks
 from ckpt_async.testing.azurite import TestToken
 from ckpt_async.words.errors import InvalidArgument, StoreMissing, StoreObjectMissing, StoreRejected, StoreUnavailable
 from tests.fixtures_clouds import AzurePlace, GcsPlace
@@ -229,3 +233,58 @@ async def test_the_mark_of_an_upload_says_of_which_key_it_is(place: CloudPlace) 
             said = client._blob(mark).download_blob().readall()
         assert json.loads(said) == {"key": "a/k"} and upload_id in mark
         await store.abort_multipart("a/k", upload_id)
+
+
+async def test_no_page_is_empty_because_of_what_is_not_shown(place: CloudPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure_client, "PAGE_KEYS", 1)
+    monkeypatch.setattr(gcs_client, "PAGE_KEYS", 1)
+    async with place.store() as store:
+        uploads = [await store.begin_multipart(key) for key in "abc"]
+        for key in ("a", "b"):
+            await store.put(key, Body.of(b"x"))
+        first, token = await store.list_page("")
+        second, token = await store.list_page("", token)
+        assert [info.key for info in (*first, *second)] == ["a", "b"]
+        assert {one.upload_id for one in await store.list_multipart("") or ()} == set(uploads)
+
+
+async def test_an_upload_is_as_old_as_the_newest_thing_of_it(gcs_place: GcsPlace) -> None:
+    async with gcs_place.store() as store:
+        upload_id = await store.begin_multipart("k")
+        [begun] = await store.list_multipart("") or ()
+        await parts_of(store, "k", upload_id, [b"a"])
+        [added_to] = await store.list_multipart("") or ()
+        assert (begun.upload_id, added_to.upload_id) == (upload_id, upload_id) and added_to.since_unix_s > begun.since_unix_s
+
+
+async def test_marks_that_are_none_of_ours_and_marks_without_an_age() -> None:
+    objects = MemoryObjects()
+    async with MemoryStore(objects) as store:
+        marks = UploadMarks(store.put, store.head, store.get, store.delete, store.list_page)
+        upload_id = await marks.begin("a/k")
+        texts = (b"", b"{", b"[]", b"{}", b'{"key": 1}', b'{"key": "a/other"}')
+        for number, text in enumerate(texts):
+            await store.put(marks.path(f"{number:016d}{upload_id[16:]}", "begun"), Body.of(text))
+        await store.put(f"{HIDDEN_FOLDER}/note", Body.of(b"mine"))
+        await store.put(marks.path("name", "begun"), Body.of(b'{"key": "a/k"}'))
+        info = await store.head(marks.path(upload_id, "begun"))
+        assert info is not None and info.stored_unix_s is not None
+        assert await marks.unfinished("a/") == [UnfinishedUpload("a/k", upload_id, info.stored_unix_s)]
+        assert await marks.unfinished("b/") == []
+        objects.contents[info.key] = (b"", ObjectInfo(info.key, 0, info.etag))
+        assert await marks.unfinished("a/") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1970-01-01T00:00:01Z", 1.0),
+        ("1970-01-01T00:00:01.5Z", 1.5),
+        ("1970-01-01T00:00:01.123456789Z", 1.123456789),
+        ("1970-01-01T01:00:01.25+01:00", 1.25),
+        ("", None),
+        ("yesterday", None),
+    ],
+)
+def test_times_of_google(text: str, expected: float | None) -> None:
+    assert _unix_s(text) == expected

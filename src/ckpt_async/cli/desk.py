@@ -85,7 +85,7 @@ def address_of(options: Options, preset: FlowPreset | None) -> StoreAddress:
     raise InvalidArgument(
         "find the checkpoints",
         cause="no store is named",
-        hint=f"Pass --store s3://BUCKET/PREFIX or a folder, or set {STORE_VARIABLE}.",
+        hint=f"Pass --store s3://BUCKET/PREFIX, azure://CONTAINER/PREFIX, gs://BUCKET/PREFIX or a folder, or set {STORE_VARIABLE}.",
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["read_age", "register"]
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d)")
+_NO_AGES = "This store does not tell when something was stored: what was left behind can't be told from what is under way."
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -95,11 +96,13 @@ def doctor(
         with desk.out.counted("Looking at checkpoints") as told:
             found = desk.run(lambda opened: survey(opened, deep=not quick, on_looked=told))
         findings = diagnose(found, now_unix_s=time.time(), older_than_s=older_than_s, protected=protected)
-        tells_uploads = found.uploads is not None
+        tells_ages, tells_uploads = found.tells_ages, found.uploads is not None
         checkpoints = sum(facts.read is not None for facts in found.checkpoints.values())
         del found
         if not desk.out.as_json:
             _show(desk.out, findings)
+            if not tells_ages:
+                desk.out.line(_NO_AGES)
             if not tells_uploads:
                 desk.out.line("This store does not tell of unfinished uploads in parts.")
         mendable = [finding for finding in findings if finding.fix]
@@ -110,10 +113,11 @@ def doctor(
             {
                 "store": desk.url,
                 "checkpoints": checkpoints,
+                "tells_ages": tells_ages,
                 "lists_uploads": tells_uploads,
                 "findings": [outcome.to_json() for outcome in outcomes],
             },
-            lambda out: _summarize(out, desk.url, checkpoints, outcomes, fix=fix),
+            lambda out: _summarize(out, desk.url, checkpoints, outcomes, fix=fix, sees_all=tells_ages and tells_uploads),
         )
     if fix and mendable and not go_on:
         return NOT_DONE
@@ -179,7 +183,7 @@ def _show(out: Output, findings: Sequence[Finding]) -> None:
         )
 
 
-def _summarize(out: Output, url: str, checkpoints: int, outcomes: Sequence[Outcome], *, fix: bool) -> None:
+def _summarize(out: Output, url: str, checkpoints: int, outcomes: Sequence[Outcome], *, fix: bool, sees_all: bool) -> None:
     for outcome in outcomes:
         if outcome.problem:
             out.line(f"Not mended: {outcome.problem}")
@@ -190,5 +194,5 @@ def _summarize(out: Output, url: str, checkpoints: int, outcomes: Sequence[Outco
         mendable = sum(bool(outcome.finding.fix) for outcome in outcomes)
         out.line(f"{plural(len(outcomes), 'finding')}; --fix would mend {mendable:,} of them.")
     else:
-        out.line("Nothing is wrong.")
+        out.line("Nothing is wrong." if sees_all else "Nothing wrong was found.")
     out.line(f"{plural(checkpoints, 'checkpoint')}. Store: {url}")

@@ -25,7 +25,8 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where the checkpoints are: s3://BUCKET/PREFIX, or a folder. Default: CKPT_ASYNC_STORE, else Metaflow's datastore.",
+        help="Where the checkpoints are: s3://BUCKET/PREFIX, azure://CONTAINER/PREFIX, gs://BUCKET/PREFIX, or a folder. "
+        "Default: CKPT_ASYNC_STORE, else Metaflow's datastore.",
         show_default=False,
     ),
 ]
@@ -34,7 +35,7 @@ AccessOption = Annotated[
     typer.Option(
         "--access",
         metavar="MODULE:FUNCTION",
-        help="What tells how that store is reached. Default: CKPT_ASYNC_ACCESS, else the environment and profiles of AWS.",
+        help="What tells how that store is reached. Default: CKPT_ASYNC_ACCESS, else what its client library finds by itself.",
         show_default=False,
     ),
 ]

@@ -167,6 +167,8 @@ class StoreTraits:
     copies : str
         What it copies without being sent it: ``"ranges"`` of objects, by `copy_part`; only whole ``"objects"``, by `copy`;
         ``"nothing"``. What it can't raises StoreRejected. A store may learn of that with the first part that it is to copy.
+    unfinished : str
+        What becomes of an upload that nobody completes or gives up, for users.
     """
 
     url: str
@@ -177,6 +179,7 @@ class StoreTraits:
     far: bool = True
     notices: tuple[str, ...] = ()
     copies: str = "ranges"
+    unfinished: str = "its parts are kept, and paid for"
 
 
 class Store(abc.ABC):

@@ -123,7 +123,12 @@ def _bucket_and_prefix(scheme: str, url: str) -> tuple[str, str]:
 
 def _check_blobs(address: StoreAddress) -> None:
     if not address.access:
-        raise UnsupportedStore("open a store", on=address.url, cause="it names no access function")
+        raise UnsupportedStore(
+            "open a store",
+            on=address.url,
+            cause="it names no access function",
+            hint="Only such a function knows this store: the command line takes it as --access MODULE:FUNCTION.",
+        )
 
 
 def _shown(url: str) -> str:

@@ -12,7 +12,8 @@ import secrets
 import zlib
 from collections.abc import Awaitable, Callable
 
-from ckpt_async.stores.contract import Body, ObjectInfo, check_key
+from ckpt_async.stores.contract import Body, ListPage, ObjectInfo, UnfinishedUpload, Uploads, check_key
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.words.errors import InvalidArgument, StoreObjectMissing
 
 __all__ = ["HIDDEN_FOLDER", "UploadMarks", "check_open_key"]
@@ -21,6 +22,7 @@ __all__ = ["HIDDEN_FOLDER", "UploadMarks", "check_open_key"]
 HIDDEN_FOLDER = ".ckpt-async-uploads"
 _ID = re.compile(r"[0-9a-f]{24}")
 _MARK = "begun"
+READS_AT_ONCE = 8
 
 
 def check_open_key(key: str) -> str:
@@ -35,7 +37,7 @@ class UploadMarks:
 
     Parameters
     ----------
-    put, head, delete : callable
+    put, head, get, delete, list_page : callable
         Of the store, for any key.
     """
 
@@ -43,11 +45,15 @@ class UploadMarks:
         self,
         put: Callable[[str, Body], Awaitable[object]],
         head: Callable[[str], Awaitable[ObjectInfo | None]],
+        get: Callable[[str], Awaitable[bytes]],
         delete: Callable[[list[str]], Awaitable[None]],
+        list_page: Callable[[str, str], Awaitable[ListPage]],
     ) -> None:
         self._put = put
         self._head = head
+        self._get = get
         self._delete = delete
+        self._list_page = list_page
 
     async def begin(self, key: str) -> str:
         """Mark an upload of `key` as begun; return its id."""
@@ -74,6 +80,48 @@ class UploadMarks:
     async def end(self, upload_id: str) -> None:
         """Forget an upload."""
         await self._delete([self.path(upload_id, _MARK)])
+
+    async def unfinished(self, prefix: str) -> Uploads:
+        """Do what `Store.list_multipart` does. Each mark is read; what lies beside it, and was stored later, is a sign of life."""
+        if prefix:
+            check_open_key(prefix.removesuffix("/"))
+        newest_unix_s: dict[str, float] = {}
+        marked = []
+        token, more = "", True
+        while more:
+            page, token = await self._list_page(f"{HIDDEN_FOLDER}/", token)
+            more = bool(token)
+            for info in page:
+                upload_id = info.key.split("/")[1]
+                if info.stored_unix_s is None:
+                    return None
+                newest_unix_s[upload_id] = max(newest_unix_s.get(upload_id, 0.0), info.stored_unix_s)
+                if self.is_mark(info.key):
+                    marked.append(upload_id)
+        found = []
+        left = iter(marked)
+
+        async def read_all() -> None:
+            for upload_id in left:
+                key = await self._key_of(upload_id)
+                if key is not None and key.startswith(prefix):
+                    found.append(UnfinishedUpload(key, upload_id, newest_unix_s[upload_id]))
+
+        async with plain_task_group() as group:
+            for _ in range(min(READS_AT_ONCE, len(marked))):
+                group.start_soon(read_all)
+        return found
+
+    async def _key_of(self, upload_id: str) -> str | None:
+        """Return the key that a mark names; None where the upload has ended meanwhile, or it is no mark of ours."""
+        try:
+            said = json.loads(await self._get(self.path(upload_id, _MARK)))
+        except (StoreObjectMissing, ValueError):
+            return None
+        key = said.get("key") if isinstance(said, dict) else None
+        # Another one could not be given up.
+        is_ours = isinstance(key, str) and _ID.fullmatch(upload_id) and upload_id.endswith(_sum_of(key))
+        return key if is_ours else None
 
     @staticmethod
     def is_mark(key: str) -> bool:

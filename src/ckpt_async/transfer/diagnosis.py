@@ -244,7 +244,7 @@ class _Diagnosis:
         for upload in sorted(self._survey.uploads or (), key=lambda one: (one.key, one.since_unix_s)):
             data_key = data_key_in(upload.key, keys.ALL_DATA) if upload.key.startswith(keys.ALL_DATA) else ""
             if data_key and self._is_old(upload.since_unix_s) and not self._protected.holds(data_key):
-                what = "an upload in parts that nobody goes on with; its parts are kept, and paid for"
+                what = f"an upload in parts that nobody goes on with; {self._survey.unfinished}"
                 yield Finding(Kind.ABANDONED_UPLOAD, upload.key, what, 0, "end it", upload.upload_id)
 
 

@@ -4,7 +4,7 @@ of checkpoints and not with that of their files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ckpt_async.stores.contract import ObjectInfo, Store, UnfinishedUpload
@@ -130,12 +130,18 @@ class Survey:
     ----------
     uploads : list of UnfinishedUpload or None
         None where the store can't tell.
+    unfinished : str
+        What becomes of them, as in `StoreTraits`.
+    tells_ages : bool
+        Whether it tells of all that was listed when that was stored.
     """
 
     checkpoints: dict[Checkpoint, CheckpointFacts] = field(default_factory=dict)
     groups: dict[Checkpoint, GroupFacts] = field(default_factory=dict)
     pointers: dict[str, Pointer] = field(default_factory=dict)
     uploads: list[UnfinishedUpload] | None = None
+    unfinished: str = ""
+    tells_ages: bool = True
 
     def of(self, checkpoint: Checkpoint) -> CheckpointFacts:
         """Return the facts of a checkpoint; new ones for one that was not seen before."""
@@ -194,15 +200,22 @@ async def survey(store: Store, *, deep: bool, on_looked: Callable[[int, int], No
         await _list(store, found, prefix, suffix, kind)
     await _list_groups(store, found)
     found.uploads = await store.list_multipart(f"{keys.ROOT}/")
+    found.unfinished = store.traits.unfinished
     await _read_pointers(store, found)
     await _read_checkpoints(store, found, deep=deep, on_looked=on_looked)
     return found
 
 
+async def _each_object(store: Store, found: Survey, prefix: str) -> AsyncIterator[ObjectInfo]:
+    async for info in each_object(store, prefix):
+        found.tells_ages = found.tells_ages and info.stored_unix_s is not None
+        yield info
+
+
 async def _list(store: Store, found: Survey, prefix: str, suffix: str, kind: str) -> None:
     # The files of one checkpoint come one after the other: its key is taken apart once.
     folder, counted = "", Stored()
-    async for info in each_object(store, prefix):
+    async for info in _each_object(store, found, prefix):
         if folder and info.key.startswith(folder):
             counted.add(info)
             continue
@@ -219,7 +232,7 @@ async def _list(store: Store, found: Survey, prefix: str, suffix: str, kind: str
 
 
 async def _list_pointers_and_task_records(store: Store, found: Survey) -> None:
-    async for info in each_object(store, keys.ALL_TASK_RECORDS):
+    async for info in _each_object(store, found, keys.ALL_TASK_RECORDS):
         parts = info.key.removeprefix(keys.ALL_TASK_RECORDS).split("/")
         if len(parts) != 5:
             continue
@@ -233,7 +246,7 @@ async def _list_pointers_and_task_records(store: Store, found: Survey) -> None:
 
 
 async def _list_groups(store: Store, found: Survey) -> None:
-    async for info in each_object(store, keys.ALL_GROUPS):
+    async for info in _each_object(store, found, keys.ALL_GROUPS):
         parts = info.key.removeprefix(keys.ALL_GROUPS).split("/")
         if len(parts) != 6:
             continue

@@ -172,15 +172,14 @@ class AzureClient:
             return done
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def below(self, call: Call, prefix: str) -> Sequence[Any]:
-        """Return the properties of all blobs below a prefix."""
-        found: list[Any] = []
+    def below(self, prefix: str, token: str) -> tuple[Sequence[Any], str]:
+        """Return the properties of some blobs below a prefix, and the token of the next ones."""
+        blobs = self._container.list_blobs(name_starts_with=prefix, include=["metadata"], results_per_page=PAGE_KEYS)
+        pages: Any = blobs.by_page(token or None)
         # The metadata tell folders, which are blobs where the account has a hierarchical namespace.
-        for page in self._container.list_blobs(name_starts_with=prefix, include=["metadata"], results_per_page=PAGE_KEYS).by_page():
-            found += [blob for blob in page if (blob.metadata or {}).get("hdi_isfolder") != "true"]
-            call.moved()
+        found = [blob for blob in next(pages) if (blob.metadata or {}).get("hdi_isfolder") != "true"]
         self._answered = True
-        return found
+        return found, pages.continuation_token or ""
 
     def delete(self, name: str) -> None:
         """Delete a blob, with its snapshots."""

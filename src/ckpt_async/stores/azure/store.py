@@ -15,7 +15,7 @@ from azure.core import MatchConditions
 from ckpt_async.stores.azure.access import AzureAccess
 from ckpt_async.stores.azure.client import AzureClient, NoRanges, md5_of
 from ckpt_async.stores.azure.errors import code_of, translate_azure, translate_code
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ListPage, ObjectInfo, Part, Store, StoreTraits, Uploads
 from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.in_threads import Call, Caller
 from ckpt_async.stores.pacing import UNPACED, Pace
@@ -68,12 +68,13 @@ class AzureStore(Store):
         self._base = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         make_access: Callable[[], AzureAccess] = (lambda: access) if isinstance(access, AzureAccess) else access
         self._caller: Caller[AzureClient] = Caller(lambda: AzureClient(container, make_access()), translate_azure, pace)
-        self._marks = UploadMarks(self._put, self._look, self._remove)
+        self._marks = UploadMarks(self._put, self._look, self._read, self._remove, self._page)
         self._traits = StoreTraits(
             url=f"azure://{container}/{self._base}".rstrip("/"),
             min_part_bytes=1,
             max_part_bytes=4000 * MIB,
             max_parts=50_000,
+            unfinished="its blocks are kept, and paid for, until Azure deletes them, a week after the last one",
         )
 
     @property
@@ -165,17 +166,19 @@ class AzureStore(Store):
 
     async def get(self, key: str, *, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         check_open_key(key)
-        attempted = "read an object"
         if size_bytes == 0:
             # A range can't be empty.
             if await self._look(key) is None:
-                raise StoreObjectMissing(attempted, on=self._on(key))
+                raise StoreObjectMissing("read an object", on=self._on(key))
             return b""
+        return await self._read(key, offset, size_bytes, if_match)
+
+    async def _read(self, key: str, offset: int = 0, size_bytes: int | None = None, if_match: str | None = None) -> bytes:
         condition: dict[str, Any] = {}
         if if_match is not None:
             condition = {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
         content = await self._call(
-            attempted, key, lambda client, call: client.read(call, self._base + key, offset, size_bytes, condition, None)
+            "read an object", key, lambda client, call: client.read(call, self._base + key, offset, size_bytes, condition, None)
         )
         assert isinstance(content, bytes)
         return content
@@ -202,14 +205,32 @@ class AzureStore(Store):
         return ObjectInfo(key, found.size, _quoted(found.etag))
 
     async def list(self, prefix: str) -> list[ObjectInfo]:
+        found, token = await self.list_page(prefix)
+        while token:
+            more, token = await self.list_page(prefix, token)
+            found += more
+        return sorted(found, key=lambda info: info.key)
+
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
         if prefix:
             check_open_key(prefix.removesuffix("/"))
+        while True:
+            found, token = await self._page(prefix, token)
+            found = [info for info in found if not info.key.startswith(f"{HIDDEN_FOLDER}/")]
+            if found or not token:
+                return found, token
+
+    async def _page(self, prefix: str, token: str) -> ListPage:
+        blobs, token = await self._call("list objects", prefix, lambda client, _: client.below(self._base + prefix, token))
         found = []
-        for blob in await self._call("list objects", prefix, lambda client, call: client.below(call, self._base + prefix)):
+        for blob in blobs:
             key = blob.name.removeprefix(self._base)
-            if key and not key.endswith("/") and not key.startswith(f"{HIDDEN_FOLDER}/"):
-                found.append(ObjectInfo(key, blob.size, _quoted(blob.etag)))
-        return sorted(found, key=lambda info: info.key)
+            if key and not key.endswith("/"):
+                found.append(ObjectInfo(key, blob.size, _quoted(blob.etag), blob.last_modified.timestamp()))
+        return found, token
+
+    async def list_multipart(self, prefix: str) -> Uploads:
+        return await self._marks.unfinished(prefix)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

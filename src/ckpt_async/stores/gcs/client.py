@@ -174,7 +174,11 @@ class GcsClient:
 
     def page(self, prefix: str, token: str | None, count: int | None = None) -> Any:
         """Return one page of a listing."""
-        params = {"prefix": prefix, "maxResults": str(count or PAGE_KEYS), "fields": "items(name,size,generation),nextPageToken"}
+        params = {
+            "prefix": prefix,
+            "maxResults": str(count or PAGE_KEYS),
+            "fields": "items(name,size,generation,updated),nextPageToken",
+        }
         if token:
             params["pageToken"] = token
         return _json_in(self._ask("GET", f"/storage/v1/b/{self._bucket}/o", params))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import anyio.to_thread
 
-from ckpt_async.stores.contract import Body, CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.contract import Body, CopySource, ListPage, ObjectInfo, Part, Store, StoreTraits, Uploads
 from ckpt_async.stores.failures import damaged, worst
 from ckpt_async.stores.gcs.access import GcsAccess
 from ckpt_async.stores.gcs.client import GcsClient, crc32c_of
@@ -32,6 +34,7 @@ DELETE_AT_ONCE = 100
 COMPOSE_AT_ONCE = 32
 #: Names in the metadata of an object the upload that made it.
 UPLOAD = "ckpt-async-upload"
+_TIME = re.compile(r"(?P<second>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)")
 
 #: Inside the class, the name of a list means the method.
 Infos = list[ObjectInfo]
@@ -62,7 +65,7 @@ class GcsStore(Store):
         make_access: Callable[[], GcsAccess] = (lambda: access) if isinstance(access, GcsAccess) else access
         self._caller: Caller[GcsClient] = Caller(lambda: GcsClient(bucket, make_access()), translate_gcs, pace)
         self._bucket_seen = False
-        self._marks = UploadMarks(self._insert, self._look, self._remove)
+        self._marks = UploadMarks(self._insert, self._look, self._read, self._remove, self._page)
         self._traits = StoreTraits(
             url=f"gs://{bucket}/{self._base}".rstrip("/"),
             min_part_bytes=1,
@@ -151,10 +154,12 @@ class GcsStore(Store):
             if await self._look(key) is None:
                 raise StoreObjectMissing(attempted, on=self._on(key))
             return b""
-        end = None if size_bytes is None else offset + size_bytes
         generation = None if if_match is None else self._generation(attempted, key, if_match)
+        return await self._read(key, offset, None if size_bytes is None else offset + size_bytes, generation)
+
+    async def _read(self, key: str, offset: int = 0, end: int | None = None, generation: str | None = None) -> bytes:
         content = await self._call(
-            attempted, key, lambda client, call: client.read(call, self._base + key, offset, end, generation, None)
+            "read an object", key, lambda client, call: client.read(call, self._base + key, offset, end, generation, None)
         )
         assert isinstance(content, bytes)
         return content
@@ -185,21 +190,30 @@ class GcsStore(Store):
             check_open_key(prefix.removesuffix("/"))
         return [info for info in await self._list("list objects", prefix) if not info.key.startswith(f"{HIDDEN_FOLDER}/")]
 
-    async def _list(self, attempted: str, prefix: str) -> Infos:
-        found: Infos = []
-        token: str | None = None
+    async def list_page(self, prefix: str, token: str = "") -> ListPage:
+        if prefix:
+            check_open_key(prefix.removesuffix("/"))
         while True:
+            found, token = await self._page(prefix, token)
+            found = [info for info in found if not info.key.startswith(f"{HIDDEN_FOLDER}/")]
+            if found or not token:
+                return found, token
 
-            def act(client: GcsClient, _: Call, token: str | None = token) -> Any:
-                return client.page(self._base + prefix, token)
+    async def list_multipart(self, prefix: str) -> Uploads:
+        return await self._marks.unfinished(prefix)
 
-            answer = await self._call(attempted, prefix, act)
-            # Some tools make empty objects that stand for folders; their names are no keys.
-            infos = (self._info(item) for item in answer.get("items", ()) if not item["name"].endswith("/"))
-            found += [info for info in infos if info.key]
-            token = answer.get("nextPageToken")
-            if not token:
-                return sorted(found, key=lambda info: info.key)
+    async def _list(self, attempted: str, prefix: str) -> Infos:
+        found, token = await self._page(prefix, "", attempted)
+        while token:
+            more, token = await self._page(prefix, token, attempted)
+            found += more
+        return sorted(found, key=lambda info: info.key)
+
+    async def _page(self, prefix: str, token: str, attempted: str = "list objects") -> ListPage:
+        answer = await self._call(attempted, prefix, lambda client, _: client.page(self._base + prefix, token))
+        # Some tools make empty objects that stand for folders; their names are no keys.
+        infos = (self._info(item) for item in answer.get("items", ()) if not item["name"].endswith("/"))
+        return [info for info in infos if info.key], answer.get("nextPageToken") or ""
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -314,7 +328,8 @@ class GcsStore(Store):
         return f"gs://{self._bucket}/{self._base}{key}"
 
     def _info(self, found: Mapping[str, Any]) -> ObjectInfo:
-        return ObjectInfo(found["name"].removeprefix(self._base), int(found.get("size", 0)), str(found["generation"]))
+        key = found["name"].removeprefix(self._base)
+        return ObjectInfo(key, int(found.get("size", 0)), str(found["generation"]), _unix_s(found.get("updated", "")))
 
     async def _call(self, attempted: str, key: str, act: Callable[[GcsClient, Call], Any]) -> Any:
         """Make one call; a 404 is told from that of a bucket that isn't there."""
@@ -340,6 +355,15 @@ class GcsStore(Store):
         except StoreAccessDenied:
             return  # Whoever may not list learns no more than that the object is missing.
         self._bucket_seen = True
+
+
+def _unix_s(text: str) -> float | None:
+    """Return a time that is written as in RFC 3339, of which Python 3.10 does not know every form; None for what is none."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    zone = "+00:00" if found["zone"] == "Z" else found["zone"]
+    return datetime.datetime.fromisoformat(found["second"] + zone).timestamp() + float(found["fraction"] or 0)
 
 
 def _part_path(upload_id: str, number: int) -> str:
