@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -185,8 +186,8 @@ class Supervisor:
         return True
 
     def _catch_up(self) -> None:
-        """Learn of what a worker stored whose death swallowed the news. While it runs no worker does: an entry that is in the
-        spool no more is in the store, unless somebody has removed the spool itself.
+        """Learn of what a worker stored whose death swallowed the news, and of a spool that somebody has removed. While it runs no
+        worker does, or there is no spool: an entry that is in the spool no more is in the store, unless the spool itself is gone.
         """
         news: list[Event] = []
         with self._ledger.lock:
@@ -276,7 +277,7 @@ class Supervisor:
         WorkerDied
             There is no worker any more that could reach it.
         """
-        next_line_s, told = time.monotonic() + FIRST_LINE_S, ""
+        next_line_s, told, was_removed = time.monotonic() + FIRST_LINE_S, "", False
         rate = Rate(self._ledger.outstanding().size_bytes, time.monotonic())
         while True:
             now_s = time.monotonic()
@@ -289,6 +290,12 @@ class Supervisor:
                 return False
             if now_s >= next_line_s:
                 next_line_s = now_s + LINE_EVERY_S
+                is_removed = not os.path.isdir(self._spool.folder)
+                if is_removed and was_removed:
+                    # A worker removes it too, when it is empty; then there would have been news since the last look.
+                    self._catch_up()
+                    continue
+                was_removed = is_removed
                 trouble = str(self._ledger.trouble or "")
                 self._say(self._line(self._ledger.outstanding(), rate, now_s, trouble, told))
                 told = trouble

@@ -26,6 +26,7 @@ from ckpt_async import (
     StoreAddress,
     StoreMissing,
     WorkerDied,
+    supervisor,
 )
 from ckpt_async.ledger import Ledger
 from ckpt_async.stores.contract import StoreTraits
@@ -157,6 +158,19 @@ def test_a_spool_that_vanishes_with_its_worker_is_not_taken_for_stored(
     with pytest.raises(WorkerDied):
         checkpointer.flush()
     assert not desk.records()
+
+
+def test_a_spool_that_somebody_removes_ends_the_wait_for_it(
+    s3_desk: Desk, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_LINE_S", 0.05)
+    monkeypatch.setattr(supervisor, "LINE_EVERY_S", 0.05)
+    checkpointer = s3_desk.open()
+    with paused(seaweed):
+        checkpointer.save(s3_desk.tree())
+        os.rename(checkpointer.spool_folder, s3_desk.folder / "gone")  # at once, whatever the worker does
+        with pytest.raises(SpoolDamaged, match="removed or damaged the spool"):
+            checkpointer.flush(DEADLINE_S)
 
 
 def test_exceptions_of_signal_handlers_leave_nothing_locked(s3_desk: Desk, seaweed: SeaweedServer) -> None:
