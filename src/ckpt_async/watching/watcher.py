@@ -163,8 +163,8 @@ class Watcher:
         ----------
         failed : bool
             Whether those who write were interrupted: then only what was complete in this moment is. Otherwise what is still being
-            written is waited for, for `WatchRules.max_wait_s` at most, and for half of `timeout_s`, but for the quiet
-            period in any case: the rest is for saving.
+            written is waited for, for `WatchRules.max_wait_s` at most, and for half of `timeout_s`, but for one and a half
+            quiet periods in any case, where that leaves time: the rest is for saving.
         timeout_s : float
             For all of it, a save that waits for room included.
         pressed : callable
@@ -176,7 +176,10 @@ class Watcher:
         CheckpointError or None
             Why something that was complete could not be saved.
         """
-        self._give_up_at_s = time.monotonic() + min(self._rules.max_wait_s, max(timeout_s / 2, self._rules.quiet_s))
+        quiet_s = self._rules.quiet_s
+        # What was written right before is noticed a moment later, on a busy machine more than that: its quiet period begins then.
+        quiet_in_any_case_s = quiet_s + max(0.0, min(quiet_s, timeout_s - quiet_s)) / 2
+        self._give_up_at_s = time.monotonic() + min(self._rules.max_wait_s, max(timeout_s / 2, quiet_in_any_case_s))
         self._pressed = pressed
         self._ending = Ending.FAILED if failed else Ending.WELL
         self._wake()
