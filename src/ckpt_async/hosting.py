@@ -12,7 +12,7 @@ import anyio.to_thread
 from ckpt_async.assembly import StoresOfWorker
 from ckpt_async.spool.neighbours import remove_spool
 from ckpt_async.spool.spool import Spool
-from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.words.events import Close, Event, decode_command, encode
 from ckpt_async.worker.guard import Guard
 from ckpt_async.worker.runtime import WorkerRuntime

@@ -6,7 +6,7 @@ import pytest
 
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Part
-from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.notes import UploadNotes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, Segment, UploadPlan
 from ckpt_async.transfer.reading import FilePiece

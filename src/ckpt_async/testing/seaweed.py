@@ -115,9 +115,12 @@ class SeaweedServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pause(self) -> None:
-        """Stop the server's process (SIGSTOP): connections stay open and nothing answers."""
+        """Stop the server's process (SIGSTOP): connections stay open and nothing answers, from the moment that this returns."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # On a busy machine its threads run on for a moment, and answer.
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused server go on."""

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, TypeVar
 
 from ckpt_async.stores.contract import ObjectInfo, Store
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.catalog import READS_AT_ONCE, Listing, latest_of, newest_first
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
 from ckpt_async.words.names import encode_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from ckpt_async.stores.contract import Store
-from ckpt_async.transfer.groups import plain_task_group
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument, StoreObjectMissing
 from ckpt_async.words.groups import has_group_number

@@ -16,8 +16,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from ckpt_async.disk.digests import crc32, crc32_combine, format_digest
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import Store
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.buffers import PartBuffers
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.ranges import RANGE_BYTES, Piece, RangeRead, WantedFile, pieces_of, plan_reads
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing
 

@@ -19,9 +19,9 @@ import anyio
 import anyio.to_thread
 
 from ckpt_async.stores.contract import Body, Store
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.commit import commit
 from ckpt_async.transfer.deletion import delete_all_of
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, StoreObjectMissing, StorePreconditionFailed
 from ckpt_async.words.groups import (

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import anyio
 
 from ckpt_async.stores.contract import Body, Store
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.catalog import READS_AT_ONCE, list_scope, list_task
 from ckpt_async.transfer.gathering import GroupPart, agree, store_part
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.words import keys
 from ckpt_async.words.errors import CheckpointDamaged, InvalidArgument, StoreObjectMissing, from_wire
 from ckpt_async.words.groups import COMMITTED, damaged_key, groups_folder, has_group_number, part_key, resume_key, verdict_key

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import anyio
 
 from ckpt_async.stores.contract import Store
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.catalog import latest_keys_of
 from ckpt_async.transfer.deletion import delete_unless_wanted, is_leaving, is_of_task, is_visible
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.pins import pinned_keys_of
 from ckpt_async.transfer.shape import check_shape
 from ckpt_async.words import keys

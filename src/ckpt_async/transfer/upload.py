@@ -13,8 +13,8 @@ import anyio.to_thread
 
 from ckpt_async.stores.budget import Budget
 from ckpt_async.stores.contract import CopySource, ObjectInfo, Part, Store, StoreTraits
+from ckpt_async.stores.groups import plain_task_group
 from ckpt_async.transfer.buffers import PartBuffers
-from ckpt_async.transfer.groups import plain_task_group
 from ckpt_async.transfer.line_speed import LineSpeed, most_bytes_for, part_bytes_for, window_bytes_for
 from ckpt_async.transfer.notes import NoteLog, UploadNotes, noted_part_bytes
 from ckpt_async.transfer.plan import PlannedObject, PlannedPart, SourceFile, UploadPlan, make_plan
