@@ -10,21 +10,18 @@ import json
 import os
 import socket
 import ssl
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ckpt_async.testing.ports import HOST, free_ports
+from ckpt_async.testing.ports import HOST
+from ckpt_async.testing.server_program import ServerProgram
 
 __all__ = ["ACCOUNT", "ACCOUNT_KEY", "AzuriteServer", "TestToken"]
 
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 10.0
-STARTS = 3
 
 #: Azurite's own, known to everybody.
 ACCOUNT = "devstoreaccount1"
@@ -91,38 +88,26 @@ class AzuriteServer:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
         self._folder = tempfile.TemporaryDirectory(prefix="ckpt-async-azurite-")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program = ServerProgram(self._folder.name, self._command_on, self._answers, START_TIMEOUT_S)
         self.host = HOST
-        self.port = 0
         self.authority = os.path.join(self._folder.name, "authority.pem")
 
     @property
     def endpoint_url(self) -> str:
         """Where it answers."""
-        return f"https://{self.host}:{self.port}/{ACCOUNT}"
-
-    @property
-    def _log(self) -> Path:
-        return Path(self._folder.name, "log")
+        return f"https://{self.host}:{self._program.port}/{ACCOUNT}"
 
     def __enter__(self) -> AzuriteServer:
         try:
             self._make_certificate()
-            for start in range(1, STARTS + 1):
-                try:
-                    self._start()
-                    break
-                except RuntimeError:
-                    # Another process may have taken the port meanwhile.
-                    if start == STARTS:
-                        raise
+            self._program.start()
         except BaseException:
             self._folder.cleanup()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop()
+        self._program.stop()
         self._folder.cleanup()
 
     def make_container(self, container: str) -> None:
@@ -146,46 +131,19 @@ class AzuriteServer:
         for index, pem in enumerate(own.cert_chain_pems):
             pem.write_to_path(os.path.join(self._folder.name, "certificate.pem"), append=index > 0)
 
-    def _start(self) -> None:
-        [self.port] = free_ports(1)
-        command = [
-            *self._command, "--blobHost", HOST, "--blobPort", str(self.port), "--inMemoryPersistence", "--silent",
+    def _command_on(self, port: int) -> list[str]:
+        return [
+            *self._command, "--blobHost", HOST, "--blobPort", str(port), "--inMemoryPersistence", "--silent",
             "--skipApiVersionCheck", "--disableTelemetry", "--oauth", "basic", "--cert", "certificate.pem", "--key", "key.pem",
         ]  # fmt: skip
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder.name,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._stop()
-                raise RuntimeError(f"the test server did not start:\n{self._log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.05)
 
     def _answers(self) -> bool:
         context = ssl.create_default_context(cafile=self.authority)
         try:
             with (
-                socket.create_connection((self.host, self.port), timeout=2) as plain,
+                socket.create_connection((self.host, self._program.port), timeout=2) as plain,
                 context.wrap_socket(plain, server_hostname=self.host),
             ):
                 return True
         except OSError:
             return False
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

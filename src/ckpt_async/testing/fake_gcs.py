@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from ckpt_async.testing.ports import HOST, free_ports
+from ckpt_async.testing.ports import HOST
+from ckpt_async.testing.server_program import ServerProgram
 
 __all__ = ["FakeGcsServer", "find_fake_gcs"]
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
-STARTS = 3
 
 
 def find_fake_gcs() -> Path:
@@ -45,33 +42,24 @@ class FakeGcsServer:
 
     def __init__(self) -> None:
         self.host = HOST
-        self.port = 0
         self._folder = tempfile.TemporaryDirectory(prefix="ckpt-async-gcs-")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program = ServerProgram(self._folder.name, self._command, self._answers, START_TIMEOUT_S)
 
     @property
     def endpoint_url(self) -> str:
         """Where it answers."""
-        return f"http://{self.host}:{self.port}"
-
-    @property
-    def _log(self) -> Path:
-        return Path(self._folder.name, "log")
+        return f"http://{self.host}:{self._program.port}"
 
     def __enter__(self) -> FakeGcsServer:
-        for start in range(1, STARTS + 1):
-            try:
-                self._start()
-                break
-            except RuntimeError:
-                # Another process may have taken the port meanwhile.
-                if start == STARTS:
-                    self._folder.cleanup()
-                    raise
+        try:
+            self._program.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop()
+        self._program.stop()
         self._folder.cleanup()
 
     def make_bucket(self, bucket: str) -> None:
@@ -87,27 +75,11 @@ class FakeGcsServer:
                 if error.code != 409:
                     raise
 
-    def _start(self) -> None:
-        [self.port] = free_ports(1)
-        command = [
-            str(find_fake_gcs()), "-scheme", "http", "-host", self.host, "-port", str(self.port), "-backend", "memory",
-            "-external-url", self.endpoint_url, "-public-host", f"{self.host}:{self.port}", "-log-level", "warn",
+    def _command(self, port: int) -> list[str]:
+        return [
+            str(find_fake_gcs()), "-scheme", "http", "-host", self.host, "-port", str(port), "-backend", "memory",
+            "-external-url", self.endpoint_url, "-public-host", f"{self.host}:{port}", "-log-level", "warn",
         ]  # fmt: skip
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder.name,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._stop()
-                raise RuntimeError(f"the test server did not start:\n{self._log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.05)
 
     def _answers(self) -> bool:
         try:
@@ -115,14 +87,3 @@ class FakeGcsServer:
                 return True
         except OSError:
             return False
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
